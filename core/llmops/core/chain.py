@@ -1,0 +1,186 @@
+"""What serving asks of a chain, and what a chain may count on: the contract between rag and every door.
+
+A chain is any object with `stream(messages, context)` giving an `AnswerStream`, and `passage(...)` to open what it cited.
+Ours are packaged as MLflow models; a foreign pyfunc is adapted to this shape. Nothing here knows HTTP or a model library.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, TypedDict
+
+from llmops.core.identity import LOCAL, Principal
+from llmops.core.ids import new_id
+
+
+class Message(TypedDict):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: the reader went away
+    """Raised inside a chain once its reader has closed the stream."""
+
+
+class CancelToken:
+    """Lets a reader in one thread stop a chain in another, also while it waits for its upstream.
+
+    `cancel` runs every callback once, in the caller's thread; what blocks on a socket registers its shutdown here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Register `callback`; it runs at once where the token is cancelled already."""
+        with self._lock:
+            if not self._cancelled:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def check(self) -> None:
+        """Raise `Cancelled` where the reader is gone."""
+        if self._cancelled:
+            raise Cancelled
+
+
+@dataclass(frozen=True)
+class ChainContext:
+    """One exchange: who asks, under which ids, with which settings laid over the chain's own."""
+
+    request_id: str = field(default_factory=new_id)
+    principal: Principal = LOCAL
+    session_id: str | None = None
+    variant: str = "champion"
+    settings: dict[str, Any] = field(default_factory=dict)
+    cancel: CancelToken = field(default_factory=CancelToken, compare=False)
+
+
+@dataclass(frozen=True)
+class PassageRef:
+    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1."""
+
+    uri: str
+    start: int
+    end: int
+    text: str
+    page: int | None = None
+    title: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The passages an answer may draw on, best first; `index_seq` is the index refresh they came from."""
+
+    passages: tuple[PassageRef, ...]
+    generation: str
+    index_seq: int
+    type: Literal["retrieval"] = "retrieval"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of the answer's Markdown text. Citations stand in it as `[1]`, `[2]`, ..."""
+
+    text: str
+    type: Literal["delta"] = "delta"
+
+
+@dataclass(frozen=True)
+class Citation:
+    """Marker `[number]` of the answer: the cited span, checked to stand in the document, word for word."""
+
+    number: int
+    uri: str
+    start: int
+    end: int
+    text: str
+    page: int | None = None
+    title: str | None = None
+    type: Literal["citation"] = "citation"
+
+
+@dataclass(frozen=True)
+class Usage:
+    input_tokens: int = 0
+    output_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer. `refused` says that the passages do not answer the question."""
+
+    usage: Usage
+    refused: bool
+    generation: str
+    index_seq: int
+    quoted: bool = False
+    finish_reason: Literal["stop", "length"] = "stop"
+    type: Literal["done"] = "done"
+
+
+Event = Retrieval | Delta | Citation | Done
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event as plain JSON values, as it crosses a process or wire."""
+    return asdict(event)
+
+
+@dataclass(frozen=True)
+class PassageView:
+    """A cited passage where it stands: the page (or the text around the span), offsets relative to `text`."""
+
+    uri: str
+    title: str | None
+    page: int | None
+    text: str
+    highlight_start: int
+    highlight_end: int
+
+
+class Chain(Protocol):
+    """A servable that answers in a conversation."""
+
+    version_info: dict[str, Any]
+    """What goes into the log row: prompt_version, index_version, generation, model."""
+
+    def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
+        """Answer the last user message.
+
+        Gives one `Retrieval`, then `Delta`s with each `Citation` right after the delta that holds its marker, then `Done`.
+
+        Raises:
+            UserError: the question is empty or too long.
+            UpstreamError, RateLimitedError: the LLM failed; deltas given before stay valid.
+            Cancelled: `context.cancel` was called; the upstream call is stopped.
+        """
+        ...
+
+    def passage(self, ref: PassageRef, principal: Principal) -> PassageView:
+        """Open a cited passage.
+
+        Raises:
+            NotFoundError: no such document for this principal; a private one is not told apart from a missing one.
+        """
+        ...
+
+    def close(self) -> None: ...
