@@ -90,11 +90,11 @@ class Segment:
 
 
 @contextmanager
-def open_segments(folder: Path) -> Iterator[list[Segment]]:
-    """All segments of the folder, oldest first, held open for the block."""
+def open_segments(folder: Path | None) -> Iterator[list[Segment]]:
+    """All segments of the folder, oldest first, held open for the block; none without a folder."""
     segments = []
     try:
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path in sorted(folder.glob(f"*{SUFFIX}") if folder else ()):
             if path.name.startswith("."):
                 continue
             with suppress(FileNotFoundError):  # drained and removed since it was listed
