@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +103,12 @@ class Lake:
                 self._checkpoint(handle, table)
             return version
 
-    def committed(self, table: str, app_id: str) -> int:
-        """Up to which version an application's transactions are in the table; -1 for none."""
+    def committed(self, table: str, app_ids: Iterable[str]) -> dict[str, int]:
+        """Up to which version each application's transactions are in the table; -1 for none."""
         with self._lock, _translated(table):
             handle = self._open(table)
-            found = None if handle is None else handle.transaction_version(app_id)
-            return -1 if found is None else int(found)
+            found = {app_id: None if handle is None else handle.transaction_version(app_id) for app_id in app_ids}
+            return {app_id: -1 if version is None else int(version) for app_id, version in found.items()}
 
     def rows(
         self,
@@ -346,7 +346,9 @@ def _translated(table: str) -> Iterator[None]:
     except CommitFailedError as error:
         raise ConflictError(f"another process changed the table first: {error}", where=table) from error
     except SchemaMismatchError as error:
-        raise IntegrityError(f"the stored table has other columns: {error}", where=table) from error
+        raise IntegrityError(
+            f"the stored table has other columns: {error}", where=table, code="schema_mismatch"
+        ) from error
     except (OSError, DeltaError) as error:
         raise _meaning(error, table) from error
 

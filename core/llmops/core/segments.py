@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from llmops.core.ids import new_id
 
 SUFFIX = ".spool"
 _DRAINED_SUFFIX = ".drained"
+_LEFTOVER_AFTER_S = 3600
 
 
 def create_segment(folder: Path) -> tuple[int, Path]:
@@ -103,6 +105,17 @@ def open_segments(folder: Path | None) -> Iterator[list[Segment]]:
     finally:
         for segment in segments:
             os.close(segment.descriptor)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a crash left between two steps: segments that never got their name, notes without a segment."""
+    for hidden in folder.glob(f".*{SUFFIX}"):
+        with suppress(FileNotFoundError):
+            if time.time() - hidden.stat().st_mtime > _LEFTOVER_AFTER_S:
+                hidden.unlink()
+    for note in folder.glob(f"*{_DRAINED_SUFFIX}"):
+        if not note.with_suffix(SUFFIX).exists():
+            note.unlink(missing_ok=True)
 
 
 def backlog_bytes(folder: Path) -> int:
