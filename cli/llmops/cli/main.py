@@ -68,7 +68,7 @@ def cli(log_level: str) -> None:
 
 
 def main() -> None:
-    """Run the command line, then exit: 0 ok, 1 user or configuration error, 2 internal, 3 a gate failed, 130 stopped."""
+    """Run the command line, then exit: 0 ok, 1 user or configuration error, 2 internal, 3 gate failed, 130 stopped."""
     sys.exit(run(sys.argv[1:]))
 
 

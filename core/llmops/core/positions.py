@@ -14,6 +14,8 @@ from llmops.core.errors import ConfigError, NotFoundError
 Path_ = tuple[str | int, ...]
 """Keys and list indexes from the root to a value."""
 
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
+
 
 @dataclass(frozen=True)
 class Positions:
@@ -67,6 +69,8 @@ class _Builder:
         self.scalars = yaml.SafeLoader("")
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
+        if node.tag not in _TAGS:
+            raise ConfigError(f"the YAML tag `{node.tag}` is not accepted", where=self._position(node))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
