@@ -6,6 +6,7 @@ Light to import: pydantic only. It knows no HTTP; `refuse_open_door` holds the o
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -48,12 +49,12 @@ class LimitsConfig(Section):
     wait_s: float = Field(30.0, gt=0, description="Longest wait for a free place")
     answer_s: float = Field(300.0, gt=0, description="Longest answer; it is cut after that")
     comment_chars: int = Field(4000, gt=0, description="Longest comment of a feedback")
-    log_bytes: int = Field(1_048_576, gt=0, description="Longer logged bodies are cut, with an error code in the row")
 
 
 class ServeConfig(Section):
     """One serve job: `configs/serve.yaml`."""
 
+    job: Literal["serve"] = Field("serve", description="Which kind of job the file is for")
     state: StateConfig = StateConfig()
     catalog: str = Field("dev", pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Catalog of the log tables")
     host: str = Field("127.0.0.1", description="Address to listen on")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llmops.core.errors import ConflictError, DeniedError, NotFoundError
+from llmops.serving.record import Thumb
 
 KEPT: Final = 50_000
 
@@ -20,15 +21,13 @@ Find = Callable[[str, str, str], list[dict[str, Any]]]
 """`find(table, column, value)`: the rows of a log table, pending ones included."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
-    """One request: its requester, and the thumbs it got through this process by feedback id."""
+    """One request and its requester. One `born_here` can have got feedback through this process only."""
 
     owner: str
     endpoint: str
-    complete: bool
-    """Whether `given` holds every feedback there can be: true for requests born in this process."""
-    given: dict[str, str] = field(default_factory=dict)
+    born_here: bool
 
 
 class Ledger:
@@ -40,10 +39,15 @@ class Ledger:
         self._feedback = feedback
         self._kept = kept
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._thumbs: OrderedDict[str, Thumb] = OrderedDict()
 
     def remember(self, request_id: str, owner: str, endpoint: str) -> None:
         """Note a new request of this process."""
-        self._add(request_id, Entry(owner, endpoint, complete=True))
+        self._keep(self._entries, request_id, Entry(owner, endpoint, born_here=True))
+
+    def note(self, thumb: Thumb) -> None:
+        """Note a feedback that is on the disk."""
+        self._keep(self._thumbs, thumb.feedback_id, thumb)
 
     async def entry(self, request_id: str, asker: str) -> Entry:
         """The request, where it is the asker's own.
@@ -54,37 +58,44 @@ class Ledger:
         """
         entry = self._entries.get(request_id) or await self._look_up(request_id)
         if entry.owner != asker:
-            raise DeniedError("only whoever asked may judge the answer", where="request_id")
-        self._entries.move_to_end(request_id)
+            raise DeniedError("only whoever asked may judge the answer", where="request_id", code="not_your_request")
         return entry
 
-    async def is_repeat(self, entry: Entry, feedback_id: str, fingerprint: str) -> bool:
+    async def is_repeat(self, entry: Entry, thumb: Thumb) -> bool:
         """Whether this very feedback is in already.
 
         Raises:
-            ConflictError: the id is taken by another feedback.
+            ConflictError: its id is taken by another feedback.
         """
-        if feedback_id not in entry.given and not entry.complete:
-            for row in await asyncio.to_thread(self._find, self._feedback, "feedback_id", feedback_id):
-                entry.given[feedback_id] = row["fingerprint"] if "fingerprint" in row else fingerprint
-        if feedback_id not in entry.given:
+        known = self._thumbs.get(thumb.feedback_id)
+        if known is not None:
+            _same(known == thumb)
+            return True
+        if entry.born_here:
             return False
-        if entry.given[feedback_id] != fingerprint:
-            raise ConflictError(
-                "this feedback id is taken by another feedback", where="feedback_id", hint="make a new id for a new judgement"
-            )
-        return True
+        rows = await asyncio.to_thread(self._find, self._feedback, "feedback_id", thumb.feedback_id)
+        # Words may have been redacted on their way into the table: the request is what can be compared.
+        _same(all(row["request_id"] == thumb.request_id for row in rows))
+        return bool(rows)
 
     async def _look_up(self, request_id: str) -> Entry:
         rows = await asyncio.to_thread(self._find, self._inference_log, "request_id", request_id)
         mine = [row for row in rows if row["layer"] == "serving"]
         if not mine:
             raise NotFoundError("no such request was answered here", where="request_id")
-        entry = Entry(str(mine[0]["requester"]), str(mine[0]["endpoint"]), complete=False)
-        self._add(request_id, entry)
+        entry = Entry(str(mine[0]["requester"]), str(mine[0]["endpoint"]), born_here=False)
+        self._keep(self._entries, request_id, entry)
         return entry
 
-    def _add(self, request_id: str, entry: Entry) -> None:
-        self._entries[request_id] = entry
-        while len(self._entries) > self._kept:
-            self._entries.popitem(last=False)
+    def _keep(self, kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+        kept[key] = value
+        kept.move_to_end(key)
+        while len(kept) > self._kept:
+            kept.popitem(last=False)
+
+
+def _same(same: bool) -> None:
+    if not same:
+        raise ConflictError(
+            "this feedback id is taken by another feedback", where="feedback_id", hint="make a new id for a new judgement"
+        )

@@ -1,13 +1,15 @@
 """The rows serving writes: one of the inference log for every exchange, one of the feedback table for every thumb.
 
-It knows the columns and how to cut what is too long. Writing is the spool's, redaction `core.redact`'s.
+It knows the columns. Writing, cutting of what is too long and redaction are the spool's.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
+from uuid import UUID, uuid5
 
 import orjson
 
@@ -15,17 +17,25 @@ from llmops.core.chain import Citation, PassageRef
 from llmops.core.ids import digest
 from llmops.serving.exchange import Exchange, Outcome, Question
 
-SURFACE: Final = "serving"
-TOO_LONG_REQUEST: Final = "MAX_REQUEST_SIZE_EXCEEDED"
-TOO_LONG_RESPONSE: Final = "MAX_RESPONSE_SIZE_EXCEEDED"
+THUMB: Final = "thumb"
+TALK: Final = "talk_to_a_person"
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """A requester's judgement of one answer."""
+
+    feedback_id: str
+    request_id: str
+    value: Literal["up", "down"]
+    reason: str | None = None
+    comment: str | None = None
+    talk_to_a_person: bool = False
 
 
 def inference_row(exchange: Exchange) -> dict[str, Any]:
     """An exchange as its row of `inference_log`."""
     question, outcome = exchange.question, exchange.outcome
-    request_json, request_cut = bounded(orjson.dumps(question.body).decode(), exchange.limits.log_bytes)
-    response_json, response_cut = bounded(orjson.dumps(_response(outcome)).decode(), exchange.limits.log_bytes)
-    codes = [code for code, cut in ((TOO_LONG_REQUEST, request_cut), (TOO_LONG_RESPONSE, response_cut)) if cut]
     return {
         **_identifiers(question),
         **_served(question, outcome),
@@ -37,47 +47,42 @@ def inference_row(exchange: Exchange) -> dict[str, Any]:
         "input_tokens": outcome.done.usage.input_tokens if outcome.done else None,
         "output_tokens": outcome.done.usage.output_tokens if outcome.done else None,
         "sampling_fraction": 1.0,
-        "request_json": request_json,
-        "response_json": response_json,
-        "logging_error_codes": codes,
+        "request_json": orjson.dumps(question.body).decode(),
+        "response_json": orjson.dumps(_response(outcome)).decode(),
         "tags": _tags(outcome),
     }
 
 
-def feedback_row(feedback_id: str, request_id: str, source_id: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A requester's judgement as its row of `feedback`.
+def feedback_rows(thumb: Thumb, source_id: str) -> list[dict[str, Any]]:
+    """A requester's judgement as rows of `feedback`: the thumb, and the wish to talk to a person where there is one.
 
-    `value_num` is the thumb (1 up, 0 down), `value_str` its name, `rationale` what the person wrote.
+    The thumb is `value_num` 1 or 0, its reason `value_str`, the comment `rationale`. The second row's id is derived from
+    the first's, so that a repeated call makes the same rows.
     """
-    return {
-        "feedback_id": feedback_id,
-        "request_id": request_id,
-        "event_time": now(),
+    row = {
+        "feedback_id": thumb.feedback_id,
+        "request_id": thumb.request_id,
+        "event_time": iso(time.time()),
         "source": "human",
         "source_id": source_id,
-        "name": "thumb",
-        "value_num": 1.0 if given["value"] == "up" else 0.0,
-        "value_str": given["value"],
-        "rationale": given.get("comment"),
-        "reason": given.get("reason"),
-        "talk_to_a_person": given.get("talk_to_a_person", False),
+        "name": THUMB,
+        "value_num": 1.0 if thumb.value == "up" else 0.0,
+        "value_str": thumb.reason,
+        "rationale": thumb.comment,
     }
+    if not thumb.talk_to_a_person:
+        return [row]
+    wish = {**row, "feedback_id": talk_id(thumb.feedback_id), "name": TALK, "value_num": 1.0, "value_str": None}
+    return [row, {**wish, "rationale": None}]
 
 
-def now() -> str:
-    return iso(datetime.now(tz=UTC).timestamp())
+def talk_id(feedback_id: str) -> str:
+    """The id of the row that says: whoever gave this feedback wants to talk to a person."""
+    return str(uuid5(UUID(feedback_id), TALK))
 
 
 def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
-
-
-def bounded(text: str, limit: int) -> tuple[str, bool]:
-    """The text within `limit` bytes of UTF-8, and whether it was cut."""
-    encoded = text.encode()
-    if len(encoded) <= limit:
-        return text, False
-    return encoded[:limit].decode(errors="ignore"), True
 
 
 def citation_json(citation: Citation) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from typing import Any, Protocol
 
 from llmops.core.chain import ChainContext, Message, PassageRef, PassageView
 from llmops.core.errors import LlmopsError, TooLargeError, UnavailableError
-from llmops.core.ids import digest
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
 from llmops.serving.exchange import Exchange, Places, Question
 from llmops.serving.identity import Requester
 from llmops.serving.ledger import Ledger
 from llmops.serving.metrics import Metrics
-from llmops.serving.record import feedback_row, inference_row
+from llmops.serving.record import Thumb, feedback_rows, inference_row
 
 log = logging.getLogger(__name__)
 
@@ -53,26 +52,6 @@ class Asked:
     client_request_id: str | None = None
     session_id: str | None = None
     settings: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Thumb:
-    """A requester's judgement of one answer."""
-
-    feedback_id: str
-    request_id: str
-    value: str
-    reason: str | None = None
-    comment: str | None = None
-    talk_to_a_person: bool = False
-
-    def fields(self) -> dict[str, Any]:
-        return {
-            "value": self.value,
-            "reason": self.reason,
-            "comment": self.comment,
-            "talk_to_a_person": self.talk_to_a_person,
-        }
 
 
 class Service:
@@ -121,12 +100,11 @@ class Service:
         if thumb.comment is not None and len(thumb.comment) > limit:
             raise TooLargeError(f"the comment has more than {limit} characters", where="comment", hint="shorten it")
         entry = await self.ledger.entry(thumb.request_id, requester.principal.id)
-        fingerprint = digest({"request_id": thumb.request_id, **thumb.fields()})
-        if await self.ledger.is_repeat(entry, thumb.feedback_id, fingerprint):
+        if await self.ledger.is_repeat(entry, thumb):
             return False
-        row = feedback_row(thumb.feedback_id, thumb.request_id, requester.principal.id, thumb.fields())
-        await self.tables.keep(self.config.feedback, row)
-        entry.given[thumb.feedback_id] = fingerprint
+        for row in feedback_rows(thumb, requester.principal.id):
+            await self.tables.keep(self.config.feedback, row)
+        self.ledger.note(thumb)
         self.metrics.feedback(entry.endpoint, thumb.value)
         return True
 
