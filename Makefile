@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARTS := cli serving rag registry core
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .PHONY: up test test-e2e lint format bench clean
 
@@ -32,16 +33,17 @@ bench: $(VENV)/.dev ## side by side with the peers; writes docs/benchmarks.md
 clean:
 	rm -rf $(VENV) .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-# torch stands alone and first: the constraints then pick the CPU build where the machine's package index offers it.
+# torch stands alone and first, by pip, which takes a CPU build wherever pip is configured to find one; all else by uv,
+# which resolves and unpacks ten times as quickly.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
+	$(PIP) torch uv
 	touch $@
 
 $(VENV)/.product: $(VENV)/.torch pyproject.toml
-	$(PIP) --editable '.[all]'
+	$(UV) --editable '.[all]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) --editable '.[dev]'
+	$(UV) --editable '.[dev]'
 	touch $@ $(VENV)/.product

@@ -1,4 +1,4 @@
-"""Configuration: order of the layers, origins, positions of errors, secrets by reference."""
+"""Configuration: order of the layers, origins, positions of errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from llmops.core.config import load_config, secret
+from llmops.core.config import load_config
 from llmops.core.errors import ConfigError, NotFoundError, render
 
 
@@ -114,14 +114,3 @@ def test_wrong_overrides_name_themselves(file: Path) -> None:
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such configuration file"):
         load_config(Job, tmp_path / "none.yaml")
-
-
-def test_secrets_come_by_reference_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A_KEY", "s3cret")
-    (tmp_path / "key").write_text("from-file\n")
-    assert secret("env:A_KEY") == "s3cret"
-    assert secret(f"file:{tmp_path / 'key'}") == "from-file"
-    for wrong in ("sk-plain-text", "env:NOT_SET_ANYWHERE", f"file:{tmp_path / 'none'}"):
-        with pytest.raises(ConfigError) as caught:
-            secret(wrong)
-        assert "sk-plain-text" not in render(caught.value)

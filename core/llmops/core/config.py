@@ -2,7 +2,7 @@
 
 Order: defaults < file < `LLMOPS_SECTION__KEY` < `--set section.key=value`. Models are frozen pydantic with
 `extra="forbid"`; their errors are given back with file, line and column. Secrets stand in a configuration only as
-references (`env:`, `file:`), resolved by `secret` at the moment of use.
+references, which `core.secret` resolves at the moment of use.
 """
 
 from __future__ import annotations
@@ -82,29 +82,6 @@ def load_config(
         return Loaded(model.model_validate(values), origins)
     except ValidationError as error:
         raise _explain(model, error, origins, file) from error
-
-
-def secret(reference: str) -> str:
-    """The secret behind `env:NAME` or `file:PATH`.
-
-    Raises:
-        ConfigError: neither form, or nothing there. The text of the secret is never part of an error.
-    """
-    kind, colon, target = reference.partition(":")
-    if colon and kind == "env":
-        value = os.environ.get(target)
-        if not value:
-            raise ConfigError(f"the environment variable {target} is not set", hint=f"export {target}=...")
-        return value
-    if colon and kind == "file":
-        try:
-            return Path(target).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("the file of a secret cannot be read", where=target) from error
-    raise ConfigError(
-        "a secret stands in a configuration by reference only",
-        hint="write env:NAME or file:PATH, and keep the secret there",
-    )
 
 
 def dotted(path: Path_) -> str:

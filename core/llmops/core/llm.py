@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpcore
 import httpx
 
 from llmops.core.chain import CancelToken, Message, Usage
@@ -257,7 +258,7 @@ class _Call:
     def _note_socket(self, event: str, info: dict[str, Any]) -> None:
         """Remember the socket that httpcore has just opened (the TLS one replaces the plain one)."""
         stream = info.get("return_value")
-        opened = stream.get_extra_info("socket") if hasattr(stream, "get_extra_info") else None
+        opened = stream.get_extra_info("socket") if isinstance(stream, httpcore.NetworkStream) else None
         if isinstance(opened, socket.socket):
             with self._lock:
                 self._socket = opened
