@@ -114,7 +114,19 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
         manifest.db.executemany(
             "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (generation, row + n, staged.ids[n], document, p.ordinal, p.start, p.end, p.page, staged.keys[n], p.context, p.text)
+                (
+                    generation,
+                    row + n,
+                    staged.ids[n],
+                    document,
+                    p.ordinal,
+                    p.start,
+                    p.end,
+                    p.page,
+                    staged.keys[n],
+                    p.context,
+                    p.text,
+                )
                 for n, p in enumerate(staged.passages)
             ],
         )
