@@ -188,8 +188,8 @@ def _revision(connection: Connection) -> str | None:
 
 def _migrate(sql: Sql) -> None:
     """Run what is missing in one transaction; its lock lets a second process wait, look again, find nothing to do."""
-    from alembic import command  # noqa: PLC0415 - 1 s of imports, needed once a version
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
 
     with sql.begin() as connection:
         if not sql.is_sqlite:
