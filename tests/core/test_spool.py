@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.support.records import FEEDBACK, LOG, log_row, thumb
 
 from llmops.core.errors import StorageError, TooLargeError, UnavailableError, UserError
 from llmops.core.frames import Frame, scan
 from llmops.core.segments import backlog_bytes, open_segments
 from llmops.core.spool import Spool, SpoolConfig
-from tests.support.records import FEEDBACK, LOG, log_row, thumb
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
