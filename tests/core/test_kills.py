@@ -139,7 +139,7 @@ def test_a_power_cut_in_the_spool_loses_nothing_acknowledged(tmp_path: Path, mon
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    promises = []
+    promises: list[tuple[set[str], Path]] = []
     while any(thread.is_alive() for thread in threads):
         promised = set(acknowledged)
         promises.append((promised, cut.restore(tmp_path / f"cut{len(promises)}" / "spool").parent))

@@ -4,10 +4,10 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
+from tests.support.records import log_row, thumb
 
 from llmops.core.errors import NotFoundError
 from llmops.core.tables import FEEDBACK, INFERENCE_LOG, spec_of, to_arrow
-from tests.support.records import log_row, thumb
 
 
 def test_json_values_become_the_columns_types() -> None:
