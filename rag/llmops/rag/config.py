@@ -47,7 +47,9 @@ class ChunkingConfig(Section):
 
 
 class EmbeddingConfig(Section):
-    model: str = Field("all-MiniLM-L6-v2", description="The packaged default, or any sentence-transformers name or folder")
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="The packaged default, or any sentence-transformers name or folder"
+    )
     backend: Literal["auto", "openvino", "torch"] = Field("auto", description="auto: the fastest exact one here")
     batch_tokens: int = Field(8192, gt=0, description="Padded tokens embedded at once")
 
@@ -92,6 +94,7 @@ class AnswerConfig(Section):
 class RagConfig(Section):
     """One rag job: `configs/rag.yaml`."""
 
+    job: Literal["rag"] = "rag"
     name: str = Field("dev.docs.chat", description="Three-level name of the chain")
     state: StateConfig = StateConfig()
     index: IndexConfig = IndexConfig()
