@@ -137,7 +137,7 @@ class _Cutter:
         return best if best_cost < _GIANT else self._cut_words(start, limit)
 
     def _ideal(self, start: int) -> int:
-        """The length to aim at: full, or half of what is left before the next heading where that is under two passages."""
+        """The length to aim at: full, or half of what is left before the next heading if that is under two passages."""
         edge = self.structure.next_heading(start)
         rest = min(edge if edge is not None else self.page_end, self.page_end) - start
         return rest // 2 if self.size < rest < 2 * self.size else self.size

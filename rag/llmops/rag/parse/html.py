@@ -1,7 +1,7 @@
 """HTML to Markdown-like text: the main content by trafilatura, everything visible where it finds none.
 
-Knows elements; scripts, styles and comments are no text, and what the text says in angle brackets stays text. Nothing is
-fetched. Trafilatura was the best of the extractors measured (F1 .96).
+Knows elements; scripts, styles and comments are no text, and what the text says in angle brackets stays text. Nothing
+is fetched. Trafilatura was the best of the extractors measured (F1 .96).
 """
 
 from __future__ import annotations

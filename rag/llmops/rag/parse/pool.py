@@ -1,6 +1,7 @@
 """Parses many documents at once, each within limits, and gives each back as soon as it is done.
 
-Plain text and Markdown are read here; all that has a grammar goes to a parser process, started when a document needs one. Memory holds one document a process: nothing is read ahead of whoever takes the results.
+Plain text and Markdown are read here; all that has a grammar goes to a parser process, started when a document needs
+one. Memory holds one document a process: nothing is read ahead of whoever takes the results.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class _Job:
 class ParserPool:
     """Parses documents; one that cannot be parsed, or kills its parser, costs only itself.
 
-    Processes are kept between calls of `parse`, and end with `close`. One thread at a time may iterate; to overlap parsing
-    with other work, iterate in a thread of its own: the processes run on, but each waits for its result to be taken.
+    Processes are kept between calls of `parse`, and end with `close`. One thread at a time may iterate; to overlap
+    parsing with other work, iterate in a thread of its own: a process waits until its result is taken.
     """
 
     def __init__(self, config: ParsingConfig) -> None:

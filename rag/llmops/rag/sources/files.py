@@ -1,8 +1,8 @@
 """Documents in folders, single files and globs of this machine.
 
 Costs one `scandir` a folder and one `stat` a file, so that an unchanged refresh stays in milliseconds; reads and hashes
-nothing. What it holds to: the same tree gives the same order; hidden files, version control folders and office lock files
-are no documents; a missing root is an error, never "everything was deleted"; a link is followed only within the root.
+nothing. What it holds to: the same tree gives the same order; hidden files, version control folders and office lock
+files are no documents; a missing root is an error, never "everything was deleted"; a link is followed only within it.
 """
 
 from __future__ import annotations
@@ -88,12 +88,13 @@ class _Walk:
         except OSError as error:
             raise NotFoundError(f"the source cannot be read: {error.strerror}", where=self.root) from error
         if stat.S_ISDIR(status.st_mode):
-            return self._folder(self.root, "", (_identity(status),))
+            return self._folder(self.root, "", ())
         return iter([self._item(self.root, status)])
 
     def _folder(self, path: str, above: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
         """Give the documents of a folder and those beneath; `ancestors` are the folders on the way here."""
         try:
+            ancestors = (*ancestors, _identity(Path(path).stat()))
             with os.scandir(path) as entries:
                 listing = sorted(entries, key=_entry_name)
         except FileNotFoundError:
@@ -110,8 +111,7 @@ class _Walk:
             if entry.is_symlink():
                 yield from self._link(entry, relative, ancestors)
             elif entry.is_dir(follow_symlinks=False):
-                identity = _identity(entry.stat(follow_symlinks=False))
-                yield from self._folder(entry.path, relative + "/", (*ancestors, identity))
+                yield from self._folder(entry.path, relative + "/", ancestors)
             elif self._wanted(relative, name):
                 yield from self._file(entry)
 
@@ -152,7 +152,7 @@ class _Walk:
             yield self._item(entry.path, status)
         elif _is_hidden(target.relative_to(root)) and _identity(status) not in self.followed:
             self.followed.add(_identity(status))
-            yield from self._folder(entry.path, relative + "/", (*ancestors, _identity(status)))
+            yield from self._folder(entry.path, relative + "/", ancestors)
 
     def _wanted(self, relative: str, name: str) -> bool:
         if self.glob and not self.glob.match(relative):
