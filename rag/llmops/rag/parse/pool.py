@@ -7,7 +7,8 @@ from types import TracebackType
 
 from llmops.rag.config import ParsingConfig
 from llmops.rag.document import Parsed, RefusedDocumentError, Rejected, SourceItem
-from llmops.rag.parse.parse import Limits, parse_file
+from llmops.rag.parse.extracted import Limits
+from llmops.rag.parse.parse import parse_file
 
 
 class ParserPool:
