@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.core.frames import HEADER, MAGIC, Damage, Frame, Framer, scan
+from llmops.core.frames import HEADER, MAGIC, Damage, Frame, frame, scan
 
 bodies = st.lists(st.binary(max_size=60), max_size=12)
 
@@ -13,8 +13,7 @@ def frames(data: bytes) -> list[bytes]:
 
 
 def written(contents: list[bytes]) -> list[bytes]:
-    framer = Framer("dev.serving.feedback")
-    return [framer.frame(body) for body in contents]
+    return [frame(b"dev.serving.feedback\n", body) for body in contents]
 
 
 @given(bodies)
@@ -44,7 +43,7 @@ def test_a_cut_leaves_the_records_before_it(contents: list[bytes], cut: int) -> 
         whole += 1
     assert frames(data[:cut]) == contents[:whole]
     damage = [one for one in found if isinstance(one, Damage)]
-    assert damage == ([Damage(end, cut, at_end=True)] if end < cut else [])
+    assert damage == ([Damage(end, cut, at_end=True, blank=False)] if end < cut else [])
 
 
 @given(bodies, st.data())
@@ -80,9 +79,10 @@ def test_reading_goes_on_behind_a_torn_record(garbage: bytes, contents: list[byt
 def test_a_hole_of_zeros_is_skipped() -> None:
     first, second = written([b"1", b"2"])
 
-    found = list(scan(first + bytes(4096) + second))
+    found = list(scan(first + bytes(4096) + second + bytes(100)))
 
-    assert [type(one) for one in found] == [Frame, Damage, Frame]
+    assert [type(one) for one in found] == [Frame, Damage, Frame, Damage]
+    assert [(one.at_end, one.blank) for one in found if isinstance(one, Damage)] == [(False, True), (True, True)]
 
 
 def test_an_absurd_length_is_no_reason_to_read_on() -> None:

@@ -206,7 +206,7 @@ class Drainer:
                 reading.frames.append(found)
             elif found.at_end and not abandoned:
                 reading.position = found.start  # still being written
-            else:
+            elif not found.blank:
                 self.counters.torn += 1
                 self.counters.torn_bytes += found.end - found.start
                 _log.warning("skipped %d torn bytes of %s at %d", found.end - found.start, segment.path, found.start)

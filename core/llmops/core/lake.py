@@ -77,8 +77,8 @@ class Lake:
 
     def append_arrow(self, table: str, arrow: Any, transactions: Sequence[Transaction] = ()) -> int | None:
         """Like `append`, for a pyarrow table in the table's own schema."""
-        from deltalake import CommitProperties, WriterProperties, write_deltalake  # noqa: PLC0415
-        from deltalake import Transaction as DeltaTransaction  # noqa: PLC0415
+        from deltalake import CommitProperties, WriterProperties, write_deltalake
+        from deltalake import Transaction as DeltaTransaction
 
         with self._lock, _translated(table):
             handle = self._open(table) or self._create(table)
@@ -141,7 +141,7 @@ class Lake:
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), include_pending: bool = False
     ) -> Any:
         """Like `query`, as a pyarrow table."""
-        import duckdb  # noqa: PLC0415
+        import duckdb
 
         with duckdb.connect() as connection:
             for place, name in enumerate(sorted(set(_NAME_IN_SQL.findall(sql)))):
@@ -187,7 +187,7 @@ class Lake:
     def _arrow(
         self, table: str, where: Mapping[str, Any] | None, columns: Sequence[str] | None, include_pending: bool
     ) -> Any:
-        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow as pa
 
         spec = spec_of(table)
         _check_columns(spec, [*(where or ()), *(columns or ())], table)
@@ -218,7 +218,7 @@ class Lake:
         The segments and their notes come first. What is drained meanwhile is in the table when it is read, and the
         table's own transactions say up to where it goes.
         """
-        import pyarrow.dataset as ds  # noqa: PLC0415
+        import pyarrow.dataset as ds
 
         stored = None
         with open_segments(self._spool if include_pending else None) as segments:
@@ -241,8 +241,8 @@ class Lake:
 
     def _open(self, table: str) -> Any:
         """The table at its newest version, or None where there is none yet."""
-        from deltalake import DeltaTable  # noqa: PLC0415
-        from deltalake.exceptions import DeltaError, TableNotFoundError  # noqa: PLC0415
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         handle = self._handles.get(table)
         if handle is not None:
@@ -262,7 +262,7 @@ class Lake:
         return self._handles[table]
 
     def _create(self, table: str) -> Any:
-        from deltalake import DeltaTable  # noqa: PLC0415
+        from deltalake import DeltaTable
 
         spec = spec_of(table)
         indexed = [column.name for column in spec.columns if column.name not in spec.bodies]
@@ -302,13 +302,13 @@ def _is_in(handle: Any, transaction: Transaction) -> bool:
 
 def _no_hooks() -> Any:
     """No checkpoint and no clean-up behind our back: both have to wait for our fsync."""
-    from deltalake import PostCommitHookProperties  # noqa: PLC0415
+    from deltalake import PostCommitHookProperties
 
     return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 def _condition(where: Mapping[str, Any] | None) -> Any:
-    import pyarrow.dataset as ds  # noqa: PLC0415
+    import pyarrow.dataset as ds
 
     condition = None
     for column, value in (where or {}).items():
@@ -339,7 +339,7 @@ def _show(connection: Any, name: str, source_name: str, source: Any) -> None:
 
 @contextmanager
 def _translated(table: str) -> Iterator[None]:
-    from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError  # noqa: PLC0415
+    from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
 
     try:
         yield

@@ -42,7 +42,7 @@ class TableSpec:
 
     def schema(self) -> Any:
         """The pyarrow schema."""
-        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow as pa
 
         types = {
             "string": pa.string(),
@@ -153,7 +153,7 @@ def to_arrow(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, l
     JSON values become the column's type: times from ISO 8601 or microseconds since 1970, decimals from text or numbers.
     A missing `request_date` is the UTC day of `request_time`.
     """
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     readers = [(column, _READERS[column.type]) for column in spec.columns]
     values: list[list[Any]] = [[] for _ in readers]
