@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmops.core.convert import to_arrow
 from llmops.core.deadletter import DeadLetter, set_aside
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, StorageError, UserError
 from llmops.core.files import exclusive_lock
@@ -24,7 +25,7 @@ from llmops.core.frames import Frame, scan
 from llmops.core.lake import Lake, Transaction
 from llmops.core.segments import Segment, clear_leftovers, open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import spec_of, to_arrow
+from llmops.core.tables import spec_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0

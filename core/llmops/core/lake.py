@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core import deltafiles
+from llmops.core.convert import to_arrow
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, NotFoundError, StorageError, UserError
 from llmops.core.names import Name
 from llmops.core.pending import pending_rows
 from llmops.core.segments import open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import TABLES, TableSpec, spec_of, to_arrow
+from llmops.core.tables import TABLES, TableSpec, spec_of
 
 _NAME_IN_SQL = re.compile(r"\b[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\b")
 _CHECKPOINT_EVERY = 100

@@ -6,8 +6,9 @@ from decimal import Decimal
 import pytest
 from tests.support.records import log_row, thumb
 
+from llmops.core.convert import to_arrow
 from llmops.core.errors import NotFoundError
-from llmops.core.tables import FEEDBACK, INFERENCE_LOG, spec_of, to_arrow
+from llmops.core.tables import FEEDBACK, INFERENCE_LOG, spec_of
 
 
 def test_json_values_become_the_columns_types() -> None:
@@ -57,6 +58,8 @@ def test_microseconds_are_exact() -> None:
         ({"logging_error_codes": "a"}, "not a list"),
         ({"latency_ms": "fast"}, "column `latency_ms` (double)"),
         ({"endpoint": 1.5}, "not a text"),
+        ({"request_time": 2**63 - 1}, "column `request_time` (timestamp)"),
+        ({"cost_usd": float("nan")}, "column `cost_usd`"),
     ],
 )
 def test_a_row_that_does_not_fit_says_why_and_leaves_the_others(values: dict[str, object], reason: str) -> None:
@@ -79,3 +82,30 @@ def test_a_table_is_known_by_its_last_name() -> None:
     with pytest.raises(NotFoundError) as error:
         spec_of("dev.serving.feedbak")
     assert error.value.hint == "did you mean `feedback`?"
+
+
+def test_going_by_column_gives_what_going_by_row_gives() -> None:
+    rows = [
+        log_row(cost_usd=0.1, tags={"a": 1}, logging_error_codes=["X"], latency_ms=3, status_code=200),
+        log_row(request_date="2025-12-31", cost_usd="2", request_time=1_767_225_600_123_457, input_tokens=2**62),
+        log_row(response_json="text", latency_ms=1.5, session_id="s"),
+    ]
+
+    by_column, none_bad = to_arrow(INFERENCE_LOG, rows)
+    by_row, one_bad = to_arrow(INFERENCE_LOG, [*rows, {}])
+
+    assert (none_bad, len(one_bad)) == ([], 1)
+    assert by_column == by_row
+
+
+@pytest.mark.parametrize("values", [{"input_tokens": 2**63}, {"status_code": -(2**31) - 1}, {"endpoint": None}])
+def test_what_has_the_plain_types_and_does_not_fit_is_found(values: dict[str, object]) -> None:
+    arrow, bad = to_arrow(INFERENCE_LOG, [log_row(**values), log_row()])
+
+    assert (arrow.num_rows, [row.place for row in bad]) == (1, [0])
+
+
+def test_whole_numbers_are_numbers_however_large() -> None:
+    arrow, bad = to_arrow(INFERENCE_LOG, [log_row(latency_ms=2**62 + 1)])
+
+    assert (arrow["latency_ms"].to_pylist(), bad) == ([float(2**62 + 1)], [])
