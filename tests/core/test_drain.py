@@ -168,13 +168,11 @@ def test_stopping_drains_what_is_there(state: StateConfig, spool: Spool) -> None
 
 
 def test_waking_begins_a_round_at_once(state: StateConfig, spool: Spool) -> None:
-    drainer = Drainer(state, DrainConfig(interval_s=600))
-    drainer.start()
-    _until(lambda: drainer.counters.rounds > 0)
-    spool.append(FEEDBACK, thumb())
-    drainer.wake()
-    _until(lambda: drainer.counters.records == 1)
-    drainer.stop()
+    with Drainer(state, DrainConfig(interval_s=600)) as drainer:
+        _until(lambda: drainer.counters.rounds > 0)
+        spool.append(FEEDBACK, thumb())
+        drainer.wake()
+        _until(lambda: drainer.counters.records == 1)
 
 
 def test_a_table_that_fails_keeps_its_records_and_holds_up_no_other(state: StateConfig, spool: Spool) -> None:

@@ -191,7 +191,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 _DOES_NOT_FIT = (ValueError, TypeError, InvalidOperation, OverflowError, OSError)
 _PLAIN: dict[str, set[type]] = {
-    "string": {str},
+    "string": {str, int},
     "int": {int},
     "long": {int},
     "double": {float, int},

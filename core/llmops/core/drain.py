@@ -114,6 +114,13 @@ class Drainer:
             self._thread.join()
             self._thread = None
 
+    def __enter__(self) -> Drainer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def wake(self) -> None:
         """Begin the thread's next round now."""
         self._wanted.set()
