@@ -29,6 +29,7 @@ from llmops.core.tables import spec_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
+_FIRST_MAINTENANCE_S = 300.0  # so that a server which never runs for an hour still compacts
 
 
 class DrainConfig(BaseModel):
@@ -85,7 +86,7 @@ class Drainer:
         self._dead_letters = state.root / "dead-letters"
         self._lock_path = state.root / "drain.lock"
         self._mended: set[str] = set()
-        self._maintained_at = time.monotonic()
+        self._maintained_at = time.monotonic() - max(0.0, self.config.maintain_every_s - _FIRST_MAINTENANCE_S)
         self._stopping = threading.Event()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None

@@ -274,8 +274,12 @@ class Lake:
             schema=spec.schema(),
             mode="ignore",  # another process may be as fast
             partition_by=[spec.partition_by] if spec.partition_by else None,
-            # the log's statistics must not repeat what people wrote
-            configuration={"delta.dataSkippingStatsColumns": ",".join(indexed)},
+            configuration={
+                # the log's statistics must not repeat what people wrote
+                "delta.dataSkippingStatsColumns": ",".join(indexed),
+                # a commit every few seconds makes many entries; checkpoints hold what older ones said
+                "delta.logRetentionDuration": "interval 1 days",
+            },
         )
         if self.is_local:
             deltafiles.sync_new_table(self._path(table), Path(self.root))

@@ -119,7 +119,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def backlog_bytes(folder: Path) -> int:
-    """How much lies in the folder that is not known to be in the lake yet."""
+    """How much lies in the folder that is not known to be in the lake yet; up to 1 MB a writer more than it is.
+
+    The room that a writer has prepared counts too: whoever asks cannot tell it from records without reading it.
+    """
     if not folder.exists():
         return 0
     waiting = 0
