@@ -152,16 +152,14 @@ def test_a_slow_reader_is_no_time_out(folder: Path) -> None:
 
 def test_a_process_that_is_killed_from_outside_is_replaced(folder: Path) -> None:
     def feed() -> Iterator[SourceItem]:
-        yield from order(folder, "say one", "sleep 30")
-        pid = next(child.pid for child in children())
-        os.kill(pid, signal.SIGKILL)
+        yield from order(folder, "say one", "sleep 0.5")
+        os.kill(children()[0].pid, signal.SIGKILL)
         (folder / "more").mkdir()
         yield from order(folder / "more", "say x")
 
     with ParserPool(ParsingConfig(workers=1)) as pool:
         codes = [getattr(outcome, "code", "fine") for _, outcome in pool.parse(feed())]
-    assert len(codes) == 3
-    assert codes.count("fine") >= 1
+    assert codes == ["fine"] * 3  # tried again in a new process
 
 
 def test_a_broken_installation_is_no_verdict_about_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,11 +90,14 @@ class ParserPool:
                     yield item, here
                 else:
                     waiting.append(_Job(item))
-                self._dispatch(waiting)
-                yield from self._collect(waiting, wait=bool(waiting))
+                    self._dispatch(waiting)
+                while waiting:
+                    yield from self._collect(waiting, wait=True)
+                    self._dispatch(waiting)
+                yield from self._collect(waiting, wait=False)
             while waiting or self._busy:
-                self._dispatch(waiting)
                 yield from self._collect(waiting, wait=True)
+                self._dispatch(waiting)
         finally:
             for child in list(self._busy):
                 self._drop(child)
