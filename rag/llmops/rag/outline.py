@@ -127,6 +127,6 @@ def _fence_end(text: str, opening: re.Match[str]) -> int:
     fence: str = opening["fence"]
     if fence[0] == "`" and "`" in opening["info"]:
         return opening.end()  # inline code, not a fence
-    closing = re.compile(rf"^[ \t>]*{re.escape(fence)}{re.escape(fence[0])}*[ \t]*\r?$", re.MULTILINE)
+    closing = re.compile(rf"^[ \t>]*{fence[0]}{{{len(fence)},}}[ \t]*\r?$", re.MULTILINE)
     closed = closing.search(text, opening.end())
     return closed.end() if closed is not None else len(text)

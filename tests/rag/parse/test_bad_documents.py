@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support import documents
 
 from llmops.rag.config import ParsingConfig
 from llmops.rag.document import CODES, Parsed, Rejected
 from llmops.rag.parse import read as reading
 from llmops.rag.parse.pool import ParserPool
-from tests.support import documents
 
 GOOD_DOCX = documents.docx(headings={"Leave": "Everyone has 28 days."})
 BILLION_LAUGHS = '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
@@ -87,13 +87,13 @@ CASES: list[tuple[str, Callable[[], bytes], str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "code"), CASES, ids=[case[0] for case in CASES])
-def test_bad_document(
-    pool: ParserPool, tmp_path: Path, name: str, content: Callable[[], bytes], code: str
-) -> None:
+def test_bad_document(pool: ParserPool, tmp_path: Path, name: str, content: Callable[[], bytes], code: str) -> None:
     (tmp_path / name).write_bytes(content())
     good = tmp_path / "good.docx"
     good.write_bytes(GOOD_DOCX)
-    results = {item.uri: outcome for item, outcome in pool.parse(documents.item(tmp_path / n) for n in (name, "good.docx"))}
+    results = {
+        item.uri: outcome for item, outcome in pool.parse(documents.item(tmp_path / n) for n in (name, "good.docx"))
+    }
     rejected = results[name]
     assert isinstance(rejected, Rejected), rejected.text[:200]
     assert rejected.code == code, rejected.reason
@@ -113,9 +113,11 @@ def test_no_word_of_an_external_file_gets_in(pool: ParserPool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["huge.pdf", "huge.txt", "huge.docx"])
-def test_a_file_of_2_gb_is_never_read(pool: ParserPool, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_2_gb_is_never_read(
+    pool: ParserPool, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     item = documents.item(documents.sparse(tmp_path / name, 2 << 30))
-    monkeypatch.setattr(reading.os, "read", None)
+    monkeypatch.setattr(reading, "_read_exactly", None)
     ((_, outcome),) = pool.parse([item])
     assert outcome == Rejected(name, "2,147,483,648 bytes; `max_bytes` is 150,000,000", "too_large")
 

@@ -104,6 +104,8 @@ def _parse(text: str) -> Any:
     except (etree.ParserError, etree.XMLSyntaxError) as error:
         code = "empty" if "empty" in str(error).lower() else "broken"
         raise RefusedDocumentError(code, f"no HTML document: {error}") from error
+    if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):  # libxml2 stopped there, in silence
+        raise RefusedDocumentError("broken", "its elements are nested too deep, or too large")
     for element in root.xpath(" | ".join(f"//{name}" for name in _INVISIBLE if name != "head")):
         if element.getparent() is not None:
             element.drop_tree()
