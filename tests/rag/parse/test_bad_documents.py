@@ -28,9 +28,9 @@ def pool() -> Iterator[ParserPool]:
         yield shared
 
 
-def bomb() -> bytes:
+def bomb(part: str = "word/document.xml") -> bytes:
     """A Word file of 100 kB that unpacks to 100 MB."""
-    return documents.replace_part(GOOD_DOCX, "word/media/image1.bin", bytes(100_000_000))
+    return documents.replace_part(GOOD_DOCX, part, b"<a>" + b" " * 100_000_000 + b"</a>")
 
 
 def lying_archive() -> bytes:
@@ -101,6 +101,14 @@ def test_bad_document(pool: ParserPool, tmp_path: Path, name: str, content: Call
     assert rejected.uri == name
     assert rejected.reason
     assert isinstance(results["good.docx"], Parsed)
+
+
+def test_a_bomb_that_is_never_unpacked_harms_nobody(pool: ParserPool, tmp_path: Path) -> None:
+    path = tmp_path / "a.docx"
+    path.write_bytes(bomb("word/media/picture.xml"))
+    ((_, outcome),) = pool.parse([documents.item(path)])
+    assert isinstance(outcome, Parsed)
+    assert "28 days" in outcome.text
 
 
 def test_no_word_of_an_external_file_gets_in(pool: ParserPool, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ PARSERS = {
 
 def fingerprint() -> dict[str, str | int]:
     """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser."""
-    libraries = {name: version(name) for name in ("pypdfium2", "kreuzberg", "trafilatura", "lxml")}
+    libraries = {name: version(name) for name in ("pypdfium2", "trafilatura", "lxml")}
     return {"parser": PARSER_VERSION, **libraries}
 
 
