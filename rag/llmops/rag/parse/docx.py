@@ -1,8 +1,8 @@
 """DOCX to Markdown-like text: headings, lists, tables and notes of WordprocessingML (ECMA-376 part 1, chapter 17).
 
 Reads the XML itself: the library that was chosen first, kreuzberg 4.10, drops `&`, `<`, `>` and tabs from every
-paragraph, so that "x < 3" becomes "x 3". Elements are told by their local names, as the strict and the transitional format
-differ in namespaces only. Pictures, headers, footers, comments and deleted text are not read.
+paragraph, so that "x < 3" becomes "x 3". Elements are told by their local names, as the strict and the transitional
+format differ in namespaces only. Pictures, headers, footers, comments and deleted text are not read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from llmops.rag.parse.extracted import Extracted, Limits
@@ -50,39 +51,29 @@ def extract(data: bytes, limits: Limits) -> Extracted:
 
 @dataclass
 class _Styles:
-    """What a paragraph's style makes of it."""
+    """What a paragraph's style makes of it; looked up when a paragraph asks, as files carry hundreds that none uses."""
 
-    levels: dict[str, int] = field(default_factory=dict)
-    lists: set[str] = field(default_factory=set)
+    elements: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, root: Any) -> _Styles:
-        found = cls()
-        parents: dict[str, str] = {}
-        for style in _children(root, "style"):
-            name = _attribute(style, "styleId") or ""
-            parents[name] = _value(style, "basedOn") or ""
-            level = _own_level(style)
-            if level is not None:
-                found.levels[name] = level
-            depth = _number(style)
-            if depth is not None and depth >= 0:
-                found.lists.add(name)
-        for name in parents:
-            found._inherit(name, parents)
-        return found
+        return cls({_attribute(style, "styleId") or "": style for style in _children(root, "style")})
 
-    def _inherit(self, name: str, parents: dict[str, str]) -> None:
-        """Take level and list from the nearest ancestor that has them; a circle of ancestors ends."""
-        seen = set()
-        ancestor = name
-        while ancestor and ancestor not in seen:
-            seen.add(ancestor)
-            if ancestor in self.levels:
-                self.levels.setdefault(name, self.levels[ancestor])
-            if ancestor in self.lists:
-                self.lists.add(name)
-            ancestor = parents.get(ancestor, "")
+    def of(self, name: str) -> tuple[int | None, int | None]:
+        """Heading level and list depth, each from the nearest ancestor that has one; a circle of ancestors ends."""
+        if name not in self.known:
+            level = depth = None
+            seen: set[str] = set()
+            ancestor = name
+            while ancestor in self.elements and ancestor not in seen:
+                seen.add(ancestor)
+                style = self.elements[ancestor]
+                level = level if level is not None else _own_level(style)
+                depth = depth if depth is not None else _number(style)
+                ancestor = _value(style, "basedOn") or ""
+            self.known[name] = level, depth
+        return self.known[name]
 
 
 def _own_level(style: Any) -> int | None:
@@ -123,10 +114,10 @@ def _write_blocks(parent: Any, styles: _Styles, markup: Markup) -> None:
 def _write_paragraph(paragraph: Any, styles: _Styles, markup: Markup) -> None:
     words = "".join(_words(paragraph))
     style = next((_value(properties, "pStyle") for properties in _children(paragraph, "pPr")), None) or ""
-    level = _outline_level(paragraph) or styles.levels.get(style)
+    style_level, style_depth = styles.of(style)
+    level = _outline_level(paragraph) or style_level
     depth = _number(paragraph)
-    if depth is None and style in styles.lists:
-        depth = 0
+    depth = depth if depth is not None else style_depth
     if level is not None:
         markup.heading(level, words)
     elif depth is not None and depth >= 0:
@@ -162,7 +153,7 @@ def _words(parent: Any) -> Iterator[str]:
 
 
 def _read(parent: Any) -> Iterator[Any]:
-    return (element for element in parent if isinstance(element.tag, str) and _local(element) not in _NOT_READ)
+    return (element for element in parent if _local(element) not in _NOT_READ)
 
 
 def _nearest(parent: Any, kind: str) -> Iterator[Any]:
@@ -175,11 +166,17 @@ def _nearest(parent: Any, kind: str) -> Iterator[Any]:
 
 
 def _children(parent: Any, kind: str) -> Iterator[Any]:
-    return (element for element in parent if isinstance(element.tag, str) and _local(element) == kind)
+    return (element for element in parent if _local(element) == kind)
 
 
 def _local(element: Any) -> str:
-    return str(element.tag).rpartition("}")[2]
+    """An element's name without its namespace; nothing for comments and entities, whose tag is no text."""
+    return _name(element.tag)
+
+
+@lru_cache(maxsize=1024)
+def _name(tag: object) -> str:
+    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
 def _value(parent: Any, kind: str) -> str | None:
@@ -188,4 +185,4 @@ def _value(parent: Any, kind: str) -> str | None:
 
 
 def _attribute(element: Any, name: str) -> str | None:
-    return next((str(value) for key, value in element.attrib.items() if key.rpartition("}")[2] == name), None)
+    return next((str(value) for key, value in element.attrib.items() if _name(key) == name), None)
