@@ -11,9 +11,8 @@ import pytest
 from llmops.rag.document import PageSpan, Parsed, RefusedDocumentError
 from llmops.rag.parse import wire
 
-PARSED = Parsed(
-    "Title 日本", "text 🙂\r\n\x0b", (PageSpan(1, 0, 4), PageSpan(2, 5, 6)), "text/plain", {"pages": 2}, "0" * 64
-)
+SPANS = (PageSpan(1, 0, 4), PageSpan(2, 5, 6))
+PARSED = Parsed("Title 日本", "text 🙂\r\n\x0b", SPANS, "text/plain", {"pages": 2}, "0" * 64)
 
 
 def arrive(*buffers: bytes, piece: int = 1 << 20, limit: int = 1 << 20) -> Parsed | RefusedDocumentError | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from tests.support import documents
 
 from llmops.rag.chunk import chunk
@@ -13,8 +14,10 @@ from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.outline import outline
 from llmops.rag.parse import media
 from llmops.rag.parse.extracted import Limits
+from llmops.rag.parse.markup import Markup
 from llmops.rag.parse.parse import fingerprint, parse_content, parse_file
 from llmops.rag.parse.read import Content
+from llmops.rag.parse.visible import write_visible
 
 LIMITS = Limits(max_bytes=10_000_000, max_text_chars=1_000_000)
 
@@ -40,6 +43,11 @@ def test_pdf_pages_and_title() -> None:
 @pytest.mark.parametrize("named", [None, "untitled", "Microsoft Word - x.docx", "report.pdf", " "])
 def test_pdf_without_a_title_of_its_own_takes_its_first_line(named: str | None) -> None:
     assert parse("a.pdf", documents.pdf(["Annual report\nWe grew."], title=named)).title == "Annual report"
+
+
+def test_pdf_words_divided_at_line_ends_are_whole_again() -> None:
+    text = parse("a.pdf", documents.pdf(["a divi-\nded word, a state-of-the-\nart pump, 2020-\n2021"])).text
+    assert text.replace("-\n2021", "-2021") == "a divided word, a state-of-the-art pump, 2020-2021"
 
 
 def test_pdf_text_is_bounded_while_it_is_read() -> None:
@@ -127,6 +135,50 @@ def test_html_in_which_no_article_is_found_gives_all_that_is_visible() -> None:
     parsed = parse("a.html", page)
     assert parsed.title == "Form"
     assert all(word in parsed.text.split() for word in ("Leave", "Days", "from", "to", "tail"))
+
+
+REFERENCE = "".join(
+    f'<section><h3><a href="#f{n}">fn f{n}()</a></h3><a href="/{n}">f{n}</a></section>' for n in range(60)
+)
+
+
+def test_html_whose_main_part_is_marked_keeps_all_of_it() -> None:
+    menu = "<nav><a href='/'>Shop</a></nav>"
+    main = f"<main><h1>Functions</h1><p>All functions.</p>{REFERENCE}</main>"
+    parsed = parse("a.html", f"<title>Functions - Docs</title>{menu}{main}<p>imprint</p>")
+    assert parsed.title == "Functions"
+    for number in range(60):
+        assert f"### fn f{number}()\n\nf{number}" in parsed.text
+    assert "Shop" not in parsed.text
+    assert "imprint" not in parsed.text
+
+
+VISIBLE = """<main><h2>A <code>b</code></h2>loose <b>words</b><br>next line
+<ul><li>one<ol><li>inner</li></ol></li><li><p>two</p></li></ul>
+<table><tr><th>x</th><th>y</th></tr><tr><td>1</td><td><p>2</p><p>3</p></td></tr></table><pre>a
+      b</pre><table><tr><td>only framed</td></tr></table>
+<p hidden>secret</p><p># no heading</p><button>Buy</button></main>"""
+
+
+def test_html_visible_structure() -> None:
+    markup = Markup()
+    write_visible(document_fromstring(VISIBLE), markup)
+    blocks = ("## A b", "loose words\nnext line", "- one\n  - inner\n- two", "| x | y |\n| --- | --- |\n| 1 | 2 3 |")
+    assert markup.text() == "\n\n".join((*blocks, "```\na\n      b\n```", "only framed", "\\# no heading"))
+
+
+@pytest.mark.parametrize(
+    ("head", "title"),
+    [
+        ("<title>Pumps | ACME</title><h1>Pumps</h1>", "Pumps"),
+        ("<title>Pumps - ACME</title><h1>ACME</h1><h1>Pumps</h1>", "Pumps - ACME"),
+        ("<h1> </h1><h1>Only\n heading</h1>", "Only heading"),
+        ("<title>Only tab</title>", "Only tab"),
+        ("<h2>Second level</h2>", "Second level"),
+    ],
+)
+def test_html_title(head: str, title: str) -> None:
+    assert parse("a.html", f"{head}<p>Some text that is there.</p>").title == title
 
 
 @pytest.mark.parametrize(

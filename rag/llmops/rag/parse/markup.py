@@ -59,6 +59,10 @@ class Markup:
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", words)), default=0))
             self._add(f"{fence}\n{words}\n{fence}")
 
+    def size(self) -> int:
+        """Characters written so far, blanks aside."""
+        return sum(len("".join(block.split())) for block in self._blocks)
+
     def text(self) -> str:
         return printable("\n\n".join(self._blocks))
 
