@@ -1,7 +1,7 @@
 """Sticky assignment of a unit to an arm of an experiment: pure, so every layer and every replay agrees.
 
-A unit's bucket is a hash of (salt, unit); arms are nested ranges over the buckets, so widening a canary from 1% to 5% keeps
-the first 1% in it.
+A unit's bucket is a hash of (salt, unit); arms are nested ranges over the buckets, so widening a canary from 1% to 5%
+keeps the first 1% in it.
 """
 
 from __future__ import annotations

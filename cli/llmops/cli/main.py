@@ -1,0 +1,117 @@
+"""The entry point: finds the command, and turns every error into what, where, and what to do.
+
+Knows the names and one-line summaries of all commands, so that `llmops --help` imports none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from llmops.core.errors import LlmopsError, did_you_mean, render
+
+COMMANDS: dict[str, str] = {
+    "init": "Write a starter project: configs and a first document.",
+    "up": "Ingest, serve and open a chat over your documents.",
+    "doctor": "Check this machine and configuration, and say what to mend.",
+    "config": "Show, validate and describe configuration files.",
+    "ingest": "Refresh the vector index from its documents.",
+    "chat": "Ask the documents a question.",
+    "serve": "Open the chat page and its API.",
+    "models": "List and show the versions in the registry.",
+    "feedback": "List and export what readers thought of the answers.",
+    "keys": "Create, list and revoke program keys.",
+    "completion": "Print the completion script of your shell.",
+}
+"""Each command's module is `llmops.cli.commands.<name>`."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"llmops.cli.commands.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            hint = did_you_mean(args[0], COMMANDS) or "`llmops --help` lists the commands"
+            raise click.UsageError(f"no such command `{args[0]}`; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("llmops"), prog_name="llmops")
+@click.option("--log-level", default="WARNING", envvar="LLMOPS_LOG_LEVEL", help="Least severe log line shown.")
+def cli(log_level: str) -> None:
+    """An open LLMOps stack: documents to cited answers, and every change that reaches users with its evidence."""
+    from llmops.core import logs
+
+    logs.configure(log_level)
+
+
+def main() -> None:
+    """Run the command line, then exit: 0 ok, 1 user or configuration error, 2 internal, 3 gate failed, 130 stopped."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
+    """Run one command line and give its exit code; every error has been shown."""
+    try:
+        outcome: Any = cli.main(args=arguments, prog_name="llmops", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        _show_usage_error(error)
+        return 1
+    except LlmopsError as error:
+        click.echo(_colour(render(error)), err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to say
+        return 0
+    except Exception:  # noqa: BLE001 - the process boundary: an unforeseen error is shown whole, and counts as ours
+        from llmops.core.logs import redact_text
+
+        click.echo(redact_text(traceback.format_exc()), err=True)
+        click.echo("error: this is a defect of llmops; please report it with the lines above", err=True)
+        return 2
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _show_usage_error(error: click.ClickException) -> None:
+    click.echo(_colour(f"error: {error.format_message()}"), err=True)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"hint: {error.ctx.get_usage()}", err=True)
+
+
+def _colour(text: str) -> str:
+    if not sys.stderr.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return text.replace("error:", click.style("error:", fg="red", bold=True), 1).replace(
+        "hint:", click.style("hint:", fg="cyan"), 1
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Takes secrets, and what a site calls personal, out of records before they reach any disk.
+
+Secrets always: bearer tokens, API keys of the usual providers and our own, private keys. Personal data by patterns of
+the configuration. Knows strings and JSON; it promises to find these shapes, not everything secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import SchemaValidator, core_schema
+
+from llmops.core.errors import ConfigError
+
+_KEY_CHARACTERS = r"[A-Za-z0-9_-]"
+_SECRETS = (
+    rf"sk-{_KEY_CHARACTERS}{{16,}}",  # OpenAI, Anthropic and those who copy them
+    rf"lk_[a-z0-9]{{1,32}}_{_KEY_CHARACTERS}{{16,}}",  # ours, core.keys
+    r"gh[pousr]_[A-Za-z0-9]{20,}",
+    r"hf_[A-Za-z0-9]{20,}",
+    r"AKIA[A-Z0-9]{16}",
+    r"AIza[A-Za-z0-9_-]{30,}",
+    r"xox[abprs]-[A-Za-z0-9-]{10,}",
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\"-]*(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",
+)
+# What follows a name is secret whatever it looks like. The quotes may be escaped: JSON within JSON.
+_AFTER_NAME = (
+    r"([Bb]earer|BEARER) +[A-Za-z0-9._~+/=-]{8,}",
+    r"([Aa]pi[_-]?[Kk]ey|API[_-]?KEY|[Ss]ecret[_-]?[Kk]ey|SECRET[_-]?KEY|[Pp]assword)(\\*[\"']?\s*[:=]\s*\\*[\"']?)"
+    r"[^\s\"'\\,;}]{8,}",
+)
+_SECRET = re.compile("|".join(f"(?:{pattern})" for pattern in _SECRETS))
+_BEARER, _NAMED = (re.compile(pattern) for pattern in _AFTER_NAME)
+# pydantic-core's regex engine looks through 2.5 kB for all of these in 0.9 us; `re` needs 200 us, a single `in` 1.7 us.
+_suspect = SchemaValidator(
+    core_schema.str_schema(pattern="|".join((*_SECRETS, *_AFTER_NAME)), regex_engine="rust-regex")
+).isinstance_python
+
+TEXT_COLUMNS = frozenset({"request_json", "response_json", "rationale", "value_str"})
+"""The columns that hold people's words; patterns for personal data look there and spare ids and digests."""
+
+
+def redact_secrets(encoded: bytes) -> bytes:
+    """The JSON with secrets replaced by `[redacted]`; the same object where there are none. Stays valid JSON."""
+    if not _suspect(encoded):
+        return encoded
+    text = _SECRET.sub("[redacted]", encoded.decode())
+    text = _BEARER.sub(r"\1 [redacted]", text)
+    return _NAMED.sub(r"\1\2[redacted]", text).encode()
+
+
+class PersonalData:
+    """Replaces what the configured patterns match in people's words by `[<name of the pattern>]`."""
+
+    def __init__(self, patterns: Mapping[str, str]) -> None:
+        self._patterns = [(f"[{name}]", _compiled(name, pattern)) for name, pattern in patterns.items()]
+
+    def __bool__(self) -> bool:
+        return bool(self._patterns)
+
+    def redact(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of `record` without them."""
+        clean = dict(record)
+        for column in TEXT_COLUMNS & record.keys():
+            value = record[column]
+            if isinstance(value, str):
+                for replacement, pattern in self._patterns:
+                    value = pattern.sub(replacement, value)
+                clean[column] = value
+        return clean
+
+
+def _compiled(name: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"the redaction pattern `{name}` is not a regular expression: {error}") from error

@@ -1,0 +1,277 @@
+"""What is in an index, durably: the one record that decides; the vector store and the lexical index follow it.
+
+Knows generations, heads, intents, the quarantine and where vectors lie, in SQLite (WAL, synchronous=FULL). `records` holds the
+rows of documents and chunks. It knows no vector, no embedder, no parser: an unchanged refresh needs nothing but this.
+
+A refresh stages documents under the sequence number to come. They are invisible until its head is committed, in one
+transaction with everything that it replaces; what a killed refresh staged is removed at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops.core.errors import IntegrityError, NotFoundError
+from llmops.rag.disk import storage_errors
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.db"
+
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE generations (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, settings TEXT NOT NULL, created REAL NOT NULL,
+    store_stamp TEXT);
+CREATE TABLE heads (
+    generation INTEGER NOT NULL REFERENCES generations, seq INTEGER NOT NULL, digest TEXT NOT NULL,
+    size INTEGER NOT NULL, documents INTEGER NOT NULL, chunks INTEGER NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (generation, seq)) WITHOUT ROWID;
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, generation INTEGER NOT NULL REFERENCES generations, seq INTEGER NOT NULL, uri TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, racy INTEGER NOT NULL, sha256 TEXT NOT NULL, title TEXT,
+    media_type TEXT NOT NULL, acl TEXT NOT NULL, metadata TEXT NOT NULL, parsed TEXT NOT NULL, pages TEXT NOT NULL,
+    text BLOB NOT NULL, UNIQUE (generation, uri, seq));
+CREATE TABLE chunks (
+    generation INTEGER NOT NULL, row INTEGER NOT NULL, id BLOB NOT NULL, document INTEGER NOT NULL REFERENCES documents,
+    ordinal INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, page INTEGER, vector BLOB NOT NULL,
+    context TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (generation, row));
+CREATE INDEX chunks_of_document ON chunks (document);
+CREATE TABLE arenas (
+    id INTEGER PRIMARY KEY, embedder TEXT NOT NULL UNIQUE, file TEXT NOT NULL, dimension INTEGER NOT NULL,
+    slots INTEGER NOT NULL);
+CREATE TABLE vectors (
+    key BLOB PRIMARY KEY, arena INTEGER NOT NULL REFERENCES arenas, slot INTEGER NOT NULL, crc INTEGER NOT NULL
+    ) WITHOUT ROWID;
+CREATE TABLE segments (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL, seq INTEGER NOT NULL, rows INTEGER NOT NULL,
+    data BLOB NOT NULL);
+CREATE TABLE quarantine (
+    generation INTEGER NOT NULL, uri TEXT NOT NULL, reason TEXT NOT NULL, code TEXT NOT NULL, attempts INTEGER NOT NULL,
+    retry_at REAL NOT NULL, size INTEGER, mtime_ns INTEGER, limits TEXT NOT NULL,
+    PRIMARY KEY (generation, uri)) WITHOUT ROWID;
+CREATE TABLE intents (
+    generation INTEGER PRIMARY KEY, seq INTEGER NOT NULL, phase TEXT NOT NULL, created REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One committed state of a generation. `digest` is a hash of its sorted chunk ids; rows are 0 to `size` - 1."""
+
+    generation: str
+    seq: int
+    digest: str
+    size: int
+    documents: int
+    chunks: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A document that could not be read, and when it is tried again; a changed file is tried at once."""
+
+    uri: str
+    reason: str
+    code: str
+    attempts: int
+    retry_at: float
+    size: int | None
+    mtime_ns: int | None
+    limits: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaRecord:
+    """Where the vectors of one embedder lie, and how many slots of the file are committed."""
+
+    id: int
+    embedder: str
+    file: str
+    dimension: int
+    slots: int
+
+
+class Manifest:
+    """One connection to an index's manifest; used by one thread at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self.db = connection
+
+    @classmethod
+    def open(cls, folder: Path, *, create: bool = False) -> Manifest:
+        """Open the manifest of an index folder.
+
+        Raises:
+            NotFoundError: there is none, and `create` is false.
+            IntegrityError: it is damaged, or written by a newer version of the product.
+        """
+        path = folder / FILE_NAME
+        if not create and not path.exists():
+            raise NotFoundError(
+                f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
+            )
+        with storage_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            try:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA foreign_keys = ON")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    _create(connection)
+                elif version != SCHEMA_VERSION:
+                    raise IntegrityError(
+                        f"the index was written in format {version}; this version reads {SCHEMA_VERSION}",
+                        where=str(path),
+                        hint="update llmops, or remove the folder and ingest again",
+                    )
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's writes or none, durable when it returns."""
+        with storage_errors(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with storage_errors(self.path):
+            return self.db.execute(sql, parameters).fetchall()
+
+    def fact(self, name: str) -> str | None:
+        found = self.query("SELECT value FROM facts WHERE name = ?", (name,))
+        return str(found[0][0]) if found else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Write one fact, unless it stands already (an unchanged refresh writes nothing)."""
+        if self.fact(name) != value:
+            with storage_errors(self.path):
+                self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def generation(self, name: str) -> int:
+        """The number of a generation.
+
+        Raises:
+            NotFoundError: the index has no such generation.
+        """
+        found = self.query("SELECT number FROM generations WHERE name = ?", (name,))
+        if not found:
+            raise NotFoundError(f"the index has no generation `{name}`", where=str(self.path.parent))
+        return int(found[0][0])
+
+    def add_generation(self, name: str, settings: dict[str, Any]) -> int:
+        """The number of a generation, made where it is new."""
+        found = self.query("SELECT number FROM generations WHERE name = ?", (name,))
+        if found:
+            return int(found[0][0])
+        with storage_errors(self.path):
+            row = (name, json.dumps(settings, sort_keys=True), time.time())
+            number = self.db.execute(
+                "INSERT INTO generations (name, settings, created) VALUES (?, ?, ?)", row
+            ).lastrowid
+        assert number is not None
+        return number
+
+    def settings(self, generation: int) -> dict[str, Any]:
+        found = self.query("SELECT settings FROM generations WHERE number = ?", (generation,))
+        settings: dict[str, Any] = json.loads(found[0][0])
+        return settings
+
+    def generations(self) -> list[tuple[int, str]]:
+        return [
+            (int(number), str(name))
+            for number, name in self.query("SELECT number, name FROM generations ORDER BY number")
+        ]
+
+    def head(self, generation: int) -> Head | None:
+        """The last committed head of a generation, or None before its first."""
+        found = self.query(
+            "SELECT g.name, h.seq, h.digest, h.size, h.documents, h.chunks, h.created FROM heads h"
+            " JOIN generations g ON g.number = h.generation WHERE h.generation = ? ORDER BY h.seq DESC LIMIT 1",
+            (generation,),
+        )
+        return Head(*found[0]) if found else None
+
+    def quarantine(self, generation: int) -> dict[str, Quarantined]:
+        found = self.query(
+            "SELECT uri, reason, code, attempts, retry_at, size, mtime_ns, limits FROM quarantine"
+            " WHERE generation = ? ORDER BY uri",
+            (generation,),
+        )
+        return {row[0]: Quarantined(*row) for row in found}
+
+    def replace_quarantine(self, generation: int, rows: Iterable[Quarantined]) -> None:
+        """Make `rows` the whole quarantine of a generation; call it in a transaction."""
+        self.db.execute("DELETE FROM quarantine WHERE generation = ?", (generation,))
+        values = [
+            (generation, r.uri, r.reason, r.code, r.attempts, r.retry_at, r.size, r.mtime_ns, r.limits) for r in rows
+        ]
+        self.db.executemany("INSERT INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def intents(self) -> list[tuple[int, int, str]]:
+        """(generation, seq, phase) of every refresh that began to write and has not ended."""
+        return [tuple(row) for row in self.query("SELECT generation, seq, phase FROM intents")]
+
+    def set_intent(self, generation: int, seq: int, phase: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?)", (generation, seq, phase, time.time()))
+
+    def clear_intent(self, generation: int) -> None:
+        with storage_errors(self.path):
+            self.db.execute("DELETE FROM intents WHERE generation = ?", (generation,))
+
+    def store_stamp(self, generation: int) -> str | None:
+        """How the vector store's files looked when it was last whole; None while it is being written."""
+        found = self.query("SELECT store_stamp FROM generations WHERE number = ?", (generation,))
+        return found[0][0] if found else None
+
+    def set_store_stamp(self, generation: int, stamp: str | None) -> None:
+        with storage_errors(self.path):
+            self.db.execute("UPDATE generations SET store_stamp = ? WHERE number = ?", (stamp, generation))
+
+    def arena(self, embedder: str) -> ArenaRecord | None:
+        found = self.query("SELECT id, embedder, file, dimension, slots FROM arenas WHERE embedder = ?", (embedder,))
+        return ArenaRecord(*found[0]) if found else None
+
+    def add_arena(self, embedder: str, file: str, dimension: int) -> ArenaRecord:
+        with storage_errors(self.path):
+            row = (embedder, file, dimension)
+            self.db.execute("INSERT INTO arenas (embedder, file, dimension, slots) VALUES (?, ?, ?, 0)", row)
+        record = self.arena(embedder)
+        assert record is not None
+        return record
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log into the database as far as open readers allow."""
+        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    # Two processes may arrive here at once; the second finds the tables made.
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")

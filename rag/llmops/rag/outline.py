@@ -1,0 +1,132 @@
+"""The structure of a parsed text: headings with their paths, and blocks that should stay whole (code, tables).
+
+Knows Markdown's block structure as far as cutting needs it (CommonMark 0.31, sections 4.2 to 4.5, and GitHub's tables);
+it renders nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from llmops.rag.document import Parsed
+from llmops.rag.parse.media import MARKED_UP
+
+_MARKS = re.compile(
+    r"^[ \t>]*(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$"
+    r"|^ {0,3}(?P<hashes>\#{1,6})(?P<atx>[ \t][^\n]*)$"
+    r"|^(?![ \t]|[-+*=>|\#][ \t\r\n]|[-=*_]{3}|\d+[.)][ \t])(?P<setext>[^\s|][^\n|]*)\n"
+    r" {0,3}(?P<line>=+|-{3,})[ \t]*\r?$"
+    r"|(?P<table>(?:^[ \t]*\|[^\n]*(?:\n|\Z)){2,})",
+    re.MULTILINE,
+)
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
+_INLINE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+|(?<!\w)_+|_+(?!\w)|\{#[^}]*\}")
+_AFTER = re.compile(r"\s*")
+_MAX_TITLE_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """One heading line, with the titles of the headings it stands under, itself included.
+
+    Attributes:
+        start: of its marks or words.
+        below: of whatever follows it.
+    """
+
+    start: int
+    below: int
+    path: tuple[str, ...]
+
+
+@dataclass
+class Outline:
+    """Headings and whole blocks of a text, each in order."""
+
+    headings: list[Heading] = field(default_factory=list)
+    blocks: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._heading_starts = [heading.start for heading in self.headings]
+        self._block_starts = [start for start, _ in self.blocks]
+        self.starts = frozenset(self._heading_starts)
+        self.belows = frozenset(heading.below for heading in self.headings)
+
+    def path_at(self, position: int) -> tuple[str, ...]:
+        """The headings that the text at `position` stands under, outermost first."""
+        index = bisect_right(self._heading_starts, position) - 1
+        return self.headings[index].path if index >= 0 else ()
+
+    def next_heading(self, position: int) -> int | None:
+        """Where the first heading after `position` starts."""
+        index = bisect_right(self._heading_starts, position)
+        return self._heading_starts[index] if index < len(self.headings) else None
+
+    def block_at(self, position: int) -> tuple[int, int] | None:
+        """The whole block that a cut at `position` would split."""
+        index = bisect_right(self._block_starts, position) - 1
+        if index < 0:
+            return None
+        start, end = self.blocks[index]
+        return (start, end) if start < position < end else None
+
+
+def outline(parsed: Parsed) -> Outline:
+    """Read the structure of a text. Only marked-up media have one: a `#` in plain text is just a character."""
+    return markdown_outline(parsed.text) if parsed.media_type in MARKED_UP else Outline()
+
+
+def markdown_outline(text: str) -> Outline:
+    """Headings and whole blocks of Markdown; front matter is a block, and nothing in a block is a heading."""
+    headings: list[Heading] = []
+    blocks: list[tuple[int, int]] = []
+    stack: list[tuple[int, str]] = []
+    front = _FRONT_MATTER.match(text)
+    position = front.end() if front is not None else 0
+    if front is not None:
+        blocks.append(front.span())
+    while (mark := _MARKS.search(text, position)) is not None:
+        position = mark.end()
+        if mark["fence"]:
+            position = _fence_end(text, mark)
+            blocks.append((mark.start("fence"), position))
+        elif mark["table"]:
+            blocks.append(mark.span("table"))
+        else:
+            level, start, title = _read_heading(mark)
+            while stack and stack[-1][0] >= level:
+                stack.pop()
+            if title:
+                stack.append((level, title))
+            below = _AFTER.match(text, position)
+            headings.append(Heading(start, below.end() if below else position, tuple(name for _, name in stack)))
+    return Outline(headings, blocks)
+
+
+def strip_inline(markdown: str) -> str:
+    """A heading's words without links, emphasis and code marks."""
+    return _INLINE.sub(r"\1", markdown).strip()
+
+
+def _read_heading(mark: re.Match[str]) -> tuple[int, int, str]:
+    """Level, start and words of a heading line."""
+    hashes: str | None = mark["hashes"]
+    if hashes:
+        words = mark["atx"][:_MAX_TITLE_CHARS].strip()
+        closed = words.rstrip("#")
+        words = closed if closed != words and (not closed or closed[-1].isspace()) else words
+        return len(hashes), mark.start("hashes"), " ".join(strip_inline(words).split())
+    words = strip_inline(mark["setext"][:_MAX_TITLE_CHARS])
+    return (1 if mark["line"].startswith("=") else 2), mark.start("setext"), " ".join(words.split())
+
+
+def _fence_end(text: str, opening: re.Match[str]) -> int:
+    """Where fenced code ends: at a fence of the same character, as long or longer; an unclosed one runs to the end."""
+    fence: str = opening["fence"]
+    if fence[0] == "`" and "`" in opening["info"]:
+        return opening.end()  # inline code, not a fence
+    closing = re.compile(rf"^[ \t>]*{re.escape(fence)}{re.escape(fence[0])}*[ \t]*\r?$", re.MULTILINE)
+    closed = closing.search(text, opening.end())
+    return closed.end() if closed is not None else len(text)

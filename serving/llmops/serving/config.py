@@ -1,0 +1,133 @@
+"""The serve job file: which endpoints to open, to whom, and within which limits.
+
+Light to import: pydantic only. It knows no HTTP; `refuse_open_door` holds the one rule that guards a public address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from llmops.core.errors import ConfigError
+from llmops.core.names import Ref
+from llmops.core.state import StateConfig
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EndpointConfig(Section):
+    """One named door onto a version of an asset."""
+
+    name: str = Field("chat", pattern=r"^[a-z][a-z0-9._-]{0,62}$", description="The `model` that programs ask for")
+    asset: str = Field(
+        "dev.docs.chat@champion", description="What it serves: name@alias follows the alias, name/3 stays"
+    )
+    title: str | None = Field(None, max_length=80, description="Heading of the chat page; default: the name")
+    suggestions: tuple[str, ...] = Field((), max_length=6, description="Questions offered on the empty chat page")
+
+    @field_validator("asset")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        return str(Ref.parse(value))
+
+    @property
+    def ref(self) -> Ref:
+        return Ref.parse(self.asset)
+
+
+class LimitsConfig(Section):
+    """What one requester may ask of the server."""
+
+    body_bytes: int = Field(1_000_000, gt=0, description="Largest request body; a larger one is answered 413")
+    body_timeout_s: float = Field(30.0, gt=0, description="Longest arrival of a request body")
+    question_chars: int = Field(8000, gt=0, description="Longest single question; a longer one is answered 413")
+    messages: int = Field(400, gt=0, description="Most messages of a conversation")
+    concurrent: int = Field(32, gt=0, description="Answers made at once")
+    waiting: int = Field(128, ge=0, description="Requests that may wait for a free place; more are answered 429")
+    wait_s: float = Field(30.0, gt=0, description="Longest wait for a free place")
+    answer_s: float = Field(300.0, gt=0, description="Longest answer; it is cut after that")
+    comment_chars: int = Field(4000, gt=0, description="Longest comment of a feedback")
+
+
+class ServeConfig(Section):
+    """One serve job: `configs/serve.yaml`."""
+
+    job: Literal["serve"] = Field("serve", description="Which kind of job the file is for")
+    state: StateConfig = StateConfig()
+    catalog: str = Field("dev", pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Catalog of the log tables")
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
+    endpoints: tuple[EndpointConfig, ...] = Field((EndpointConfig(),), min_length=1)
+    require_keys: bool = Field(False, description="Every request needs a program key (`llmops keys create`)")
+    allowed_hosts: tuple[str, ...] = Field((), description="Further host names by which clients may call this server")
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Other sites whose pages may call it: https://intranet.example.org"
+    )
+    local_groups: tuple[str, ...] = Field((), description="Groups of whoever comes over loopback without a key")
+    poll_s: float = Field(1.0, gt=0, description="How often the aliases are looked up")
+    shutdown_s: float = Field(5.0, ge=0, description="How long answers may still run after a stop was asked for")
+    limits: LimitsConfig = LimitsConfig()
+
+    @field_validator("endpoints")
+    @classmethod
+    def _distinct(cls, value: tuple[EndpointConfig, ...]) -> tuple[EndpointConfig, ...]:
+        names = [endpoint.name for endpoint in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two endpoints are named `{twice[0]}`")
+        return value
+
+    @property
+    def inference_log(self) -> str:
+        return f"{self.catalog}.serving.inference_log"
+
+    @property
+    def feedback(self) -> str:
+        return f"{self.catalog}.serving.feedback"
+
+    @property
+    def loopback(self) -> bool:
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether the address means every interface."""
+    try:
+        return host == "" or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def refuse_open_door(config: ServeConfig) -> None:
+    """Stop a server that strangers could reach and use without a key.
+
+    Raises:
+        ConfigError: a public address without required keys, or one that names no host clients may call it by.
+    """
+    if config.loopback:
+        return
+    if not config.require_keys:
+        raise ConfigError(
+            f"listening on {config.host or 'every address'} would open the chat to everybody who can reach it",
+            where="host",
+            hint="set `require_keys: true` and give out keys with `llmops keys create`, or listen on 127.0.0.1",
+        )
+    if is_wildcard(config.host) and not config.allowed_hosts:
+        raise ConfigError(
+            f"listening on {config.host or 'every address'} needs the names by which clients call this server",
+            where="allowed_hosts",
+            hint="name them, such as `allowed_hosts: [chat.example.org]`; other Host headers are refused",
+        )

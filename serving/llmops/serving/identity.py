@@ -1,0 +1,176 @@
+"""Who is asking: a key, a browser's session, or a program on this machine.
+
+Without required keys a browser gets a signed session cookie and is a person; a program without one is `local`. It knows
+headers and secrets; what a requester may read is decided by the groups of the principal it gives.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Protocol
+from uuid import UUID
+
+from llmops.core.errors import DeniedError, IntegrityError, UnauthenticatedError
+from llmops.core.identity import LOCAL, Principal
+from llmops.core.ids import id_time, new_id
+from llmops.serving.config import ServeConfig
+
+CHAT: Final = "chat"
+"""Scope of a key that may ask, give feedback and open passages."""
+REQUEST_ID: Final = "request_id"
+"""Scope of a key whose own request ids are taken over."""
+
+SESSION_LIFE: Final = timedelta(days=180)
+_KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True)
+class Requester:
+    """A principal and what it may do at this door; `scopes` None means everything but the trust in request ids."""
+
+    principal: Principal
+    scopes: frozenset[str] | None = None
+
+    def may(self, scope: str) -> bool:
+        return scope != REQUEST_ID if self.scopes is None else scope in self.scopes
+
+
+class KeyVerifier(Protocol):
+    """The key table, as far as a door needs it."""
+
+    async def verify(self, token: str) -> Requester:
+        """The key's principal and scopes.
+
+        Raises:
+            UnauthenticatedError: unknown, revoked or expired.
+        """
+        ...
+
+
+class Sessions:
+    """Browser sessions that need no table: a random id with its HMAC, valid for `SESSION_LIFE`."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.cookie = f"llmops_session_{sha256(b'cookie' + secret).hexdigest()[:8]}"
+
+    @classmethod
+    def open(cls, folder: Path) -> Sessions:
+        """Read the signing key of a state folder, or make it (0600, never overwritten).
+
+        Raises:
+            IntegrityError: the file is there but is no key, or others may read it.
+        """
+        path = folder / "session.key"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _create_key(path)
+        except FileExistsError:
+            if path.stat().st_mode & 0o077:
+                raise IntegrityError(
+                    "other users of this machine may read the session key", where=str(path), hint=f"chmod 600 {path}"
+                ) from None
+        secret = path.read_bytes()
+        if len(secret) != _KEY_BYTES:
+            raise IntegrityError(
+                "the session key is damaged", where=str(path), hint="delete it: browsers then begin new sessions"
+            )
+        return cls(secret)
+
+    def issue(self) -> str:
+        """A new session's cookie value."""
+        session_id = new_id()
+        return f"{session_id}.{self._sign(session_id)}"
+
+    def read(self, value: str | None) -> str | None:
+        """The session id of a cookie value, or None where it is absent, forged or too old."""
+        if not value:
+            return None
+        session_id, _, signature = value.partition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(session_id).encode()):
+            return None
+        return session_id if datetime.now(tz=UTC) - id_time(session_id) < SESSION_LIFE else None
+
+    def _sign(self, session_id: str) -> str:
+        return hmac.new(self._secret, b"session\0" + session_id.encode(), sha256).hexdigest()
+
+
+class Identities:
+    """Turns a request's headers into its requester."""
+
+    def __init__(self, config: ServeConfig, sessions: Sessions, keys: KeyVerifier) -> None:
+        self._require_keys = config.require_keys
+        self._groups = frozenset(config.local_groups)
+        self._sessions = sessions
+        self._keys = keys
+
+    @property
+    def sessions(self) -> Sessions:
+        return self._sessions
+
+    async def identify(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Requester:
+        """Who sent this request.
+
+        Raises:
+            UnauthenticatedError: a wrong key, or none where one is required.
+        """
+        authorization = headers.get("authorization")
+        if authorization is not None:
+            return await self._by_key(authorization)
+        if self._require_keys:
+            raise UnauthenticatedError(
+                "this server needs a program key",
+                hint="send `Authorization: Bearer lk_...`; `llmops keys create` makes one",
+            )
+        session_id = self._sessions.read(cookies.get(self._sessions.cookie))
+        if session_id is not None:
+            return Requester(Principal(id=f"session:{session_id}", kind="person", groups=self._groups))
+        return Requester(Principal(id=LOCAL.id, kind=LOCAL.kind, groups=self._groups))
+
+    async def _by_key(self, authorization: str) -> Requester:
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError("the Authorization header holds no bearer key", hint="write `Bearer lk_...`")
+        if not token.startswith("lk_") and not self._require_keys:
+            # OpenAI's clients can't be built without a key; where none is needed they send some word.
+            return await self.identify({}, {})
+        requester = await self._keys.verify(token)
+        if not requester.may(CHAT):
+            raise DeniedError(f"this key has no scope `{CHAT}`", hint="make one with `llmops keys create --scope chat`")
+        return requester
+
+
+def trusted_request_id(requester: Requester, incoming: str | None) -> tuple[str, str | None]:
+    """The request's id, and the client's own where that is not trusted to be it."""
+    if incoming is None:
+        return new_id(), None
+    if requester.may(REQUEST_ID):
+        try:
+            return str(UUID(incoming)), None
+        except ValueError:
+            pass
+    return new_id(), incoming[:128]
+
+
+def _create_key(path: Path) -> None:
+    """Put a new key there, whole from the first moment; FileExistsError where one is there already."""
+    if path.exists():
+        raise FileExistsError(path)
+    temporary = path.with_name(f".{path.name}.{new_id()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
