@@ -82,7 +82,7 @@ def _trials(
 
 def _candidates(base: EmbedderSpec, backend: str, skipped: dict[str, str]) -> Iterator[EmbedderSpec]:
     """Those worth a trial here, the preferred first."""
-    import torch  # noqa: PLC0415
+    import torch
 
     openvino = backend != "torch" and "openvino" not in skipped
     if backend != "openvino" and torch.cuda.is_available():

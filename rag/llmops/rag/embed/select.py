@@ -69,10 +69,10 @@ def open_embedder(spec: EmbedderSpec, cache: Path, *, batch_tokens: int = 2048) 
         IntegrityError: the model's files are no longer those the spec names.
     """
     if spec.backend == "torch":
-        from llmops.rag.embed.torch import TorchEmbedder  # noqa: PLC0415
+        from llmops.rag.embed.torch import TorchEmbedder
 
         return TorchEmbedder(spec, locate(spec.model), batch_tokens=batch_tokens)
-    from llmops.rag.embed.openvino import OpenvinoEmbedder  # noqa: PLC0415
+    from llmops.rag.embed.openvino import OpenvinoEmbedder
 
     folder = _export_folder(cache, spec.weights_sha256, spec.files_sha256)
     try:
