@@ -1,7 +1,8 @@
 """Embedding beside sentence-transformers' default: rate, exactness, effect on ranking, load, one question.
 
 `python -m benchmarks.embedding [--json] [--full]`. The same texts, each side in processes of its own, in turns.
-`--full` embeds all of scifact instead of a part. Without `LLMOPS_DATA` on generated text, without the effect on ranking.
+`--full` embeds all of scifact instead of a part. Without `LLMOPS_DATA` on generated text, without the effect on
+ranking.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def table(result: dict[str, Any]) -> str:
     base = result["sentence-transformers"]
     lines = [
         f"all-MiniLM-L6-v2, {result['texts']:,} texts, median of {result['rounds']} rounds in turns. Chosen here: "
-        f"{result['backend']}, by a trial of {result['first_choice_s']:.0f} s, once a machine. Bar: {BAR} x where the CPU "
-        "has AVX-512 bf16.\n",
+        f"{result['backend']}, by a trial of {result['first_choice_s']:.0f} s, once a machine. Bar: {BAR} x where the "
+        "CPU has AVX-512 bf16.\n",
         "| x default | x per CPU-second | embedder | chunks/s | per CPU-second | load s | question ms p50 | nDCG@10 |",
         "|---:|---:|---|---:|---:|---:|---:|---:|",
     ]

