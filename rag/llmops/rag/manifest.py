@@ -140,6 +140,13 @@ class Manifest:
                 raise
         return cls(path, connection)
 
+    @classmethod
+    def empty(cls) -> Manifest:
+        """A manifest in memory, for planning the first refresh without leaving a trace."""
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _create(connection)
+        return cls(Path(":memory:"), connection)
+
     def close(self) -> None:
         self.db.close()
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmops.core.errors import UserError, did_you_mean
 from llmops.core.identity import Principal
 from llmops.rag.index.types import Mask
+from llmops.rag.records import merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,6 @@ class Access:
             return None
         mask: Mask = np.append(np.array(chosen, dtype=np.bool_), False)[self._rows] & self._live
         return mask
-
-
-def merged(facts: str, parsed: str) -> dict[str, Any]:
-    """A document's metadata: what its parser learned, under what its source says."""
-    return {**json.loads(parsed), **json.loads(facts)}
 
 
 def _check_names(filters: Mapping[str, Any], readable: Sequence[_Labels]) -> None:

@@ -209,7 +209,7 @@ class Index:
                     self._load_store(self._reader)
             except LlmopsError as error:
                 self._complain(f"{error.what} ({error.where}); answering from seq {self._reader.head.seq}")
-            except Exception:
+            except Exception:  # noqa: BLE001 - the thread must live on: old answers are better than none
                 _log.exception("cannot follow the index; answering from seq %d", self._reader.head.seq)
 
     def _check(self) -> None:

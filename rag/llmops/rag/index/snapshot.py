@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from llmops.core.errors import IntegrityError, NotFoundError
 from llmops.core.identity import Principal
 from llmops.rag.arena import Vectors, map_slots
-from llmops.rag.index.access import Access, merged
+from llmops.rag.index.access import Access
 from llmops.rag.index.types import Chunk, Mask, StoredDocument
 from llmops.rag.lexical import Lexical, Segment
 from llmops.rag.lexicon import texts
-from llmops.rag.manifest import Head, Manifest
-from llmops.rag.records import pages_of, text_of
+from llmops.rag.manifest import Manifest
+from llmops.rag.records import merged, pages_of, text_of
 
 _MANY = 500
 
@@ -85,7 +85,7 @@ class Snapshot:
                 )
                 found.update((row[0], row) for row in got)
         ordered = [found[int(row)] for row in rows]
-        return [Chunk(r[1].hex(), *r[2:9], merged(r[9], r[10])) for r in ordered]
+        return [_chunk(*row[1:]) for row in ordered]
 
     def document(self, uri: str, principal: Principal) -> StoredDocument:
         """A document of this head.
@@ -168,3 +168,8 @@ def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArra
     out = np.full(size, -1, dtype=np.int64)
     out[rows] = values
     return out
+
+
+def _chunk(identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
+    page, start, end, text, context, facts, parsed = rest
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, merged(facts, parsed))
