@@ -48,7 +48,7 @@ def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -
 
         resolved = resolve(config.embedding, state.cache)
         fingerprint, spec = resolved.fingerprint, asdict(resolved)
-        opener = lambda: open_embedder(resolved, state.cache)  # noqa: E731
+        opener = lambda: open_embedder(resolved, state.cache, batch_tokens=config.embedding.batch_tokens)  # noqa: E731
     decisive = {
         "layout": LAYOUT_VERSION,
         "parser": PARSER_VERSION,
