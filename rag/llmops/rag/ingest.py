@@ -109,7 +109,6 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
         manifest = Manifest.open(folder, create=True)
         try:
             done = _Run(config, options, chosen, manifest).run()
-            manifest.checkpoint()
         finally:
             manifest.close()
     done.seconds["total"] = time.monotonic() - began
@@ -200,6 +199,7 @@ class _Run:
             meter.end()
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
+        self.manifest.checkpoint()
         return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
 
     def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:

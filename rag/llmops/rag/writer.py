@@ -61,6 +61,7 @@ class Writer:
         self.manifest = manifest
         self.target = target
         self.staged = 0
+        self._doubtful = False
         self.reused = 0
         self.store = StoreSync(manifest, target.generation, target.name)
         self.meter = meter
@@ -85,6 +86,7 @@ class Writer:
         if record is not None:
             self._arena = Arena(arena_path(self.manifest, record), record.dimension, record.slots)
         self.store.open(self._vectors(), certain=certain)
+        self._doubtful = not certain or self.store.rebuilt > 0
 
     def write(self, batch: Batch) -> None:
         """Commit a batch's vectors, then stage its documents, then pass full batches on to the store."""
@@ -121,7 +123,10 @@ class Writer:
                 records.remove_documents(self.manifest, removed)
                 self._write_head()
             self.manifest.set_intent(self.target.generation, self.target.seq, "clean")
-        self.store.delete(dead)
+        if force or self._doubtful:  # the store was made while vectors were missing that are there now
+            self.store.reconcile(self._vectors())
+        else:
+            self.store.delete(dead)
         self.manifest.clear_intent(self.target.generation)
         self.meter.add(seconds=time.monotonic() - began, count=0)
         return self.manifest.head(self.target.generation)

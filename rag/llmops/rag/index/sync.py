@@ -75,7 +75,7 @@ class StoreSync:
             self._store = Store.create(self.folder)
             self._add(self._store, list(wanted), wanted, vectors)
             self._manifest.set_store_stamp(self._generation, self._store.sync())
-        if why is not None:
+        if why is not None and wanted:
             self.rebuilt = len(wanted)
             seconds = time.monotonic() - began
             _log.warning(
