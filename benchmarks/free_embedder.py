@@ -1,4 +1,4 @@
-"""An embedder that costs next to nothing, so that what an ingest costs besides embedding can be measured. No model, numpy only."""
+"""An embedder that costs next to nothing, to measure what an ingest costs besides embedding. No model, numpy only."""
 
 from __future__ import annotations
 

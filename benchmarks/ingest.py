@@ -1,7 +1,8 @@
 """What an ingest costs besides embedding, and what a refresh costs after a change; beside LangChain and LlamaIndex.
 
-All three get an embedder that costs nothing, since embedding is the same work for all and 95% of a full ingest; how many texts
-each asks to embed is counted. A second table is ours alone with the real embedder. Run: python -m benchmarks.ingest [--json]
+All three get an embedder that costs nothing, since embedding is the same work for all and 95% of a full ingest; how
+many texts each asks to embed is counted. A second table is ours alone with the real embedder. Run: python -m
+benchmarks.ingest [--json]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,10 @@ def make_corpus(docs: Path, files: int) -> str:
     else:
         chance = random.Random(5)
         words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "st", "la", "mo", "ti")]
-        sentence = lambda: " ".join(chance.choices(words, k=12)).capitalize() + "."  # noqa: E731
+
+        def sentence() -> str:
+            return " ".join(chance.choices(words, k=12)).capitalize() + "."
+
         sections = [f"## {sentence()}\n\n" + " ".join(sentence() for _ in range(18)) for _ in range(2000)]
         made_of = "invented sentences"
     place = 0
@@ -136,14 +141,16 @@ def install_peers() -> str | None:
     shared = [path for path in sys.path if path.endswith("site-packages")]
     (library / "over.pth").write_text("\n".join(shared))
     python = str(ENVIRONMENT / "bin" / "python")
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         return f"the peers could not be installed: {done.stderr.strip().splitlines()[-1][:200]}"
     (ENVIRONMENT / "ready").touch()
     return None
 
 
-def measure(refresh: Any, docs: Path, repeats: int, label: str) -> dict[str, Any]:
+def measure(refresh: Callable[[str], dict[str, Any]], docs: Path, repeats: int, label: str) -> dict[str, Any]:
     """Full, unchanged, 1% edited and renamed, in that order, on one state."""
     tell(f"{label}: full")
     result: dict[str, Any] = {"full": refresh("full")}
@@ -155,7 +162,8 @@ def measure(refresh: Any, docs: Path, repeats: int, label: str) -> dict[str, Any
                 change(docs, f"{label} {n}")
             times.append(refresh(scenario))
         middle = {
-            key: statistics.median(t[key] for t in times) for key in ("command_s", "run_s", "import_s", "cpu_s", "embedded")
+            key: statistics.median(t[key] for t in times)
+            for key in ("command_s", "run_s", "import_s", "cpu_s", "embedded")
         }
         if "seconds" in times[0]:
             middle["embed_s"] = statistics.median(t["seconds"].get("embed", 0.0) for t in times)
@@ -188,20 +196,25 @@ def benchmark(files: int, repeats: int, *, peers: bool, real: bool) -> dict[str,
             result["skipped"] = install_peers()
         for name in ("langchain", "llamaindex") if peers and result["skipped"] is None else ():
             docs_of, state_of = fresh(name)
-            one = lambda _, name=name, d=docs_of, s=state_of: peer(name, d, s)  # noqa: E731
-            result["systems"][name] = measure(one, docs_of, repeats, name)
+            result["systems"][name] = measure(_peer_step(name, docs_of, state_of), docs_of, repeats, name)
         if real:
             docs_real, state_real = fresh("real")
             cache = ROOT / ".benchmarks" / "cache"
             cache.mkdir(parents=True, exist_ok=True)
 
             def real_step(scenario: str) -> dict[str, Any]:
-                return ours(docs_real, state_real, "real-cold" if scenario in ("unchanged", "full") else "real-warm", cache)
+                return ours(
+                    docs_real, state_real, "real-cold" if scenario in ("unchanged", "full") else "real-warm", cache
+                )
 
             result["real"] = measure(real_step, docs_real, repeats, "with the real embedder")
             edit(docs_real, "cold")
             result["real"]["edited_command_s"] = ours(docs_real, state_real, "real-cold", cache)["command_s"]
         return result
+
+
+def _peer_step(name: str, docs: Path, state: Path) -> Callable[[str], dict[str, Any]]:
+    return lambda _: peer(name, docs, state)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -212,7 +225,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['files']} files, {chunks} chunks, {result['corpus']}; an embedder without cost for all; medians.",
         "",
-        "| system | full: CPU ms a chunk | full s | unchanged, whole command s | 1% edited s | texts embedded | renamed: embedded |",
+        "| system | full: CPU ms a chunk | full s | unchanged, whole command s | 1% edited s | texts embedded"
+        " | renamed: embedded |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, r in systems.items():
@@ -222,14 +236,15 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name}{failed} | {per_chunk:.2f} | {full / base['full']['run_s']:.1f}x, {full:.1f} |"
             f" {unchanged / base['unchanged']['command_s']:.1f}x, {unchanged:.2f} |"
-            f" {edited / base['edited']['run_s']:.1f}x, {edited:.2f} | {r['edited']['embedded']:.0f} | {r['renamed']['embedded']:.0f} |"
+            f" {edited / base['edited']['run_s']:.1f}x, {edited:.2f} | {r['edited']['embedded']:.0f} |"
+            f" {r['renamed']['embedded']:.0f} |"
         )
     lines += ["", "1% edited: without imports. Bars: 2.5 ms a chunk, unchanged 1.0 s, edited 0.3 s, renamed 0."]
     if result["skipped"]:
         lines += ["", f"Peers left out: {result['skipped']}"]
     if "real" in result:
         r = result["real"]
-        full = r["full"]
+        full, beyond = r["full"], r["edited"]["run_s"] - r["edited"]["embed_s"]
         lines += [
             "",
             "With the real embedder, ours alone:",
@@ -239,7 +254,7 @@ def table(result: dict[str, Any]) -> str:
             f"| full ingest | {full['command_s']:.1f} s, {full['chunks'] / full['run_s']:.0f} chunks/s |",
             f"| of which embedding ran | {100 * full['seconds']['embed'] / full['run_s']:.0f}% of the time |",
             f"| unchanged, whole command | {r['unchanged']['command_s']:.2f} s |",
-            f"| 1% edited, beyond embedding, imports and model load | {r['edited']['run_s'] - r['edited']['embed_s']:.2f} s |",
+            f"| 1% edited, beyond embedding, imports and model load | {beyond:.2f} s |",
             f"| 1% edited, embedding ({r['edited']['embedded']:.0f} texts) | {r['edited']['embed_s']:.2f} s |",
             f"| 1% edited, whole command | {r['edited_command_s']:.1f} s |",
             f"| renamed, whole command (embedded {r['renamed']['embedded']:.0f}) | {r['renamed']['command_s']:.1f} s |",

@@ -1,5 +1,6 @@
 """One refresh by LangChain: `index()` with its record manager, into Chroma. Usage: ingest_langchain.py DOCS STATE"""
 
+# ruff: noqa: E402 - the clock starts before the imports
 from __future__ import annotations
 
 import json
@@ -9,13 +10,14 @@ from pathlib import Path
 
 began = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from free_embedder import FreeEmbedder  # noqa: E402
-from langchain_chroma import Chroma  # noqa: E402
-from langchain_classic.indexes import SQLRecordManager  # noqa: E402
-from langchain_core.documents import Document  # noqa: E402
-from langchain_core.embeddings import Embeddings  # noqa: E402
-from langchain_core.indexing import index  # noqa: E402
-from langchain_text_splitters import RecursiveCharacterTextSplitter  # noqa: E402
+from langchain_chroma import Chroma
+from langchain_classic.indexes import SQLRecordManager
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.indexing import index
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+from free_embedder import FreeEmbedder
 
 
 class Free(Embeddings):
@@ -38,7 +40,8 @@ def main(docs: Path, state: Path) -> None:
     records.create_schema()
     splitter = RecursiveCharacterTextSplitter(chunk_size=800, chunk_overlap=0)
     documents = [
-        Document(path.read_text(encoding="utf-8"), metadata={"source": str(path)}) for path in sorted(docs.rglob("*.md"))
+        Document(path.read_text(encoding="utf-8"), metadata={"source": str(path)})
+        for path in sorted(docs.rglob("*.md"))
     ]
     chunks = splitter.split_documents(documents)
     index(chunks, records, store, cleanup="full", source_id_key="source", batch_size=5000, key_encoder="sha256")

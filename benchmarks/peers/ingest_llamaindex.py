@@ -1,5 +1,6 @@
 """One refresh by LlamaIndex: an ingestion pipeline with document store and cache, into Chroma. Usage: ... DOCS STATE"""
 
+# ruff: noqa: E402 - the clock starts before the imports
 from __future__ import annotations
 
 import json
@@ -10,14 +11,15 @@ from typing import Any
 
 began = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import chromadb  # noqa: E402
-from free_embedder import FreeEmbedder  # noqa: E402
-from llama_index.core import SimpleDirectoryReader  # noqa: E402
-from llama_index.core.base.embeddings.base import BaseEmbedding  # noqa: E402
-from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline  # noqa: E402
-from llama_index.core.node_parser import SentenceSplitter  # noqa: E402
-from llama_index.core.storage.docstore import SimpleDocumentStore  # noqa: E402
-from llama_index.vector_stores.chroma import ChromaVectorStore  # noqa: E402
+import chromadb
+from llama_index.core import SimpleDirectoryReader
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.vector_stores.chroma import ChromaVectorStore
+
+from free_embedder import FreeEmbedder
 
 free = FreeEmbedder()
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.embedder import WordEmbedder
+from tests.support.indexes import NAME, Workplace
+from tests.support.zygote import Zygote
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.identity import LOCAL, Principal
@@ -18,9 +21,6 @@ from llmops.rag.index.guard import writing
 from llmops.rag.index.reader import Index
 from llmops.rag.index.sync import store_folder
 from llmops.rag.ingest import Options, refresh
-from tests.support.embedder import WordEmbedder
-from tests.support.indexes import NAME, Workplace
-from tests.support.zygote import Zygote
 
 HR = Principal("ann", groups=frozenset({"hr"}))
 
@@ -285,7 +285,7 @@ def test_many_threads_read_while_heads_move(place, opened):
                 reader = index.reader()
                 assert len(reader.chunks(reader.dense(vector, 5).rows)) == 5
                 assert len(reader.chunks(reader.lexical("word", 5).rows)) == 5
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 failures.append(error)
                 return
 

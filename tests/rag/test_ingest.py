@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.embedder import WordEmbedder
+from tests.support.indexes import NAME, Workplace, contents
+from tests.support.zygote import ROOT, Zygote
 
 from llmops.core.errors import ConflictError, NotFoundError, StorageError
 from llmops.rag.forecast import forecast
@@ -18,9 +21,6 @@ from llmops.rag.ingest import Options
 from llmops.rag.manifest import Manifest
 from llmops.rag.status import inspect, status
 from llmops.rag.verify import repair, verify
-from tests.support.embedder import WordEmbedder
-from tests.support.indexes import NAME, Workplace, contents
-from tests.support.zygote import ROOT, Zygote
 
 PAGES = {
     f"d{n}.md": f"# Title {n}\n\n" + "\n\n".join(f"alpha {n} paragraph {p} " * 8 for p in range(4)) for n in range(6)
@@ -339,7 +339,8 @@ embedder = types.SimpleNamespace(fingerprint="words-1")
 config = IndexConfig.model_validate_json({place.config.model_dump_json()!r})
 done = refresh(config, StateConfig(dir=Path({str(place.state.dir)!r})), Options(embedder=embedder))
 assert done.unchanged == 6, done
-print([name for name in ("numpy", "chromadb", "torch", "openvino", "transformers", "sqlalchemy") if name in sys.modules])
+print([name for name in ("numpy", "chromadb", "torch", "openvino", "transformers", "sqlalchemy") if name in
+sys.modules])
 """
     path = os.pathsep.join(str(ROOT / part) for part in ("cli", "serving", "rag", "registry", "core"))
     environment = os.environ | {"PYTHONPATH": path}

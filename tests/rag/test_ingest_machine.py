@@ -1,4 +1,4 @@
-"""Adds, edits, renames, deletions, settings and real kills in any order: after each refresh, the index equals a scratch build."""
+"""Adds, edits, renames, deletions, settings, real kills, in any order: each refresh ends equal to a scratch build."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-
-from llmops.rag.index.sync import _log as sync_log
-from llmops.rag.ingest import Options
-from llmops.rag.verify import verify
 from tests.support.embedder import WordEmbedder
 from tests.support.indexes import Workplace, contents
 from tests.support.zygote import Zygote
 
+from llmops.rag.index.sync import _log as sync_log
+from llmops.rag.ingest import Options
+from llmops.rag.verify import verify
+
 SOAK = os.environ.get("LLMOPS_SOAK") == "1"
 
-WORDS = "budget river committee alpha beta page council bridge stone water the of".split()
+WORDS = ["budget", "river", "committee", "alpha", "beta", "page", "council", "bridge", "stone", "water", "the", "of"]
 paragraphs = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join)
 texts = st.lists(st.one_of(paragraphs, paragraphs.map(lambda p: f"# {p[:30]}")), min_size=0, max_size=6).map(
     "\n\n".join

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tests.support.embedder import WordEmbedder
+
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
 from llmops.rag.config import ChunkingConfig, IndexConfig, SourceConfig
@@ -14,7 +16,6 @@ from llmops.rag.index.store import Store
 from llmops.rag.index.sync import store_folder
 from llmops.rag.ingest import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
-from tests.support.embedder import WordEmbedder
 
 NAME = "dev.docs.index"
 QUERIES = ("budget river", "alpha", "the committee on rivers", "page", "zzz")
@@ -62,7 +63,7 @@ class Workplace:
 
 
 def contents(state: StateConfig, generation: str) -> dict[str, Any]:
-    """Everything that a build decides, by chunk id and uri; row numbers, slots and sequence numbers are its own affair."""
+    """Everything that a build decides, by chunk id and uri; row numbers, slots and sequence numbers are not part."""
     folder = state.index(NAME)
     snapshot = Snapshot(folder, generation, {})
     try:

@@ -1,4 +1,4 @@
-"""Runs refreshes in processes of their own that are really killed. Forks from a warm interpreter, so that a kill costs no import.
+"""Runs refreshes in processes of their own that are really killed; forks a warm interpreter, to save the imports.
 
 Protocol: one JSON job a line on stdin ({config, state, embedder, kill_at, kill_after_s, full}); one line out:
 {"status": exit status or minus the signal, "result": the refresh as JSON, or null, "error": text or null}.
@@ -97,11 +97,12 @@ class _Killer:
 
 
 def _child(job: dict[str, Any], out: int) -> None:
+    from tests.support.embedder import WordEmbedder
+
     from llmops.core.errors import LlmopsError
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
     from llmops.rag.ingest import Options, refresh
-    from tests.support.embedder import WordEmbedder
 
     if job.get("kill_at"):
         _Killer(job["kill_at"]).install()
@@ -124,7 +125,7 @@ def _child(job: dict[str, Any], out: int) -> None:
 
 
 def _serve() -> None:
-    import chromadb  # noqa: F401 - the import that every child shares
+    import chromadb  # noqa: F401 - what every child shares
 
     import llmops.rag.pipeline
     import llmops.rag.writer  # noqa: F401

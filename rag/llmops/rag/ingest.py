@@ -1,7 +1,8 @@
 """The refresh: after it, the index equals its documents, whatever happened before; its cost follows what changed.
 
-Holds the lock, decides what has to run, and keeps the fast path fast: where no document changed, nothing beyond the manifest is
-imported. The stages are `plan` (compare), `pipeline` (parse, chunk, embed) and `writer` (commit); `recovery` undoes a kill.
+Holds the lock, decides what has to run, and keeps the fast path fast: where no document changed, nothing beyond the
+manifest is imported. The stages are `plan` (compare), `pipeline` (parse, chunk, embed) and `writer` (commit);
+`recovery` undoes a kill.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (vectors that were cached)."""
+    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (cached) vectors."""
 
     index: str
     head: Head

@@ -1,7 +1,8 @@
 """Documents to vectors, as a stream: parse and chunk in one thread, embed in the next, hand over to the writer.
 
-Each stage runs a bounded number of items ahead of the one after it, so that parser processes, the embedder (which releases the
-interpreter lock) and the disk work at once, in bounded memory. Knows no store and commits nothing: `writer` does.
+Each stage runs a bounded number of items ahead of the one after it, so that parser processes, the embedder (which
+releases the interpreter lock) and the disk work at once, in bounded memory. Knows no store and commits nothing:
+`writer` does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 WINDOW_CHARS = 300_000
 WINDOW_TEXTS = 1024
-"""Embedded and then committed together: some seconds of work, which is what a kill may cost at most; enough to sort by length,
+"""Embedded and then committed together: some seconds of work, which is what a kill may cost; enough to sort by length,
 and for the embedder to take its way for long jobs."""
 WINDOW_CHUNKS = 4096
 _DOCUMENTS_AHEAD = 64
@@ -134,7 +135,7 @@ class _Window:
 
 
 def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[_Window]:
-    """Gather documents until enough texts are to be embedded; a long document's texts go ahead of it in several windows."""
+    """Gather documents until enough is to be embedded; a long document's texts go ahead of it in several windows."""
     window = _Window()
     for cut in cuts:
         if isinstance(cut, tuple):

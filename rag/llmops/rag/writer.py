@@ -1,8 +1,8 @@
-"""The last stage of a refresh: everything it writes, in the one order in which a crash loses nothing and shows nothing half done.
+"""The last stage of a refresh: all that it writes, in the one order in which a crash loses and shows nothing half done.
 
 Vectors first (cached for good), then staged documents, then the store, then the head with all that it replaces in one
-transaction, and only then is what was replaced taken from the store. Knows manifest, arena, store and lexical segments; parses
-and embeds nothing.
+transaction, and only then is what was replaced taken from the store. Knows manifest, arena, store and lexical
+segments; parses and embeds nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Makes the vector store follow the manifest: adds, deletes, and rebuilds it where it cannot be trusted.
 
-The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next opening.
-Knows manifest, arena and store; decides nothing about documents.
+The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next
+opening. Knows manifest, arena and store; decides nothing about documents.
 """
 
 from __future__ import annotations
