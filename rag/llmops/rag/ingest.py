@@ -170,6 +170,7 @@ class _Run:
         )
 
     def _changed(self, head: Head | None, known: Known, work: Work, *, certain: bool) -> Refresh:
+        from llmops.rag.compaction import compact
         from llmops.rag.pipeline import Stages
         from llmops.rag.writer import Changes, Target, Writer
 
@@ -200,6 +201,7 @@ class _Run:
             meter.end()
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
+        new_head = compact(self.manifest, self.generation, self.chosen.embedder_fingerprint) or new_head
         self.manifest.checkpoint()
         return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
 

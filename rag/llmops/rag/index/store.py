@@ -150,6 +150,10 @@ def _errors(folder: Path) -> Iterator[None]:
             hint = "free some space, then run again: the index as it was last committed is intact"
             raise StorageError(f"the vector store cannot be written: {error}", where=str(folder), hint=hint) from error
         raise _damaged(folder / DATABASE, str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Chroma's Rust part met what it did not expect
+            raise
+        raise _damaged(folder / DATABASE, str(error)) from error
 
 
 def _damaged(where: Path, why: str) -> IntegrityError:
