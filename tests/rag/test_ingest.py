@@ -80,7 +80,9 @@ def test_a_reverted_edit_and_a_repeated_passage_embed_nothing(place):
     place.embedder.texts.clear()
     place.write("d0.md", PAGES["d0.md"])
     place.write("copy.md", PAGES["d3.md"])
-    assert place.refresh().embedded == 0
+    done = place.refresh()
+    assert done.embedded == 0
+    assert done.reused > 0
     assert place.embedder.texts == []
 
 
@@ -259,6 +261,7 @@ def test_more_chunks_than_one_store_batch_come_back_after_reopening(place):
     assert done.chunks > 5_461
     held = contents(place.state, done.head.generation)
     assert len(held["store"]) == len(held["chunks"]) == done.chunks
+    assert done.embedded + done.reused == done.chunks
 
 
 @pytest.mark.kill

@@ -254,7 +254,7 @@ class _Tally:
             quarantined=quarantine,
             chunks=head.chunks,
             embedded=embedded,
-            reused=writer.reused,
+            reused=max(0, writer.chunks - embedded),
             rebuilt=writer.store.rebuilt,
             seconds=seconds,
         )

@@ -62,7 +62,7 @@ class Writer:
         self.target = target
         self.staged = 0
         self._doubtful = False
-        self.reused = 0
+        self.chunks = 0
         self.store = StoreSync(manifest, target.generation, target.name)
         self.meter = meter
         self.same: list[tuple[int, SourceItem, bool]] = []
@@ -100,7 +100,7 @@ class Writer:
             else:
                 fresh.append(staged)
         if fresh:
-            self._stage(fresh, {*batch.keys})
+            self._stage(fresh)
         self.meter.add(sum(len(staged.passages) for staged in fresh), time.monotonic() - began)
 
     def commit(self, changes: Changes, *, force: bool = False) -> Head | None:
@@ -170,7 +170,7 @@ class Writer:
             == replace(staged.parsed, metadata=dict(staged.parsed.metadata))
         )
 
-    def _stage(self, documents: list[StagedDocument], just_embedded: set[bytes]) -> None:
+    def _stage(self, documents: list[StagedDocument]) -> None:
         place = (self.target.generation, self.target.seq)
         with self.manifest.transaction():
             end = records.stage(self.manifest, place, documents, self._row)
@@ -184,9 +184,9 @@ class Writer:
             self._new.update(staged.ids)
             self._lexical += [(self._row + n, p.indexed_text) for n, p in enumerate(staged.passages)]
             self._row += len(staged.passages)
-            self.reused += sum(1 for key in staged.keys if key not in just_embedded)
         assert self._row == end
         self.staged += len(documents)
+        self.chunks += sum(len(staged.passages) for staged in documents)
         if len(self._waiting) >= _STORE_BATCH:
             self._flush_store()
         if len(self._lexical) >= _SEGMENT_ROWS:
