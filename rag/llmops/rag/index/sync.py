@@ -1,7 +1,7 @@
 """Makes the vector store follow the manifest: adds, deletes, and rebuilds it where it cannot be trusted.
 
-The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next opening.
-Knows manifest, arena and store; decides nothing about documents.
+The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next
+opening. Knows manifest, arena and store; decides nothing about documents.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StoreSync:
     def reconcile(self, vectors: Vectors) -> tuple[int, int]:
         """Make the store's ids those of the manifest; returns how many were missing and how many were too many."""
         assert self._store is not None
-        wanted = self._wanted()
+        wanted = self.wanted()
         held = set(self._store.ids())
         extra = [chunk for chunk in held if chunk not in wanted]
         absent = [chunk for chunk in wanted if chunk not in held]
@@ -69,13 +69,13 @@ class StoreSync:
         """Write the whole store anew, from the manifest's ids and the arena's vectors."""
         began = time.monotonic()
         self.close()
-        wanted = self._wanted()
+        wanted = self.wanted()
         with writing(self._made_parent()):
             self._manifest.set_store_stamp(self._generation, None)
             self._store = Store.create(self.folder)
             self._add(self._store, list(wanted), wanted, vectors)
             self._manifest.set_store_stamp(self._generation, self._store.sync())
-        if why is not None:
+        if why is not None and wanted:
             self.rebuilt = len(wanted)
             seconds = time.monotonic() - began
             _log.warning(
@@ -116,7 +116,7 @@ class StoreSync:
             yield self.store
             self._manifest.set_store_stamp(self._generation, self.store.sync())
 
-    def _wanted(self) -> dict[str, int]:
+    def wanted(self) -> dict[str, int]:
         """Every chunk id of the manifest, staged ones included, with its vector's slot."""
         found = self._manifest.query(
             "SELECT c.id, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector WHERE c.generation = ?",
