@@ -1,4 +1,4 @@
-"""Turns a follow-up into a question that stands alone, so that the search finds what "and how long does it take?" means.
+"""Turns a follow-up into a question that stands alone, so that a search finds what "and how long does it take?" means.
 
 With an LLM by one short call, without one by a fixed rule over the words. Knows messages; searches nothing.
 """
@@ -33,8 +33,8 @@ _INSTRUCTION = (
 def condense_by_rule(question: str, history: Sequence[Message]) -> str:
     """The question, led by the terms of the user's earlier questions where it leans on them.
 
-    It leans where it is very short or points back ("it", "and", "what about"); the nearest question that stands by itself
-    is what it leans on.
+    It leans where it is very short or points back ("it", "and", "what about"); the nearest question that stands by
+    itself is what it leans on.
     """
     earlier = [message["content"] for message in history if message["role"] == "user"][-_LOOK_BACK:]
     if not earlier or not _leans(question):
