@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llmops.core.errors import ConfigError
 from llmops.core.names import Name
@@ -39,7 +39,13 @@ class ParsingConfig(Section):
 
 class ChunkingConfig(Section):
     size_chars: int = Field(800, ge=50, le=20_000, description="Most characters of a chunk")
-    overlap_chars: int = Field(0, ge=0, description="Characters repeated from the chunk before")
+    overlap_chars: int = Field(0, ge=0, description="Characters repeated from the chunk before, within size_chars")
+
+    @model_validator(mode="after")
+    def _overlap_leaves_room(self) -> ChunkingConfig:
+        if self.overlap_chars * 2 > self.size_chars:
+            raise ValueError("overlap_chars must be at most half of size_chars")
+        return self
 
 
 class EmbeddingConfig(Section):
