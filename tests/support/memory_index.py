@@ -31,8 +31,10 @@ class HashingEmbedder:
         for row, text in enumerate(texts):
             for term in analyze(text):
                 vectors[row, zlib.crc32(term.encode()) % DIMENSION] += 1.0
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=vectors, where=norms > 0)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True).astype(np.float32)
+        norms[norms == 0] = 1.0
+        unit: NDArray[np.float32] = vectors / norms
+        return unit
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = self.embed([text])[0]
