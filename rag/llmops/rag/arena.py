@@ -47,7 +47,7 @@ class Arena:
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
             raise ValueError(f"vectors of {self.dimension} dimensions are wanted, not of shape {vectors.shape}")
         first = self.slots
-        data = memoryview(np.ascontiguousarray(vectors, dtype="<f4")).cast("B")
+        data = memoryview(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
         with storage_errors(self.path):
             written = 0
             while written < len(data):

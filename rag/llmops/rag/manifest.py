@@ -23,6 +23,7 @@ from llmops.rag.disk import storage_errors
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.db"
+_BUSY_MS = 30_000
 
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -121,7 +122,7 @@ class Manifest:
             )
         with storage_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
             try:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA foreign_keys = ON")
@@ -138,6 +139,13 @@ class Manifest:
                 connection.close()
                 raise
         return cls(path, connection)
+
+    @classmethod
+    def empty(cls) -> Manifest:
+        """A manifest in memory, for planning the first refresh without leaving a trace."""
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _create(connection)
+        return cls(Path(":memory:"), connection)
 
     def close(self) -> None:
         self.db.close()
@@ -263,7 +271,9 @@ class Manifest:
 
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the database as far as open readers allow."""
+        self.query("PRAGMA busy_timeout = 0")  # a reader's snapshot is no reason to wait
         self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.query(f"PRAGMA busy_timeout = {_BUSY_MS}")
 
 
 def _create(connection: sqlite3.Connection) -> None:

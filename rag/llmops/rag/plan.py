@@ -7,11 +7,11 @@ name. Knows files and manifest; parses nothing, writes nothing, and imports noth
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from llmops.core.identity import EVERYONE
 from llmops.rag.config import SourceConfig
@@ -185,4 +185,4 @@ def _find_copies(new: list[SourceItem], known: Known, work: Work) -> None:
 
 
 def _suffix(uri: str) -> str:
-    return os.path.splitext(uri)[1].lower()
+    return PurePosixPath(uri).suffix.lower()

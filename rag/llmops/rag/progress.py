@@ -21,7 +21,7 @@ class Progress(Protocol):
         ...
 
 
-def silent(phase: Phase, done: int, total: int | None, rate: float) -> None:  # noqa: ARG001
+def silent(phase: Phase, done: int, total: int | None, rate: float) -> None:
     """Draw nothing."""
 
 

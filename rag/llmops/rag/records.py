@@ -188,6 +188,11 @@ def parsed_of(manifest: Manifest, document: int) -> Parsed:
     return Parsed(title, text_of(text), pages_of(pages), media_type, json.loads(parsed), sha256)
 
 
+def merged(facts: str, parsed: str) -> dict[str, Any]:
+    """A document's metadata: what its parser learned, under what its source says."""
+    return {**json.loads(parsed), **json.loads(facts)}
+
+
 def text_of(blob: bytes) -> str:
     return zlib.decompress(blob).decode()
 

@@ -6,6 +6,7 @@ Knows intents, staged rows and the arena's size. The store is put right by `inde
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from llmops.rag import records
 from llmops.rag.manifest import ArenaRecord, Manifest
@@ -60,6 +61,12 @@ def mark_incomplete(manifest: Manifest, generation: int) -> int:
         " AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.key = c.vector))",
         (_UNKNOWN, generation, generation),
     ).rowcount
+
+
+def mark_damaged(manifest: Manifest, documents: Iterable[int]) -> None:
+    """Mark documents so that the next refresh reads them again and replaces all their rows; in a transaction."""
+    ids = [(_UNKNOWN, document) for document in documents]
+    manifest.db.executemany("UPDATE documents SET size = ?, sha256 = '' WHERE id = ?", ids)
 
 
 def _slots_on_disk(manifest: Manifest, record: ArenaRecord) -> int:

@@ -10,16 +10,22 @@ import json
 from pathlib import Path
 
 DATABASE = "chroma.sqlite3"
+_PERSISTED = "index_metadata.pickle"
 _MAGIC = b"SQLite format 3\0"
 
 
 def stamp(folder: Path) -> str:
-    """The stamp of a folder as it is now. Opening a store touches its database, so there only the name counts."""
+    """The stamp of a folder as it is now.
+
+    Opening a store touches its database, so there only the name counts. A graph too small to have been persisted has no
+    metadata file yet; every load makes its (empty) files anew, so there only the sizes count.
+    """
     files: dict[str, list[int]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.name.startswith(DATABASE):
             status = path.stat()
-            files[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
+            persisted = (path.parent / _PERSISTED).exists()
+            files[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns if persisted else 0]
     return json.dumps(files)
 
 

@@ -55,7 +55,7 @@ class StoreSync:
     def reconcile(self, vectors: Vectors) -> tuple[int, int]:
         """Make the store's ids those of the manifest; returns how many were missing and how many were too many."""
         assert self._store is not None
-        wanted = self._wanted()
+        wanted = self.wanted()
         held = set(self._store.ids())
         extra = [chunk for chunk in held if chunk not in wanted]
         absent = [chunk for chunk in wanted if chunk not in held]
@@ -69,7 +69,7 @@ class StoreSync:
         """Write the whole store anew, from the manifest's ids and the arena's vectors."""
         began = time.monotonic()
         self.close()
-        wanted = self._wanted()
+        wanted = self.wanted()
         with writing(self._made_parent()):
             self._manifest.set_store_stamp(self._generation, None)
             self._store = Store.create(self.folder)
@@ -116,7 +116,7 @@ class StoreSync:
             yield self.store
             self._manifest.set_store_stamp(self._generation, self.store.sync())
 
-    def _wanted(self) -> dict[str, int]:
+    def wanted(self) -> dict[str, int]:
         """Every chunk id of the manifest, staged ones included, with its vector's slot."""
         found = self._manifest.query(
             "SELECT c.id, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector WHERE c.generation = ?",

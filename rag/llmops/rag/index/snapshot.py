@@ -1,0 +1,175 @@
+"""One committed state of a generation, held by a read transaction: what it shows stays as it is, whatever is written meanwhile.
+
+Knows how to load a head into arrays, and how to read chunks and documents of that head. It searches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.core.errors import IntegrityError, NotFoundError
+from llmops.core.identity import Principal
+from llmops.rag.arena import Vectors, map_slots
+from llmops.rag.index.access import Access
+from llmops.rag.index.types import Chunk, Mask, StoredDocument
+from llmops.rag.lexical import Lexical, Segment
+from llmops.rag.lexicon import texts
+from llmops.rag.manifest import Manifest
+from llmops.rag.records import merged, pages_of, text_of
+
+_MANY = 500
+
+
+class Snapshot:
+    """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead."""
+
+    def __init__(self, folder: Path, generation: str, segments: Mapping[int, Segment]) -> None:
+        """Load the current head.
+
+        Args:
+            segments: of the snapshot before, by number; a segment never changes, so it is not read twice.
+
+        Raises:
+            NotFoundError: the generation has no head yet.
+            IntegrityError: manifest and vectors do not fit together.
+        """
+        self._lock = threading.Lock()
+        self._manifest = Manifest.open(folder)
+        try:
+            self._manifest.query("BEGIN")
+            self.number = self._manifest.generation(generation)
+            head = self._manifest.head(self.number)
+            if head is None:
+                raise NotFoundError(
+                    f"the index `{folder.name}` was never ingested to its end",
+                    where=str(folder),
+                    hint="run `llmops ingest`",
+                )
+            self.head = head
+            self.settings = self._manifest.settings(self.number)
+            self._load(segments)
+        except BaseException:
+            self._manifest.close()
+            raise
+
+    def renew(self) -> bool:
+        """Hold the same head by a younger transaction, so that the write-ahead log can be folded; False if the head moved."""
+        fresh = Manifest.open(self._manifest.path.parent)
+        fresh.query("BEGIN")
+        if fresh.head(self.number) != self.head:
+            fresh.close()
+            return False
+        with self._lock:
+            old, self._manifest = self._manifest, fresh
+        old.close()
+        return True
+
+    def chunks(self, rows: Sequence[int]) -> list[Chunk]:
+        """The chunks of some live rows, in that order."""
+        found: dict[int, Any] = {}
+        with self._lock:
+            for start in range(0, len(rows), _MANY):
+                some = [int(row) for row in rows[start : start + _MANY]]
+                marks = ",".join("?" * len(some))
+                got = self._manifest.query(
+                    "SELECT c.row, c.id, d.uri, d.title, c.page, c.start, c.end, c.text, c.context, d.metadata, d.parsed"  # noqa: S608 - marks only
+                    f" FROM chunks c JOIN documents d ON d.id = c.document WHERE c.generation = ? AND c.row IN ({marks})",
+                    [self.number, *some],
+                )
+                found.update((row[0], row) for row in got)
+        ordered = [found[int(row)] for row in rows]
+        return [_chunk(*row[1:]) for row in ordered]
+
+    def document(self, uri: str, principal: Principal) -> StoredDocument:
+        """A document of this head.
+
+        Raises:
+            NotFoundError: there is none for this principal; a private one is not told apart from a missing one.
+        """
+        with self._lock:
+            found = self._manifest.query(
+                "SELECT uri, title, text, pages, acl, metadata, parsed, media_type, sha256 FROM documents"
+                " WHERE generation = ? AND uri = ? AND seq <= ?",
+                (self.number, uri, self.head.seq),
+            )
+        if found:
+            _, title, text, pages, acl, facts, parsed, media_type, sha256 = found[0]
+            groups = frozenset(json.loads(acl))
+            if principal.reads(groups):
+                labels = (tuple(sorted(groups)), merged(facts, parsed))
+                return StoredDocument(uri, title, text_of(text), pages_of(pages), *labels, media_type, sha256)
+        raise NotFoundError("there is no such document", where=uri)
+
+    def close(self) -> None:
+        with self._lock:
+            self._manifest.close()
+
+    def _load(self, known: Mapping[int, Segment]) -> None:
+        size = self.head.size
+        found = self._manifest.query(
+            "SELECT c.row, c.id, c.document, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector"
+            " WHERE c.generation = ? AND c.row < ?",
+            (self.number, size),
+        )
+        if len(found) != self.head.chunks:
+            lost = self.head.chunks - len(found)
+            raise IntegrityError(
+                f"{lost} chunks have no vector",
+                where=str(self._manifest.path),
+                hint="run `llmops ingest` to embed them again",
+            )
+        rows = np.array([row[0] for row in found], dtype=np.int64)
+        self.slots = _by_row(size, rows, [row[3] for row in found])
+        self.live: Mask = self.slots >= 0
+        self.row_of: dict[str, int] = {row[1].hex(): row[0] for row in found}
+        self.vectors: Vectors = self._map_vectors()
+        self.access = self._load_access(_by_row(size, rows, [row[2] for row in found]))
+        self.segments = self._load_segments(known)
+        self.lexical = Lexical(list(self.segments.values()), self.live)
+
+    def _map_vectors(self) -> Vectors:
+        record = self._manifest.arena(self.settings["embedder"])
+        if record is None:
+            return np.zeros((0, 1), dtype=np.float32)
+        return np.asarray(map_slots(self._manifest.path.parent / record.file, record.dimension, record.slots))
+
+    def _load_access(self, document_of: NDArray[np.int64]) -> Access:
+        found = self._manifest.query(
+            "SELECT id, acl, metadata, parsed FROM documents WHERE generation = ? AND seq <= ? ORDER BY id",
+            (self.number, self.head.seq),
+        )
+        ids = np.array([row[0] for row in found], dtype=np.int64)
+        places = np.searchsorted(ids, document_of)
+        return Access([tuple(row[1:]) for row in found], np.where(document_of >= 0, places, -1), self.live)
+
+    def _load_segments(self, known: Mapping[int, Segment]) -> dict[int, Segment]:
+        found = self._manifest.query(
+            "SELECT id FROM segments WHERE generation = ? AND seq <= ? ORDER BY id", (self.number, self.head.seq)
+        )
+        try:
+            return {number: known.get(number) or self._segment(number) for (number,) in found}
+        except IntegrityError:
+            # Made by other analysis rules, or damaged: the texts are here, so search can go on; ingest stores it anew.
+            rows = [pair for pair in texts(self._manifest, self.number) if pair[0] < self.head.size]
+            return {-1: Segment.build(rows)}
+
+    def _segment(self, number: int) -> Segment:
+        return Segment.from_bytes(self._manifest.query("SELECT data FROM segments WHERE id = ?", (number,))[0][0])
+
+
+def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArray[np.int64]:
+    out = np.full(size, -1, dtype=np.int64)
+    out[rows] = values
+    return out
+
+
+def _chunk(identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
+    page, start, end, text, context, facts, parsed = rest
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, merged(facts, parsed))
