@@ -199,7 +199,7 @@ def test_history_reaches_the_llm_within_its_limit(upstream: Upstream) -> None:
 
 
 def test_follow_up_finds_what_it_points_to() -> None:
-    events = ask(chain(), QUESTION, "Ingrid Halvorsen [1]", "And how much does it weigh?")
+    events = ask(chain(), QUESTION, "Ingrid Halvorsen [1]", "And how many kilograms does it weigh?")
     assert any("22 kilograms" in citation.text for citation in citations(events))
 
 

@@ -126,7 +126,6 @@ class QuotingAnswerer:
         ]
         return sorted(whole, key=lambda sentence: -sentence.score)
 
-
     def _direction(self, asked: Asked) -> NDArray[np.float32]:
         """The unit vector to compare with: of a follow-up its own words as much as what it was understood as."""
         if asked.question == asked.found.question:
