@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
             CodeModel(
                 Path(__file__).with_name("model.py"),
                 model_config=pinned,
-                requirements=(f"llmops[rag]=={package_version('llmops')}",),
+                requirements=(_requirement(),),
                 opener=OPENER,
             ),
             digest=digest({**pinned, "answering": ANSWERING}),
@@ -224,6 +225,14 @@ def _shown(pinned: Mapping[str, Any], index_ref: str) -> dict[str, Any]:
         **{f"retrieval.{key}": value for key, value in pinned["retrieval"].items()},
         **{f"answer.{key}": value for key, value in pinned["answer"].items() if key != "llm"},
     }
+
+
+def _requirement() -> str:
+    """This package at this version; run from a source tree that is not installed, it has none."""
+    try:
+        return f"llmops[rag]=={package_version('llmops')}"
+    except PackageNotFoundError:
+        return "llmops[rag]"
 
 
 def _endpoint(llm: LlmConfig) -> LlmEndpoint:
