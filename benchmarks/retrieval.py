@@ -215,7 +215,7 @@ def _rows(corpus: str, measure: str, values: dict[str, list[float]], bar: float 
 def table(rows: Sequence[Row]) -> str:
     """Markdown; the ratio to the bar first."""
     lines = [
-        "One default configuration for all. Settings were chosen on every second question; `held out` are the others.\n",
+        "One default configuration. Settings were chosen on every second question; `held out` are the others.\n",
         "| x bar | corpus | measure | method | all | held out | bar |",
         "|---:|---|---|---|---:|---:|---:|",
     ]

@@ -194,7 +194,8 @@ def _index_place(config: RagConfig) -> dict[str, Any]:
     try:
         reader: IndexReader = index.reader()
         made = {key: value for key, value in reader.settings.items() if key != "embedder_spec"}
-        return {"name": config.index.name, "generation": index.generation, **made, "model": reader.embedder_spec.model}
+        spec = reader.settings.get("embedder_spec") or {}
+        return {"name": config.index.name, "generation": index.generation, **made, "model": spec.get("model")}
     finally:
         index.close()
 
