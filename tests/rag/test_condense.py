@@ -24,14 +24,21 @@ def upstream() -> Iterator[Upstream]:
         yield server
 
 
-@pytest.mark.parametrize("follow_up", ["And how much does it weigh?", "Why?", "What about spare filters?", "When?"])
+@pytest.mark.parametrize(
+    "follow_up", ["And how much does it weigh?", "Why?", "How long is that?", "What about spare filters?", "When?"]
+)
 def test_leaning_follow_up_takes_its_topic_along(follow_up: str) -> None:
     assert condense_by_rule(follow_up, HISTORY) == f"Who designed the Aurora pump? {follow_up}"
 
 
 @pytest.mark.parametrize(
     "question",
-    ["Which mayor opened the turbine hall of Tromso?", "How are quarantined files listed on the console?"],
+    [
+        "Which mayor opened the turbine hall of Tromso?",
+        "How are quarantined files listed on the console?",
+        "What is Chroma?",
+        "What is the metric that decides a promotion?",
+    ],
 )
 def test_question_that_stands_alone_is_left_alone(question: str) -> None:
     assert condense_by_rule(question, HISTORY) == question

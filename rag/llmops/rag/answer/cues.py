@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import re
 
+from llmops.rag.lexical import analyze
+
+ASKING = frozenset(
+    analyze(
+        "what which who whom whose when where why how do does did can could should would has have had much many"
+        " me you your i we please tell about explain describe give"
+    )
+)
+"""Terms that make a question and are no part of its answer."""
+
 _ASKED = {
     "number": re.compile(
         r"\bhow (?:many|much|long|old|far|large|big|tall|often|high|fast)\b"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llmops.core.chain import Citation, Delta, Usage
 from llmops.rag.answer.asked import Answered, Asked, Piece, refusal
 from llmops.rag.answer.citing import CitationBook
-from llmops.rag.answer.cues import answers_kind, asked_kinds
+from llmops.rag.answer.cues import ASKING, answers_kind, asked_kinds
 from llmops.rag.answer.markdown import block_quote
 from llmops.rag.answer.sentences import sentences
 from llmops.rag.answer.tokens import estimate_tokens
@@ -41,15 +41,6 @@ _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
 _CACHED_SENTENCES = 20_000
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
-
-
-_ASKING = frozenset(
-    analyze(
-        "what which who whom whose when where why how do does did can could should would has have had much many"
-        " me you your i we please tell about explain describe give"
-    )
-)
-"""Terms that make a question and are no part of its answer."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
 def _wanted(question: str, standalone: str) -> dict[str, float]:
     """The terms to look for; those that a follow-up takes over from before count less than its own."""
     own = frozenset(analyze(question))
-    terms = [term for term in analyze(standalone) if term not in _ASKING] or analyze(standalone)
+    terms = [term for term in analyze(standalone) if term not in ASKING] or analyze(standalone)
     return {term: 1.0 if term in own else _TAKEN_OVER for term in terms}
 
 
