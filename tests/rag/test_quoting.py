@@ -118,6 +118,7 @@ def test_markdown_is_disarmed(source: str, shown: str) -> None:
         ("Do:\n- one\n- two\n  more", "> Do:\n> - one\n> - two more [1]"),
         ("Run:\n```sh\nls *\n```", "> Run:\n> ```\n> ls *\n> ```\n> [1]"),
         ("Run:\n```\nls <b>", "> Run:\n> ```\n> ls <b>\n> ```\n> [1]"),
+        ("Run:\n\n    ls *\n    pwd\n\nThen rest.", "> Run:\n> ```\n> ls *\n> pwd\n> ```\n> Then rest. [1]"),
         ("| a | b |", "> a — b [1]"),
     ],
 )
@@ -160,6 +161,14 @@ def test_cue_needs_something_new() -> None:
     assert answers_kind(who, "Who met Halvorsen?", "Then Halvorsen left.") == 0.0
     assert answers_kind(who, "Who met Halvorsen?", "Then Halvorsen met Olsen.") == 1.0
     assert answers_kind(frozenset(), "Explain.", "Anything.") == 0.5
+
+
+@pytest.mark.parametrize(
+    "sentence", ["A vector index is a store.", "| vector index | a store |", "Vector index: a store"]
+)
+def test_definition_is_recognised(sentence: str) -> None:
+    assert answers_kind(frozenset(), "What is a vector index?", sentence) == 1.0
+    assert answers_kind(frozenset(), "What is a vector index?", f"Then {sentence}") == 0.5
 
 
 def test_the_attack_is_in_the_corpus() -> None:

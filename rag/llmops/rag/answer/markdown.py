@@ -10,6 +10,7 @@ import re
 _LEADING = re.compile(r"^\s*(?:>+|#{1,6})\s+")
 _ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
+_INDENTED = re.compile(r" {4,}\S")
 _SPECIAL = re.compile(r"[\\*_\[\]<>|~#&!]|`")
 
 
@@ -28,8 +29,8 @@ def block_quote(text: str, marker: str) -> str:
     """A block quote with `marker` at its end; list items keep their lines, fenced code stays code."""
     out: list[str] = []
     run: list[str] = []
-    fence = ""
-    for line in text.splitlines():
+    fence, indented = "", False
+    for line in text.expandtabs(4).splitlines():
         mark = _FENCE.match(line)
         if fence:
             closes = mark is not None and mark[1].startswith(fence)
@@ -39,12 +40,20 @@ def block_quote(text: str, marker: str) -> str:
             _flush(run, out)
             fence = mark[1] if mark else ""
             out.append("```" if mark else f"- {inline(line)}")
+        elif _INDENTED.match(line) and not run and not (out and out[-1].startswith("- ")):
+            if indented:
+                out[-1:] = []
+            out += [*([] if indented else ["```"]), line[4:].rstrip().replace("`" * 3, "'''"), "```"]
+            indented = True
+            continue
         elif line.strip() and (not out or out[-1] == "```" or run or not out[-1].startswith("- ")):
             run.append(line)
         elif line.strip():
             out[-1] += f" {inline(line)}"  # the second line of a list item
         else:
             _flush(run, out)
+            continue
+        indented = False
     _flush(run, out)
     if fence:
         out.append("```")

@@ -35,7 +35,7 @@ _COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 5.38, 0.43, 4.37, 0.57, -8.2
 # asked of other corpora, 97%.
 _ANSWERS = -3.0
 _CLOSE = 1.2
-_EMBEDDED = 5
+_EMBEDDED = 10
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
@@ -106,6 +106,7 @@ class QuotingAnswerer:
         scored = [
             replace(sentence, score=_cheap(sentence, question, kinds))
             for sentence in _covered(wanted, _candidates(asked.found.passages))
+            if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
         ]
         best = sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
         if not best:
@@ -134,10 +135,17 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
         for start, end in sentences(text):
             said = text[start:end]
             fences = len(_FENCE.findall(said))
-            if not (code or fences or said.startswith("#")) and any(map(str.isalnum, said)):
+            code_here = code or fences or _is_indented_code(text, start, said)
+            if not (code_here or said.startswith("#")) and any(map(str.isalnum, said)):
                 found.append(Sentence(passage, start, end, frozenset(analyze(said))))
             code ^= fences % 2 == 1
     return found
+
+
+def _is_indented_code(text: str, start: int, said: str) -> bool:
+    """Whether a sentence is a code block by its indentation of four (CommonMark 0.31, section 4.4)."""
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    return before.isspace() and len(before.expandtabs(4)) >= 4 and not said.startswith(("-", "*", "+"))
 
 
 def _wanted(question: str, standalone: str) -> dict[str, float]:
