@@ -6,11 +6,13 @@ Knows the marks of plain Markdown (CommonMark 0.31, section 2.4: ASCII punctuati
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 _LEADING = re.compile(r"^\s*(?:>+|#{1,6})\s+")
 _ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _INDENTED = re.compile(r" {4,}\S")
+_CODE = "```"
 _SPECIAL = re.compile(r"[\\*_\[\]<>|~#&!]|`")
 
 
@@ -26,45 +28,78 @@ def inline(text: str) -> str:
 
 
 def block_quote(text: str, marker: str) -> str:
-    """A block quote with `marker` at its end; list items keep their lines, fenced code stays code."""
-    out: list[str] = []
-    run: list[str] = []
-    fence, indented = "", False
+    """A block quote with `marker` at its end; list items keep their lines, code stays code."""
+    quote = _Quote()
     for line in text.expandtabs(4).splitlines():
-        mark = _FENCE.match(line)
-        if fence:
-            closes = mark is not None and mark[1].startswith(fence)
-            out.append("```" if closes else line.replace("`" * 3, "'''"))
-            fence = "" if closes else fence
-        elif mark is not None or _ITEM.match(line):
-            _flush(run, out)
-            fence = mark[1] if mark else ""
-            out.append("```" if mark else f"- {inline(line)}")
-        elif _INDENTED.match(line) and not run and not (out and out[-1].startswith("- ")):
-            if indented:
-                out[-1:] = []
-            out += [*([] if indented else ["```"]), line[4:].rstrip().replace("`" * 3, "'''"), "```"]
-            indented = True
-            continue
-        elif line.strip() and (not out or out[-1] == "```" or run or not out[-1].startswith("- ")):
-            run.append(line)
-        elif line.strip():
-            out[-1] += f" {inline(line)}"  # the second line of a list item
-        else:
-            _flush(run, out)
-            continue
-        indented = False
-    _flush(run, out)
-    if fence:
-        out.append("```")
-    if out and out[-1] != "```":
-        out[-1] += f" {marker}"
+        quote.add(line)
+    lines = quote.finished()
+    if lines and lines[-1] != _CODE:
+        lines[-1] += f" {marker}"
     else:
-        out.append(marker)
-    return "\n".join(f"> {line}".rstrip() for line in out)
+        lines.append(marker)
+    return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
-def _flush(run: list[str], out: list[str]) -> None:
-    if run:
-        out.append(inline(" ".join(run)))
-        run.clear()
+class _Quote:
+    """The lines of a quote in the making: the paragraph still open, and the kind of block that the last line was in."""
+
+    def __init__(self) -> None:
+        self._out: list[str] = []
+        self._paragraph: list[str] = []
+        self._fence = ""
+        self._block: Literal["text", "item", "indented"] = "text"
+
+    def add(self, line: str) -> None:
+        mark = _FENCE.match(line)
+        if self._fence:
+            self._in_fence(line, mark)
+        elif mark is not None:
+            self._begin("text")
+            self._close_paragraph()
+            self._fence = mark[1]
+            self._out.append(_CODE)
+        elif _ITEM.match(line):
+            self._begin("item")
+            self._out.append(f"- {inline(line)}")
+        elif not line.strip():
+            self._close_paragraph()
+        elif self._block == "item":
+            self._out[-1] += f" {inline(line)}"  # the second line of a list item
+        elif _INDENTED.match(line) and not self._paragraph:
+            if self._block != "indented":
+                self._begin("indented")
+                self._out.append(_CODE)
+            self._out.append(_harmless(line[4:].rstrip()))
+        else:
+            self._begin("text")
+            self._paragraph.append(line)
+
+    def finished(self) -> list[str]:
+        self._begin("text")
+        self._close_paragraph()
+        return [*self._out, _CODE] if self._fence else self._out
+
+    def _begin(self, block: Literal["text", "item", "indented"]) -> None:
+        """End the block before, where it is another."""
+        if self._block == "indented" and block != "indented":
+            self._out.append(_CODE)
+        if block != "text" or self._block != "text":
+            self._close_paragraph()
+        self._block = block
+
+    def _in_fence(self, line: str, mark: re.Match[str] | None) -> None:
+        if mark is not None and mark[1].startswith(self._fence):
+            self._out.append(_CODE)
+            self._fence = ""
+        else:
+            self._out.append(_harmless(line))
+
+    def _close_paragraph(self) -> None:
+        if self._paragraph:
+            self._out.append(inline(" ".join(self._paragraph)))
+            self._paragraph = []
+
+
+def _harmless(code: str) -> str:
+    """A line of code that cannot end its block."""
+    return code.replace("`" * 3, "'''")
