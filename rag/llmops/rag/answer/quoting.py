@@ -35,7 +35,7 @@ _COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 5.38, 0.43, 4.37, 0.57, -8.2
 # asked of other corpora, 97%.
 _ANSWERS = -3.0
 _CLOSE = 1.2
-_EMBEDDED = 10
+_EMBEDDED = 8
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
