@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.corpora import Corpus, data, generated, load, mean_ndcg, passages
+from benchmarks.testsets import Corpus, data, generated, load, mean_ndcg, passages
 
 TEXTS = 1000
 ROUNDS = 3

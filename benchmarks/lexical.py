@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.corpora import Corpus, data, generated, load, mean_ndcg
+from benchmarks.testsets import Corpus, data, generated, load, mean_ndcg
 from benchmarks.peers import PeerUnavailableError, run_peer
 from llmops.rag.lexical import Lexical, Segment, merge
 

@@ -235,7 +235,7 @@ class _Call:
                 self.cancel.check()
         except httpx.TimeoutException:
             raise CutError(f"fell silent for {self._endpoint.timeout_s:g} s in the middle of its reply") from None
-        except (httpx.TransportError, httpx.StreamError):
+        except (httpx.RequestError, httpx.StreamError):
             raise CutError("broke the connection in the middle of its reply") from None
 
     def without_secret(self, error: LlmopsError) -> LlmopsError:

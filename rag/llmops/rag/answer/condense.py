@@ -1,4 +1,4 @@
-"""Turns a follow-up into a question that stands alone, so that the search finds what "and how long does it take?" means.
+"""Turns a follow-up into a question that stands alone, so that a search finds what "and how long does it take?" means.
 
 With an LLM by one short call, without one by a fixed rule over the words. Knows messages; searches nothing.
 """
@@ -10,15 +10,16 @@ from collections.abc import Sequence
 
 from llmops.core.chain import CancelToken, Message
 from llmops.core.llm import LlmClient, Sampling
+from llmops.rag.answer.cues import ASKING
 from llmops.rag.lexical import analyze
 
 _LEANS_BACK = re.compile(
-    r"^\W*(?:and|or|but|so|then|also|what about|how about|why|why not|really|more|else|which ones?|what else)\b"
-    r"|\b(?:it|its|they|them|their|this|that|these|those|he|him|his|she|her|one|ones|there|same|former|latter|above"
-    r"|previous|mentioned)\b",
+    r"^\W*(?:and|or|but|so|then|also|what about|how about|why not|really|more|else|which ones?|what else|who else)\b"
+    r"|\b(?:it|its|they|them|their|he|him|his|she|her|the same|the former|the latter)\b"
+    r"|\b(?:about|of|with|for|in|on|to|from|by|like|than|after|before|do|does|did|is|are|was|were|can)"
+    r"\s+(?:this|that|these|those)\b",
     re.IGNORECASE,
 )
-_SHORT_TERMS = 3
 _MOST_TERMS = 12
 _LOOK_BACK = 3
 _MOST_CHARS = 1000
@@ -33,8 +34,8 @@ _INSTRUCTION = (
 def condense_by_rule(question: str, history: Sequence[Message]) -> str:
     """The question, led by the terms of the user's earlier questions where it leans on them.
 
-    It leans where it is very short or points back ("it", "and", "what about"); the nearest question that stands by itself
-    is what it leans on.
+    It leans where it names nothing ("Why?") or points back ("it", "and", "what about"); the nearest question that
+    stands by itself is what it leans on.
     """
     earlier = [message["content"] for message in history if message["role"] == "user"][-_LOOK_BACK:]
     if not earlier or not _leans(question):
@@ -67,5 +68,5 @@ def condense_by_llm(question: str, history: Sequence[Message], client: LlmClient
 
 
 def _leans(question: str) -> bool:
-    terms = len(analyze(question))
-    return terms <= _SHORT_TERMS or (terms <= _MOST_TERMS and _LEANS_BACK.search(question) is not None)
+    terms = analyze(question)
+    return not set(terms) - ASKING or (len(terms) <= _MOST_TERMS and _LEANS_BACK.search(question) is not None)

@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import re
 
+from llmops.rag.lexical import analyze
+
+ASKING = frozenset(
+    analyze(
+        "what which who whom whose when where why how do does did can could should would has have had much many"
+        " me you your i we please tell about explain describe give"
+    )
+)
+"""Terms that make a question and are no part of its answer."""
+
 _ASKED = {
     "number": re.compile(
         r"\bhow (?:many|much|long|old|far|large|big|tall|often|high|fast)\b"
@@ -22,6 +32,10 @@ _ASKED = {
         r"\bwhere\b|\b(?:what|which) (?:city|country|state|place|location|river|region|town)\b", re.IGNORECASE
     ),
 }
+_DEFINED = re.compile(
+    r"^\W*what(?:'s|’s|\s+is|\s+are|\s+does)\s+(?:an?\s+|the\s+)?((?:[\w-]+\s+){0,2}[\w-]+?)(?:\s+mean)?\W*$",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(
     r"\d+|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|million|billion"
     r"|half|third|quarter|once|twice|percent|first|second)\b",
@@ -44,12 +58,18 @@ def asked_kinds(question: str) -> frozenset[str]:
 def answers_kind(kinds: frozenset[str], question: str, sentence: str) -> float:
     """1 where the sentence names something of an asked kind that the question does not name, 0 where it does not.
 
-    0.5 where the question asks for no kind known here.
+    0.5 where the question asks for no kind known here. "What is a thing?" is answered by "A thing is ...".
     """
     if not kinds:
-        return 0.5
+        defined = _DEFINED.match(question)
+        return 1.0 if defined and re.match(_opening(defined[1]), sentence, re.IGNORECASE) else 0.5
     lowered = question.lower()
     return float(any(_names(kind, lowered, sentence) for kind in kinds))
+
+
+def _opening(subject: str) -> str:
+    """How a sentence begins that says what the subject is; the cell of a glossary's table counts."""
+    return rf"\W*(?:an?\s+|the\s+)?{re.escape(subject.strip())}\b\W*(?:\||:|is\b|are\b|means?\b)"
 
 
 def _names(kind: str, question: str, sentence: str) -> bool:

@@ -10,8 +10,8 @@ import math
 import re
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from llmops.core.chain import Citation, Delta, Usage
 from llmops.rag.answer.asked import Answered, Asked, Piece, refusal
 from llmops.rag.answer.citing import CitationBook
-from llmops.rag.answer.cues import answers_kind, asked_kinds
+from llmops.rag.answer.cues import ASKING, answers_kind, asked_kinds
+from llmops.rag.answer.markdown import block_quote
 from llmops.rag.answer.sentences import sentences
 from llmops.rag.answer.tokens import estimate_tokens
 from llmops.rag.lexical import analyze
@@ -28,16 +29,18 @@ from llmops.rag.retrieve import Found, QueryEmbedder
 INTRODUCTION = "Quoted from the documents:"
 
 # Logistic regression for "this sentence holds the answer", fitted on every second question of XQuAD (English) over the
-# sentences of its eight retrieved passages; on the other half the first sentence is right in 84%, one of two in 93%.
-_COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 7.6, 0.41, 4.7, 0.65, -8.4
-# At this level the same half refuses 2% of its own questions, and 91-94% of those whose article was taken out or that
-# belong to other corpora.
+# sentences of its eight retrieved passages; on the other half the first sentence is right in 83%, one of two in 92%.
+_COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 5.38, 0.43, 4.37, 0.57, -8.2
+# At this level the other half has 2.5% of its questions refused; of those whose article was taken out, 93%; of those
+# asked of other corpora, 97%.
 _ANSWERS = -3.0
 _CLOSE = 1.2
-_EMBEDDED = 12
+_EMBEDDED = 8
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
+_TAKEN_OVER = 0.3
 _CACHED_SENTENCES = 20_000
+_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,43 +100,73 @@ class QuotingAnswerer:
 
         All are scored by words; only the best of them by meaning too, since each embedding costs milliseconds.
         """
-        question = asked.found.question
+        question = asked.question
         kinds = asked_kinds(question)
+        wanted = _wanted(question, asked.found.question)
         scored = [
-            _scored(sentence, _cheap(sentence, question, kinds))
-            for sentence in _covered(question, _candidates(asked.found.passages))
+            replace(sentence, score=_cheap(sentence, question, kinds))
+            for sentence in _covered(wanted, _candidates(asked.found.passages))
+            if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
         ]
         best = sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
         if not best:
             return []
-        likeness = self._vectors.of([sentence.text for sentence in best]) @ asked.found.vector
+        likeness = self._vectors.of([sentence.text for sentence in best]) @ self._direction(asked)
         whole = [
-            _scored(sentence, sentence.score + _COSINE * float(cosine))
+            replace(sentence, score=sentence.score + _COSINE * float(cosine))
             for sentence, cosine in zip(best, likeness, strict=True)
         ]
         return sorted(whole, key=lambda sentence: -sentence.score)
 
+    def _direction(self, asked: Asked) -> NDArray[np.float32]:
+        """The unit vector to compare with: of a follow-up its own words as much as what it was understood as."""
+        if asked.question == asked.found.question:
+            return asked.found.vector
+        both = self._embedder.embed_query(asked.question) + asked.found.vector
+        unit: NDArray[np.float32] = both / max(float(np.linalg.norm(both)), 1e-9)
+        return unit
+
 
 def _candidates(passages: Sequence[Found]) -> list[Sentence]:
-    """Every sentence that says something; a heading or a line of code fences says nothing by itself."""
+    """Every sentence that says something; a heading or code says nothing by itself."""
     found = []
     for passage in passages:
-        text = passage.chunk.text
+        text, code = passage.chunk.text, False
         for start, end in sentences(text):
             said = text[start:end]
-            if any(map(str.isalnum, said)) and not said.startswith(("#", "```", "~~~")):
+            fences = len(_FENCE.findall(said))
+            code_here = code or fences or _is_indented_code(text, start, said)
+            if not (code_here or said.startswith("#")) and any(map(str.isalnum, said)):
                 found.append(Sentence(passage, start, end, frozenset(analyze(said))))
+            code ^= fences % 2 == 1
     return found
 
 
-def _covered(question: str, candidates: list[Sentence]) -> list[Sentence]:
+def _is_indented_code(text: str, start: int, said: str) -> bool:
+    """Whether a sentence is a code block by its indentation of four (CommonMark 0.31, section 4.4)."""
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    return before.isspace() and len(before.expandtabs(4)) >= 4 and not said.startswith(("-", "*", "+"))
+
+
+def _wanted(question: str, standalone: str) -> dict[str, float]:
+    """The terms to look for; those that a follow-up takes over from before count less than its own."""
+    own = frozenset(analyze(question))
+    terms = [term for term in analyze(standalone) if term not in ASKING] or analyze(standalone)
+    return {term: 1.0 if term in own else _TAKEN_OVER for term in terms}
+
+
+def _covered(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[Sentence]:
     """Give each candidate its share of the question's terms, rare ones among the candidates weighing more."""
-    wanted = frozenset(analyze(question))
-    held = Counter(term for sentence in candidates for term in sentence.terms & wanted)
-    weights = {term: math.log(1.0 + (len(candidates) - held[term] + 0.5) / (held[term] + 0.5)) for term in wanted}
+    held = Counter(term for sentence in candidates for term in sentence.terms & wanted.keys())
+    weights = {
+        term: worth * math.log(1.0 + (len(candidates) - held[term] + 0.5) / (held[term] + 0.5))
+        for term, worth in wanted.items()
+    }
     total = sum(weights.values()) or 1.0
     return [
-        Sentence(c.passage, c.start, c.end, c.terms, sum(weights[term] for term in sorted(c.terms & wanted)) / total)
+        Sentence(
+            c.passage, c.start, c.end, c.terms, sum(weights[term] for term in sorted(c.terms & wanted.keys())) / total
+        )
         for c in candidates
     ]
 
@@ -141,10 +174,6 @@ def _covered(question: str, candidates: list[Sentence]) -> list[Sentence]:
 def _cheap(sentence: Sentence, question: str, kinds: frozenset[str]) -> float:
     cue = answers_kind(kinds, question, sentence.text)
     return _OFFSET + _COVERAGE * sentence.coverage + _PASSAGE * sentence.passage.score + _CUE * cue
-
-
-def _scored(sentence: Sentence, score: float) -> Sentence:
-    return Sentence(sentence.passage, sentence.start, sentence.end, sentence.terms, sentence.coverage, score)
 
 
 def _with_what_it_announces(sentence: Sentence) -> Sentence:
@@ -157,7 +186,7 @@ def _with_what_it_announces(sentence: Sentence) -> Sentence:
         if following - sentence.start > _MOST_CHARS // 2:
             break
         end = following
-    return Sentence(sentence.passage, sentence.start, end, sentence.terms, sentence.coverage, sentence.score)
+    return replace(sentence, end=end)
 
 
 def _quoted(quotes: Sequence[Sentence], book: CitationBook) -> Iterator[Delta | Citation]:
@@ -167,25 +196,9 @@ def _quoted(quotes: Sequence[Sentence], book: CitationBook) -> Iterator[Delta | 
         cited = book.cite(quote.passage, quote.start, quote.end)
         if cited is None or cited[1] is None:
             continue
-        yield Delta(f"{opening}\n\n> {as_markdown(quote.text)} [{cited[0]}]")
+        yield Delta(f"{opening}\n\n{block_quote(quote.text, f'[{cited[0]}]')}")
         yield cited[1]
         opening = ""
-
-
-_LEADING = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)]|>+|#{1,6}|\|)\s+")
-_SPECIAL = re.compile(r"[\\*_\[\]<>|~#&!]|`")
-
-
-def as_markdown(text: str) -> str:
-    """A document's words as Markdown that shows just them: none becomes a link, an image, HTML or a marker.
-
-    White space is collapsed and the mark of a list item or heading dropped; balanced `code` stays code.
-    """
-    line = " ".join(_LEADING.sub("", text).split())
-    parts = line.split("`")
-    if len(parts) % 2 == 0 or "``" in line:
-        return _SPECIAL.sub(r"\\\g<0>", line)
-    return "`".join(part if place % 2 else _SPECIAL.sub(r"\\\g<0>", part) for place, part in enumerate(parts))
 
 
 class _SentenceVectors:

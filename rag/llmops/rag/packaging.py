@@ -1,0 +1,248 @@
+"""Makes a registered version of a chain, and a chain of a registered version: all that decides its answers is pinned.
+
+Pinned are the index with its generation, the embedder, the prompt, and the settings of retrieval and answering; secrets
+stay references, and the state's place is the loader's. Knows the registry's door; MLflow itself is the registry's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops.core.chain import CancelToken, Message
+from llmops.core.errors import IntegrityError, UserError
+from llmops.core.ids import digest
+from llmops.core.llm import LlmClient, LlmEndpoint
+from llmops.core.names import Name
+from llmops.core.state import StateConfig
+from llmops.rag.answer.asked import Answerer
+from llmops.rag.answer.condense import condense_by_llm, condense_by_rule
+from llmops.rag.answer.llm import LlmAnswerer
+from llmops.rag.answer.prompt import DEFAULT_PROMPT, PromptTemplate
+from llmops.rag.answer.quoting import QuotingAnswerer
+from llmops.rag.chain import ChainParts, Condense, RagChain
+from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
+from llmops.rag.retrieve import QueryEmbedder, Retriever
+
+if TYPE_CHECKING:
+    from llmops.rag.index.reader import IndexReader
+    from llmops.registry.assets import Registry
+    from llmops.registry.records import Version
+
+OPENER = "llmops.rag.packaging:open_chain"
+FORMAT = 1
+"""Of the pinned configuration. Rises when an older one can no longer be read."""
+ANSWERING = 1
+"""Rises when the same configuration would answer otherwise: it is part of a chain's digest."""
+QUOTING = "llmops/quoting"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The versions that one registration came to, new or known."""
+
+    chain: Version
+    prompt: Version
+    index: Version
+
+
+def register_chain(config: RagConfig, registry: Registry) -> Registered:
+    """Register the prompt, the index's generation and the chain; what is unchanged keeps the version it has.
+
+    Raises:
+        NotFoundError: the index was never ingested to its end.
+        UserError: the prompt file is missing or unfit.
+    """
+    from llmops.registry.records import Candidate, CodeModel, Kind, Pointer, PromptText
+
+    prompt = load_prompt(config.answer)
+    prompt_name = f"{config.name}_prompt"
+    prompt_version = registry.register(Candidate(Kind.PROMPT, Name.parse(prompt_name), PromptText(prompt.text)))
+    place = _index_place(config)
+    index_version = registry.register(
+        Candidate(
+            Kind.INDEX,
+            Name.parse(config.index.name),
+            Pointer(f"index/{config.index.name}#{place['generation']}"),
+            digest=digest({"index": config.index.name, "generation": place["generation"]}),
+            description="a generation of the index; its refreshes are commits within it",
+            params=place,
+        )
+    )
+    pinned = _pinned(config, place, prompt, str(prompt_version.ref))
+    chain_version = registry.register(
+        Candidate(
+            Kind.CHAIN,
+            Name.parse(config.name),
+            CodeModel(
+                Path(__file__).with_name("model.py"),
+                model_config=pinned,
+                requirements=(_requirement(),),
+                opener=OPENER,
+            ),
+            digest=digest({**pinned, "answering": ANSWERING}),
+            params=_shown(pinned, str(index_version.ref)),
+        )
+    )
+    return Registered(chain_version, prompt_version, index_version)
+
+
+def open_chain(configuration: Mapping[str, Any]) -> RagChain:
+    """The chain of a pinned configuration, ready to answer.
+
+    Raises:
+        NotFoundError: the pinned generation is not in this state.
+        IntegrityError: its vectors were made by another embedder than the one pinned.
+    """
+    from llmops.rag.embed import open_embedder
+    from llmops.rag.index import open_index
+
+    if configuration.get("format") != FORMAT:
+        raise UserError(
+            f"this chain's configuration has format {configuration.get('format')}; {FORMAT} is read here",
+            hint="register the chain again",
+        )
+    state = StateConfig(**configuration["state"])
+    index = open_index(state, configuration["index"]["name"], configuration["index"]["generation"])
+    try:
+        spec = index.reader().embedder_spec
+        if spec.fingerprint != configuration["embedder"]:
+            raise IntegrityError(
+                "the index's vectors were made by another embedder than the chain was registered with",
+                where=configuration["index"]["name"],
+                hint="run `llmops ingest`, then register the chain again",
+            )
+        return assemble(configuration, index.reader, open_embedder(spec, state.cache), index.close)
+    except BaseException:
+        index.close()
+        raise
+
+
+def assemble(
+    configuration: Mapping[str, Any], reader: Any, embedder: QueryEmbedder, close_index: Any = lambda: None
+) -> RagChain:
+    """Put a chain together from its pinned configuration and what it reads.
+
+    Args:
+        reader: gives the current `SearchIndex`.
+    """
+    answer = AnswerConfig(**configuration["answer"])
+    retriever = Retriever(reader, embedder, RetrievalConfig(**configuration["retrieval"]))
+    answerer: Answerer
+    condense: Condense
+    client = None
+    if answer.llm is None:
+        answerer, condense = QuotingAnswerer(embedder), _by_rule
+    else:
+        client = LlmClient(_endpoint(answer.llm))
+        prompt = PromptTemplate.parse(configuration["prompt"]["text"])
+        answerer, condense = LlmAnswerer(client, prompt, embedder, answer.context_tokens), _by_llm(client)
+
+    def close() -> None:
+        close_index()
+        if client is not None:
+            client.close()
+
+    return RagChain(
+        ChainParts(
+            reader=reader,
+            retriever=retriever,
+            answerer=answerer,
+            condense=condense,
+            config=answer,
+            version_info=version_info(configuration),
+            close=close,
+        )
+    )
+
+
+def version_info(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a log row says about the chain that answered."""
+    llm = configuration["answer"].get("llm")
+    return {
+        "prompt_version": configuration["prompt"]["ref"] if llm else None,
+        "index_version": configuration["index"]["name"],
+        "generation": configuration["index"]["generation"],
+        "model": llm["model"] if llm else QUOTING,
+    }
+
+
+def load_prompt(config: AnswerConfig) -> PromptTemplate:
+    """The configured prompt, or the built-in one.
+
+    Raises:
+        UserError: the file is missing or unfit.
+    """
+    if config.prompt_file is None:
+        return DEFAULT_PROMPT
+    try:
+        text = Path(config.prompt_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("the prompt file cannot be read", where=config.prompt_file, hint=str(error)) from None
+    return PromptTemplate.parse(text)
+
+
+def _index_place(config: RagConfig) -> dict[str, Any]:
+    """The generation that the index is at, and what it was made with."""
+    from llmops.rag.index import open_index
+
+    index = open_index(config.state, config.index.name)
+    try:
+        reader: IndexReader = index.reader()
+        made = {key: value for key, value in reader.settings.items() if key != "embedder_spec"}
+        spec = reader.settings.get("embedder_spec") or {}
+        return {"name": config.index.name, "generation": index.generation, **made, "model": spec.get("model")}
+    finally:
+        index.close()
+
+
+def _pinned(config: RagConfig, place: Mapping[str, Any], prompt: PromptTemplate, prompt_ref: str) -> dict[str, Any]:
+    answer = config.answer.model_dump(mode="json", exclude={"prompt_file"})
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "index": {"name": place["name"], "generation": place["generation"]},
+        "embedder": place["embedder"],
+        "prompt": {"ref": prompt_ref, "text": prompt.text},
+        "retrieval": config.retrieval.model_dump(mode="json"),
+        "answer": answer,
+        "state": {},
+    }
+
+
+def _shown(pinned: Mapping[str, Any], index_ref: str) -> dict[str, Any]:
+    """What is worth comparing between versions; the key's reference is nobody's business."""
+    llm = pinned["answer"]["llm"]
+    return {
+        "index_version": index_ref,
+        "generation": pinned["index"]["generation"],
+        "embedder": pinned["embedder"],
+        "prompt_version": pinned["prompt"]["ref"],
+        "model": llm["model"] if llm else QUOTING,
+        **{f"retrieval.{key}": value for key, value in pinned["retrieval"].items()},
+        **{f"answer.{key}": value for key, value in pinned["answer"].items() if key != "llm"},
+    }
+
+
+def _requirement() -> str:
+    """This package at this version; run from a source tree that is not installed, it has none."""
+    try:
+        return f"llmops[rag]=={package_version('llmops')}"
+    except PackageNotFoundError:
+        return "llmops[rag]"
+
+
+def _endpoint(llm: LlmConfig) -> LlmEndpoint:
+    return LlmEndpoint(llm.url, llm.model, api_key=llm.api_key, timeout_s=llm.timeout_s)
+
+
+def _by_rule(question: str, history: Sequence[Message], cancel: CancelToken) -> str:
+    return condense_by_rule(question, history)
+
+
+def _by_llm(client: LlmClient) -> Condense:
+    return lambda question, history, cancel: condense_by_llm(question, history, client, cancel)
