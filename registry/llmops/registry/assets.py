@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.core.chain import Chain
@@ -22,7 +23,21 @@ from llmops.registry.evidence import Evidence
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
 from llmops.registry.records import Alias, Asset, Candidate, Kind, Version
-from llmops.registry.registration import Registrar
+from llmops.registry.registration import Interrupted, Registrar
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was found wrong beside the record."""
+
+    aliases: builtins.list[Difference]
+    registrations: builtins.list[Interrupted]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "aliases": [difference.as_json() for difference in self.aliases],
+            "registrations": [interrupted.as_json() for interrupted in self.registrations],
+        }
 
 
 class Registry:
@@ -52,7 +67,7 @@ class Registry:
             UserError: the name belongs to another kind, or the artefact is unusable.
             ConflictError: another process has been registering this asset for two minutes.
         """
-        outcome = Registrar(self._state, self._sql, self._store, actor=self._actor).register(candidate)
+        outcome = self._registrar().register(candidate)
         if outcome.crowned is not None:
             projection.write(self._store, outcome.crowned, candidate.kind)
         return outcome.version
@@ -188,9 +203,12 @@ class Registry:
         with self._sql.read() as connection:
             return evidence.of_version(connection, version)
 
-    def repair(self, *, plan: bool = False) -> builtins.list[Difference]:
-        """Put MLflow's copies of the aliases right, and say what differed; with `plan`, only say it."""
-        return projection.repair(self._sql, self._store, plan=plan)
+    def repair(self, *, plan: bool = False) -> Repairs:
+        """Put MLflow's copies of the aliases right, discard interrupted registrations; with `plan`, only say so."""
+        return Repairs(projection.repair(self._sql, self._store, plan=plan), self._registrar().sweep(plan=plan))
+
+    def _registrar(self) -> Registrar:
+        return Registrar(self._state, self._sql, self._store, actor=self._actor)
 
 
 def _name(name: Name | str) -> Name:

@@ -46,10 +46,11 @@ _LOCK = threading.RLock()  # MLflow's URIs and its "model being loaded" are proc
 
 @dataclass(frozen=True)
 class Stored:
-    """What MLflow holds for one version: its number there, and where its files are ("" for none)."""
+    """What MLflow holds for one version: its number there, and where its files are ("" for a prompt: it has none)."""
 
     number: int
     source: str
+    prompt: bool = False
 
 
 @contextmanager
@@ -59,9 +60,10 @@ def quiet_mlflow() -> Iterator[Any]:
         os.environ.setdefault(key, value)
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.showwarning = _log_warning  # type: ignore[assignment]  # some of MLflow's own turn a filter of "always" on first
+        # Some of MLflow's own warnings turn a filter of "always" on first.
+        warnings.showwarning = _log_warning  # type: ignore[assignment]
         try:
-            import mlflow  # noqa: PLC0415 - seconds
+            import mlflow
         except ModuleNotFoundError as error:
             raise UserError(
                 f"registering and loading need MLflow ({error.name} is missing)", hint="pip install 'llmops[registry]'"
@@ -106,7 +108,7 @@ class MlflowStore:
                 query = f"name = '{name}' and tags.`{REGISTRATION_TAG}` = '{registration}'{prompts}"
                 for found in client.search_model_versions(query, max_results=1):
                     source = "" if prompts else _location(client, found.source)
-                    return Stored(int(found.version), source)
+                    return Stored(int(found.version), source, prompt=bool(prompts))
         return None
 
     def discard(self, registration: str) -> None:
@@ -122,10 +124,13 @@ class MlflowStore:
                 if files is not None and files.is_relative_to(self._artifacts):
                     shutil.rmtree(files.parent, ignore_errors=True)  # MLflow only marks a model as deleted
 
-    def delete(self, name: Name, number: int) -> None:
+    def delete(self, name: Name, stored: Stored) -> None:
         """Take a version away that the registry does not acknowledge."""
         with self._client() as (_, client):
-            client.delete_model_version(str(name), str(number))
+            if stored.prompt:
+                client.delete_prompt_version(str(name), str(stored.number))
+            else:
+                client.delete_model_version(str(name), str(stored.number))
 
     def aliases(self) -> dict[str, dict[str, int]]:
         """Every alias MLflow holds, by model or prompt name; names without one are there too, empty."""
@@ -177,8 +182,8 @@ class MlflowStore:
         path = Path(self._uri.removeprefix("sqlite:///"))
         if path.exists():
             return
-        import sqlalchemy  # noqa: PLC0415
-        from mlflow.store.db.utils import _initialize_tables  # noqa: PLC0415
+        import sqlalchemy
+        from mlflow.store.db.utils import _initialize_tables
 
         path.parent.mkdir(parents=True, exist_ok=True)
         making = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -272,11 +277,11 @@ def _store_version(
 
 def _store_prompt(client: Any, candidate: Candidate, text: str, tags: dict[str, str]) -> Stored:
     made = client.register_prompt(str(candidate.name), text, commit_message=candidate.description or None, tags=tags)
-    return Stored(int(made.version), "")
+    return Stored(int(made.version), "", prompt=True)
 
 
 def _ensure_model(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     try:
         client.create_registered_model(name)
@@ -291,7 +296,7 @@ def _location(client: Any, uri: str) -> str:
     if parsed.scheme not in {"models", "runs"}:
         return uri
     if parsed.scheme == "runs":
-        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository  # noqa: PLC0415
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
         return str(RunsArtifactRepository(uri).repo.artifact_uri)
     name, _, version = parsed.path.lstrip("/").partition("/")
@@ -303,7 +308,7 @@ def _location(client: Any, uri: str) -> str:
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
     """Say MLflow's errors in our words, with theirs as the cause."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     kinds: dict[str, type[LlmopsError]] = {
         "RESOURCE_DOES_NOT_EXIST": NotFoundError,

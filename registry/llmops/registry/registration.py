@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,22 @@ class Outcome:
     crowned: Alias | None
 
 
+@dataclass(frozen=True)
+class Interrupted:
+    """A registration whose process ended before its version was there."""
+
+    registration_id: str
+    name: str
+    started_at: datetime
+
+    def as_json(self) -> dict[str, str]:
+        return {
+            "registration_id": self.registration_id,
+            "name": self.name,
+            "started_at": self.started_at.isoformat(),
+        }
+
+
 class Registrar:
     """Takes candidates in; one at a time per asset and state folder, whichever process they come from."""
 
@@ -69,10 +85,19 @@ class Registrar:
                 return Outcome(known, None)
             return self._register(candidate, identity)
 
-    def sweep(self, name: Name) -> list[str]:
-        """Discard what interrupted registrations of this asset left; gives their ids."""
-        with self._alone(name):
-            return [row.registration_id for row in self._abandoned(name) if self._discard(row)]
+    def sweep(self, *, plan: bool) -> list[Interrupted]:
+        """Discard what interrupted registrations left here, and say which they were; with `plan`, only say it."""
+        with self._sql.read() as connection:
+            open_here = select(tables.registrations.c.name).where(tables.registrations.c.place == self._place)
+            names = sorted(set(connection.execute(open_here).scalars()))
+        found: list[Interrupted] = []
+        for name in map(Name.parse, names):
+            with suppress(ConflictError), self._alone(name, wait_s=0):  # a held lock: it is running, not interrupted
+                for row in self._abandoned(name):
+                    found.append(Interrupted(row.registration_id, row.name, row.started_at))
+                    if not plan:
+                        self._discard(row)
+        return found
 
     def _register(self, candidate: Candidate, identity: str | None) -> Outcome:
         registration, stored = new_id(), None
@@ -174,27 +199,25 @@ class Registrar:
             query = select(tables.registrations).where(columns.name == str(name), columns.place == self._place)
             return list(connection.execute(query.order_by(columns.registration_id)))
 
-    def _discard(self, row: Row[Any]) -> bool:
+    def _discard(self, row: Row[Any]) -> None:
         name = Name.parse(row.name)
-        stored = self._store.find(name, row.registration_id)
-        self._undo(name, row.registration_id, stored)
-        return True
+        self._undo(name, row.registration_id, self._store.find(name, row.registration_id))
 
     def _undo(self, name: Name, registration: str, stored: Stored | None) -> None:
         if stored is not None:
-            self._store.delete(name, stored.number)
+            self._store.delete(name, stored)
         self._store.discard(registration)
         with self._sql.begin() as connection:
             connection.execute(_without(registration))
 
     @contextmanager
-    def _alone(self, name: Name) -> Iterator[None]:
+    def _alone(self, name: Name, *, wait_s: float = WAIT_S) -> Iterator[None]:
         """Wait for, then hold, the asset's lock; the kernel frees it when its process dies."""
         path = self._state.root / "registry" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            deadline = time.monotonic() + WAIT_S
+            deadline = time.monotonic() + wait_s
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
