@@ -121,7 +121,7 @@ class Registry:
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         if version.kind not in (Kind.CHAIN, Kind.MODEL, Kind.LLM):
-            raise UserError(f"`{version.ref}` is a {version.kind.value}: it does not answer", where=str(version.ref))
+            raise UserError(f"`{version.ref}` is {version.kind.noun}: it does not answer", where=str(version.ref))
         with self._sql.read() as connection:
             recorded = queries.recorded(connection, version)
         return loading.load_chain(version, recorded, self._state)
@@ -148,7 +148,7 @@ class Registry:
         with self._sql.read() as connection:
             text = queries.content(connection, version)
         if text is None:
-            raise UserError(f"`{version.ref}` is a {version.kind.value}, not a prompt", where=str(version.ref))
+            raise UserError(f"`{version.ref}` is {version.kind.noun}, not a prompt", where=str(version.ref))
         if digest(text) != version.digest:
             raise IntegrityError("the prompt's text is not what was registered", where=str(version.ref))
         return text

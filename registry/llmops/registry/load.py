@@ -54,7 +54,7 @@ def verified(version: Version, recorded: Manifest | None, state: StateConfig) ->
         UserError: the version has no files of its own (a prompt, an index).
     """
     if recorded is None:
-        raise UserError(f"a {version.kind.value} version has nothing to load", where=str(version.ref))
+        raise UserError(f"{version.kind.noun} has nothing to load", where=str(version.ref))
     copies = state.cache / "models"
     copies.mkdir(parents=True, exist_ok=True)
     with artefact(version.source, state) as source:

@@ -96,10 +96,29 @@ class MlflowStore:
                 case Pointer(uri):
                     return _store_version(client, candidate, uri, tags)
                 case SavedModel(uri):
-                    return _store_saved(mlflow, client, candidate, uri, tags)
+                    folder = local_path(uri)
+                    if folder is None:
+                        model_id = mlflow.models.get_model_info(uri).model_id
+                        return _store_version(client, candidate, _location(client, uri), tags, model_id)
+                    model = self._open_model(client, candidate, tags)
+                    client.log_model_artifacts(model.model_id, str(folder))
+                    client.finalize_logged_model(model.model_id, "READY")
+                    return _store_version(client, candidate, model.artifact_location, tags, model.model_id)
                 case CodeModel() as code:
-                    experiment = self._experiment(client)
-                    return _store_code(mlflow, client, candidate, code, tags, experiment)
+                    model = self._open_model(client, candidate, tags)
+                    _log_code(mlflow, code, model)
+                    return _store_version(client, candidate, model.artifact_location, tags, model.model_id)
+
+    def locate(self, uri: str) -> str:
+        """Where the files of a saved model lie.
+
+        Raises:
+            NotFoundError: MLflow knows no such run or model.
+        """
+        if local_path(uri) is not None:
+            return str(Path(uri).resolve())
+        with self._client() as (_, client):
+            return _location(client, uri)
 
     def find(self, name: Name, registration: str) -> Stored | None:
         """The version that an interrupted registration had got to."""
@@ -203,6 +222,15 @@ class MlflowStore:
         finally:
             making.unlink(missing_ok=True)
 
+    def _open_model(self, client: Any, candidate: Candidate, tags: dict[str, str]) -> Any:
+        return client.create_logged_model(
+            self._experiment(client),
+            name=str(candidate.name).replace(".", "-"),
+            tags=tags,
+            params={key: str(value)[:500] for key, value in candidate.params.items()},
+            model_type=candidate.kind.value,
+        )
+
     def _experiment(self, client: Any) -> str:
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
@@ -237,32 +265,23 @@ def local_path(source: str) -> Path | None:
     return Path(source) if not parsed.scheme else None
 
 
-def _store_code(
-    mlflow: Any, client: Any, candidate: Candidate, code: CodeModel, tags: dict[str, str], experiment: str
-) -> Stored:
-    model = client.create_logged_model(
-        experiment,
-        name=str(candidate.name).replace(".", "-"),
-        tags=tags,
-        params={key: str(value)[:500] for key, value in candidate.params.items()},
-        model_type=candidate.kind.value,
-    )
-    mlflow.pyfunc.log_model(
-        name=model.name,
-        model_id=model.model_id,
-        python_model=str(code.path),
-        code_paths=[str(path) for path in code.code_paths] or None,
-        artifacts=code.artifacts or None,
-        model_config=code.model_config or None,
-        metadata={OPENER_KEY: code.opener} if code.opener else None,
-        pip_requirements=list(code.requirements) or [f"mlflow=={mlflow.__version__}"],
-    )
-    return _store_version(client, candidate, model.artifact_location, tags, model_id=model.model_id)
-
-
-def _store_saved(mlflow: Any, client: Any, candidate: Candidate, uri: str, tags: dict[str, str]) -> Stored:
-    info = mlflow.models.get_model_info(uri)
-    return _store_version(client, candidate, _location(client, uri), tags, model_id=info.model_id)
+def _log_code(mlflow: Any, code: CodeModel, model: Any) -> None:
+    """Save the code and its configuration as a logged model, which no version names yet; this runs the file once."""
+    try:
+        mlflow.pyfunc.log_model(
+            name=model.name,
+            model_id=model.model_id,
+            python_model=str(code.path),
+            code_paths=[str(path) for path in code.code_paths] or None,
+            artifacts=code.artifacts or None,
+            model_config=code.model_config or None,
+            metadata={OPENER_KEY: code.opener} if code.opener else None,
+            pip_requirements=list(code.requirements) or [f"mlflow=={mlflow.__version__}"],
+        )
+    except mlflow.MlflowException as error:
+        if error.error_code == "INTERNAL_ERROR":  # MLflow's word for whatever the file raised
+            raise UserError(f"the model's code does not run: {_first_line(error)}", where=str(code.path)) from error
+        raise
 
 
 def _store_version(
@@ -319,8 +338,12 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise kinds.get(error.error_code, LlmopsError)(f"MLflow: {first_line}", where=_masked(where)) from error
+        kind = kinds.get(error.error_code, LlmopsError)
+        raise kind(f"MLflow: {_first_line(error)}", where=_masked(where)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _masked(where: str) -> str:

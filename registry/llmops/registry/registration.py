@@ -28,7 +28,7 @@ from llmops.registry import bootstrap, queries, tables
 from llmops.registry.digest import Manifest, manifest
 from llmops.registry.load import artefact
 from llmops.registry.mlflow_adapter import MlflowStore, Stored, local_path
-from llmops.registry.records import Alias, Candidate, Pointer, PromptText, Version
+from llmops.registry.records import Alias, Candidate, Pointer, PromptText, SavedModel, Version
 
 WAIT_S = 120.0
 _ATTEMPTS = 3
@@ -75,13 +75,11 @@ class Registrar:
             UserError: the name belongs to an asset of another kind, or the artefact is unusable.
             ConflictError: another process has been registering this asset for too long.
         """
-        identity = candidate.digest
-        if isinstance(candidate.artifact, PromptText):
-            identity = _prompt_digest(candidate, candidate.artifact)
-        if identity and (known := self._known(candidate, identity)):
+        identity = self._identity(candidate)
+        if known := self._known(candidate, identity):
             return Outcome(known, None)
         with self._alone(candidate.name):
-            if identity and (known := self._known(candidate, identity)):
+            if known := self._known(candidate, identity):
                 return Outcome(known, None)
             return self._register(candidate, identity)
 
@@ -99,7 +97,18 @@ class Registrar:
                         self._discard(row)
         return found
 
-    def _register(self, candidate: Candidate, identity: str | None) -> Outcome:
+    def _identity(self, candidate: Candidate) -> str:
+        """The digest that the version will have."""
+        match candidate.artifact:
+            case PromptText(text):
+                return _prompt_digest(candidate, text)
+            case SavedModel(uri) if candidate.digest is None:
+                with artefact(self._store.locate(uri), self._state) as folder:
+                    return manifest(folder).digest
+        assert candidate.digest is not None  # the candidate saw to it
+        return candidate.digest
+
+    def _register(self, candidate: Candidate, identity: str) -> Outcome:
         registration, stored = new_id(), None
         for row in self._abandoned(candidate.name):
             found = self._store.find(candidate.name, row.registration_id) if row.digest == identity else None
@@ -108,7 +117,7 @@ class Registrar:
             else:
                 self._discard(row)
         if stored is None:
-            self._intend(candidate, identity or "", registration)
+            self._intend(candidate, identity, registration)
             try:
                 stored = self._store.store(candidate, digest=identity, registration=registration)
             except UserError:
@@ -116,16 +125,15 @@ class Registrar:
                 raise
         return self._finish(candidate, identity, registration, stored)
 
-    def _finish(self, candidate: Candidate, identity: str | None, registration: str, stored: Stored) -> Outcome:
+    def _finish(self, candidate: Candidate, identity: str, registration: str, stored: Stored) -> Outcome:
         files = None
         if not isinstance(candidate.artifact, PromptText | Pointer):
             with artefact(stored.source, self._state) as folder:
                 files = manifest(folder)
-        identity = identity or (files.digest if files else "")
         for attempt in range(1, _ATTEMPTS + 1):
             known = self._known(candidate, identity)
             try:
-                if known is not None:  # registered meanwhile, from another machine or under its files' digest
+                if known is not None:  # registered meanwhile, from another machine
                     self._undo(candidate.name, registration, stored)
                     return Outcome(known, None)
                 return self._commit(candidate, identity, registration, stored, files)
@@ -171,9 +179,9 @@ class Registrar:
     def _known(self, candidate: Candidate, identity: str) -> Version | None:
         with self._sql.read() as connection:
             kind = queries.kind_of(connection, candidate.name)
-            if kind not in (None, candidate.kind):
+            if kind is not None and kind is not candidate.kind:
                 raise UserError(
-                    f"`{candidate.name}` is a {kind.value if kind else ''}, not a {candidate.kind.value}",
+                    f"`{candidate.name}` is {kind.noun}, not {candidate.kind.noun}",
                     hint="give the new asset a name of its own",
                 )
             return queries.by_digest(connection, candidate.name, identity)
@@ -235,8 +243,8 @@ class Registrar:
             os.close(descriptor)
 
 
-def _prompt_digest(candidate: Candidate, prompt: PromptText) -> str:
-    found = digest(prompt.text)
+def _prompt_digest(candidate: Candidate, text: str) -> str:
+    found = digest(text)
     if candidate.digest not in (None, found):
         raise UserError("a prompt's digest is the SHA-256 of its text", where=str(candidate.name), hint="leave it out")
     return found
