@@ -134,6 +134,14 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
     return row
 
 
+def touch(manifest: Manifest, touched: Iterable[tuple[int, SourceItem, bool]]) -> None:
+    """Record a new size and time of documents whose bytes are the same; call it in a transaction."""
+    manifest.db.executemany(
+        "UPDATE documents SET size = ?, mtime_ns = ?, racy = ? WHERE id = ?",
+        [(item.size, item.mtime_ns, racy, document) for document, item, racy in touched],
+    )
+
+
 def remove_documents(manifest: Manifest, documents: Iterable[int]) -> None:
     """Delete documents with their chunks; call it in a transaction."""
     ids = [(document,) for document in documents]

@@ -55,6 +55,19 @@ class Chunk(Protocol):
     def context(self) -> str: ...
 
 
+class StoredDocument(Protocol):
+    """A document's text as it was indexed, for whoever may read it."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def title(self) -> str | None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def pages(self) -> Sequence[Any]: ...
+
+
 class Head(Protocol):
     @property
     def generation(self) -> str: ...
@@ -75,6 +88,7 @@ class SearchIndex(Protocol):
     def lexical(self, query: str, k: int, allowed: Mask | None) -> Hits: ...
     def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[Any]: ...
     def chunks(self, rows: NDArray[Any]) -> Sequence[Chunk]: ...
+    def document(self, uri: str, principal: Principal) -> StoredDocument: ...
 
 
 class QueryEmbedder(Protocol):
@@ -115,6 +129,7 @@ class Retrieved:
     passages: tuple[Found, ...]
     generation: str
     index_seq: int
+    index: SearchIndex
 
 
 @dataclass(frozen=True)
@@ -151,7 +166,7 @@ class Retriever:
         allowed = index.allowed(principal, dict(filters or {}))
         ranking = rank(index, question, vector, allowed, config)
         passages = _distinct(index, ranking, config.top_k)
-        return Retrieved(question, vector, passages, index.head.generation, index.head.seq)
+        return Retrieved(question, vector, passages, index.head.generation, index.head.seq, index)
 
 
 def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None, config: RetrievalConfig) -> Ranking:

@@ -225,14 +225,23 @@ class Endpoints:
             )
         return self._all[name]
 
-    def open(self) -> None:
-        """Load every first version, then follow the aliases."""
-        for endpoint in self:
-            endpoint.open()
+    def __enter__(self) -> Endpoints:
+        """Load every first version, then follow the aliases.
+
+        Raises:
+            LlmopsError: a first version does not exist or does not load.
+        """
+        try:
+            for endpoint in self:
+                endpoint.open()
+        except BaseException:
+            self.__exit__()
+            raise
         self._thread = threading.Thread(target=self._follow, name="endpoints", daemon=True)
         self._thread.start()
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)

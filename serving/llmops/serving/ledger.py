@@ -42,7 +42,14 @@ class Ledger:
         self._thumbs: OrderedDict[str, Thumb] = OrderedDict()
 
     def remember(self, request_id: str, owner: str, endpoint: str) -> None:
-        """Note a new request of this process."""
+        """Note a new request of this process.
+
+        Raises:
+            ConflictError: a trusted caller's id is already that of somebody else's request.
+        """
+        known = self._entries.get(request_id)
+        if known is not None and known.owner != owner:
+            raise ConflictError("this request id is taken", where="x-request-id", hint="make a new id for each request")
         self._keep(self._entries, request_id, Entry(owner, endpoint, born_here=True))
 
     def note(self, thumb: Thumb) -> None:

@@ -5,6 +5,7 @@ It knows the columns. Writing, cutting of what is too long and redaction are the
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -47,8 +48,8 @@ def inference_row(exchange: Exchange) -> dict[str, Any]:
         "input_tokens": outcome.done.usage.input_tokens if outcome.done else None,
         "output_tokens": outcome.done.usage.output_tokens if outcome.done else None,
         "sampling_fraction": 1.0,
-        "request_json": orjson.dumps(question.body).decode(),
-        "response_json": orjson.dumps(_response(outcome)).decode(),
+        "request_json": encode(question.body).decode(),
+        "response_json": encode(_response(outcome)).decode(),
         "tags": _tags(outcome),
     }
 
@@ -83,6 +84,14 @@ def talk_id(feedback_id: str) -> str:
 
 def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="microseconds")
+
+
+def encode(value: Any) -> bytes:
+    """JSON on one line. Half a surrogate pair (an LLM may cut its stream inside an emoji) passes as its escape."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def citation_json(citation: Citation) -> dict[str, Any]:

@@ -76,7 +76,9 @@ class Service:
             NotFoundError: no such endpoint.
             UnavailableError: it is still loading.
         """
-        loaded = self.endpoints.get(asked.endpoint).acquire()
+        endpoint = self.endpoints.get(asked.endpoint)
+        self.ledger.remember(asked.request_id, requester.principal.id, asked.endpoint)
+        loaded = endpoint.acquire()
         context = ChainContext(
             request_id=asked.request_id,
             principal=requester.principal,
@@ -86,7 +88,6 @@ class Service:
         question = Question(
             asked.endpoint, loaded, asked.messages, context, asked.body, client_request_id=asked.client_request_id
         )
-        self.ledger.remember(asked.request_id, requester.principal.id, asked.endpoint)
         return Exchange(question, self.places, self.config.limits, self._account)
 
     async def give_feedback(self, requester: Requester, thumb: Thumb) -> bool:

@@ -71,14 +71,13 @@ def _closes(text: str, begin: int, dot: int, following: str) -> bool:
     word = before[0].lstrip("\"'“‘([*_`") if before else ""
     single = len(word) == 1 and word.isalpha() and word.isupper()
     dotted = "." in word and all(len(part) <= 2 for part in word.split("."))  # U.S, e.g, a.m
-    return not (
-        single or dotted or word.lower() in _ABBREVIATIONS or (word.isdigit() and before and before.start() == begin)
-    )
+    numbers_item = word.isdigit() and before is not None and before.start() == begin
+    return not (single or dotted or numbers_item or word.lower() in _ABBREVIATIONS)
 
 
 def _short(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """The span without white space at its ends, cut at spaces where it is too long."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     while True:
         while start < end and text[start].isspace():
             start += 1

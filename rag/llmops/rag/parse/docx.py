@@ -1,7 +1,7 @@
 """DOCX to Markdown-like text, by kreuzberg: headings, lists and tables survive.
 
-Before its XML is parsed, the archive is measured and searched: it must not unpack to more than allowed, and no part may declare
-a document type (Open Packaging forbids it, ECMA-376 part 2, 6.5.3; entities that expand or read files need one).
+Before its XML is parsed, the archive is measured and searched: it must not unpack to more than allowed, and no part may
+declare a document type (Open Packaging forbids it, ECMA-376 part 2; entities that expand or read files need one).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""HTML to Markdown-like text: the main content by trafilatura (F1 .96 on its benchmark), everything visible where it finds none.
+"""HTML to Markdown-like text: the main content by trafilatura, everything visible where it finds none.
 
-Knows elements; scripts, styles and comments are no text, and what the text says in angle brackets stays text. Nothing is fetched.
+Knows elements; scripts, styles and comments are no text, and what the text says in angle brackets stays text. Nothing
+is fetched. Trafilatura was the best of the extractors measured (F1 .96).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lxml import etree
+from lxml import etree  # type: ignore[import-untyped]
 from lxml import html as lxml_html
 from trafilatura import bare_extraction
 
@@ -21,8 +22,46 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-
 _INVISIBLE = ("script", "style", "noscript", "template", "svg", "head", "iframe", "object")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BREAKING = frozenset(
-    "address article aside blockquote body center dd details dialog div dl dt fieldset figcaption figure footer form header hr "
-    "html legend li main menu nav ol p pre section summary table tbody td tfoot th thead tr ul".split()
+    (
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "body",
+        "center",
+        "dd",
+        "details",
+        "dialog",
+        "div",
+        "dl",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "header",
+        "hr",
+        "html",
+        "legend",
+        "li",
+        "main",
+        "menu",
+        "nav",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "summary",
+        "table",
+        "tbody",
+        "td",
+        "tfoot",
+        "th",
+        "thead",
+        "tr",
+        "ul",
+    )
 )
 
 
@@ -49,7 +88,8 @@ def _decode(data: bytes) -> tuple[str, dict[str, Any]]:
     if declared is not None:
         try:
             encoding = declared.group(1).decode().lower()
-            return data.decode("cp1252" if encoding in ("iso-8859-1", "latin-1") else encoding), {"encoding": encoding}
+            encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1") else encoding  # as browsers read it
+            return data.decode(encoding), {} if encoding in ("utf-8", "utf8") else {"encoding": encoding}
         except (UnicodeDecodeError, LookupError):
             pass  # the declaration is wrong, as it often is: the bytes decide
     return decode(data)

@@ -1,7 +1,8 @@
 """Writes parsed structure as plain Markdown, so that one chunker reads every marked-up document.
 
-Knows the few marks the outline looks for (`#`, `-`, `|`, fences). Words are written as they stand, not escaped: the text is
-searched and quoted, never rendered as it is. Only a line that would be taken for a heading or a fence gets a backslash.
+Knows the few marks the outline looks for (`#`, `-`, `|`, fences). Words are written as they stand, not escaped: the text
+is searched and quoted, not rendered. Only a line that would pass for a heading or a fence gets a
+backslash.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Knows which module parses what, and what every text must satisfy. Parsers are im
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 
 from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.parse import media
@@ -17,11 +18,17 @@ PARSER_VERSION = 1
 """Rises whenever the same file would give another text: it is part of an index's fingerprint."""
 
 
-_PARSERS = {
+PARSERS = {
     media.PDF: "llmops.rag.parse.pdf",
     media.DOCX: "llmops.rag.parse.docx",
     media.HTML: "llmops.rag.parse.html",
 }
+
+
+def fingerprint() -> dict[str, str | int]:
+    """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser."""
+    libraries = {name: version(name) for name in ("pypdfium2", "kreuzberg", "trafilatura", "lxml")}
+    return {"parser": PARSER_VERSION, **libraries}
 
 
 def parse_file(path: str, limits: Limits) -> Parsed:
@@ -40,7 +47,7 @@ def parse_content(path: str, content: Content, limits: Limits) -> Parsed:
     if media_type in media.IN_PROCESS:
         extracted = _plain(content.data, media_type)
     else:
-        extracted = import_module(_PARSERS[media_type]).extract(content.data, limits)
+        extracted = import_module(PARSERS[media_type]).extract(content.data, limits)
     if not extracted.text or extracted.text.isspace():
         raise RefusedDocumentError("empty")
     if len(extracted.text) > limits.max_text_chars:

@@ -18,8 +18,7 @@ from llmops.rag.parse.text import first_line_title, tidy_title
 _HYPHENATED = re.compile(r"[\x02\ufffe]\s?(?=\w)")
 """PDFium's mark for a hyphen that only divides a word at the end of a line."""
 _NO_TITLE = re.compile(
-    r"^(untitled.*|microsoft (word|powerpoint).*|document\d*|title|.*\.(docx?|pdf|tex|dvi|indd|qxd|pptx?|odt|rtf|html?))$",
-    re.I,
+    r"(untitled|microsoft (word|powerpoint)).*|document\d*|title|.*\.(docx?|pdf|tex|dvi|indd|pptx?|odt|rtf|html?)", re.I
 )
 _BETWEEN = "\n\n"
 _PAGES_SEARCHED_FOR_PICTURES = 10
@@ -98,7 +97,7 @@ def _assemble(texts: list[str], named: str) -> Extracted:
         pages.append(PageSpan(number, position, position + len(text)))
         position += len(text) + len(_BETWEEN)
     blank = sum(not text for text in texts)
-    title = None if not named.strip() or _NO_TITLE.match(named.strip()) else tidy_title(printable(named))
+    title = None if not named.strip() or _NO_TITLE.fullmatch(named.strip()) else tidy_title(printable(named))
     first = next(text for text in texts if text)
     metadata = {"pages": len(texts), **({"pages_without_text": blank} if blank else {})}
     return Extracted(_BETWEEN.join(texts), title or first_line_title(first), tuple(pages), metadata)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import Final
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmops.core.chain import Citation, Delta, Event, Retrieval
@@ -18,6 +18,7 @@ from llmops.core.errors import LlmopsError
 from llmops.serving.api.wire import KEEP_ALIVE, Chunks, completion, failure
 from llmops.serving.exchange import Exchange
 from llmops.serving.guard import error_response
+from llmops.serving.record import encode
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ SILENCE_S: Final = 15.0
 
 
 class ExchangeReply(Response):
-    """Drives an exchange to its end, whatever the client does; the row of the log is written here, once."""
+    """Drives an exchange to its end, whatever the client does. Its row is in the log before the last byte is sent."""
 
     def __init__(self, exchange: Exchange, *, stream: bool, include_usage: bool = False) -> None:
         super().__init__()
@@ -56,9 +57,12 @@ class ExchangeReply(Response):
             while await self._exchange.next() is not None:
                 pass
         except LlmopsError as error:
+            self._exchange.finish()
             await error_response(error, headers)(scope, receive, send)
             return
-        await JSONResponse(completion(self._exchange), headers=headers)(scope, receive, send)
+        self._exchange.finish()
+        body = encode(completion(self._exchange))
+        await Response(body, media_type="application/json", headers=headers)(scope, receive, send)
 
     async def _streamed(self, send: Send) -> None:
         pending: asyncio.Task[Event | None] = asyncio.create_task(self._first())
@@ -73,6 +77,7 @@ class ExchangeReply(Response):
         if done and (error := first.exception()) is not None:
             if not isinstance(error, LlmopsError):
                 raise error
+            self._exchange.finish()
             await _send_whole(send, error_response(error, self._identifying_headers()))
             return
         await self._start(send)
@@ -86,8 +91,10 @@ class ExchangeReply(Response):
                     await _piece(send, chunks.citation(event))
                 event = await self._next_or_keep_alive(send)
         except LlmopsError as error:
+            self._exchange.finish()
             await _piece(send, failure(error, self._exchange), last=True)
             return
+        self._exchange.finish()
         await _piece(send, chunks.closing(include_usage=self._include_usage), last=True)
 
     async def _first(self) -> Event | None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from llmops.core.chain import Citation, Delta, Message
 from llmops.core.errors import LlmopsError, TooLargeError, UserError
 from llmops.serving.config import LimitsConfig
 from llmops.serving.exchange import Exchange
-from llmops.serving.record import citation_json
+from llmops.serving.record import citation_json, encode
 
 
 class Part(BaseModel):
@@ -196,7 +195,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 
 def sse(value: dict[str, Any]) -> bytes:
     """One server-sent event. JSON holds no raw line break, so a document's text can't forge an event."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+    return b"data: " + encode(value) + b"\n\n"
 
 
 def failure(error: LlmopsError, exchange: Exchange) -> bytes:

@@ -1,0 +1,121 @@
+"""The process of `llmops serve`: socket, event loop, drainer, and an end without loss at Ctrl-C.
+
+It starts and stops what the other modules make, and decides nothing about requests.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from llmops.core.errors import ConfigError, ConflictError
+from llmops.serving.app import Backing, build_app
+from llmops.serving.config import ServeConfig, refuse_open_door
+from llmops.serving.endpoint import Endpoints
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS = 1000
+"""More connections at once are answered 503 before they cost anything."""
+
+
+def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info) -> None:
+    """Open the endpoints of the registry in the state folder, and answer until the process is asked to stop.
+
+    Args:
+        announce: told the address once the endpoints are loaded and the port answers.
+
+    Raises:
+        ConfigError: strangers could use it without a key, or the address is not of this machine.
+        ConflictError: the port is in use.
+        LlmopsError: an endpoint's first version does not exist or does not load.
+        KeyboardInterrupt: after everything has stopped, where Ctrl-C asked for it.
+    """
+    # The lake and the registry are heavy, and only a server over a state folder needs them.
+    from llmops.core.drain import Drainer
+    from llmops.serving.storage import standard_backing
+
+    refuse_open_door(config)
+    with (
+        listening(config.host, config.port) as listener,
+        standard_backing(config) as backing,
+        Drainer(config.state),
+        Endpoints(config.endpoints, backing.source, poll_s=config.poll_s) as endpoints,
+    ):
+        server_for(config, backing, endpoints, lambda: announce(address(listener))).run(sockets=[listener])
+
+
+def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
+    """The HTTP server; `run` answers until a signal comes, then lets running answers end, for `shutdown_s` at most."""
+    settings = uvicorn.Config(
+        build_app(config, backing, endpoints),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, round(config.shutdown_s)),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    return Server(settings, started)
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server that tells when it answers."""
+
+    def __init__(self, settings: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(settings)
+        self._on_start = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A bound socket, before anything slow is loaded: a wrong address fails at once.
+
+    Raises:
+        ConflictError: the port is in use.
+        ConfigError: the address is not of this machine, or the port needs rights.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise _explain(error, host, port) from error
+        yield listener
+    finally:
+        listener.close()
+
+
+def address(listener: socket.socket) -> str:
+    """The URL at which the socket answers."""
+    host, port = listener.getsockname()[:2]
+    if host == "127.0.0.1":
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _explain(error: OSError, host: str, port: int) -> ConflictError | ConfigError:
+    where = f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return ConflictError(
+            f"port {port} is in use", where=where, code="port_in_use",
+            hint=f"end its holder, or choose another: --port {port + 1}",
+        )  # fmt: skip
+    if error.errno == errno.EACCES:
+        return ConfigError(f"port {port} needs rights this user lacks", where=where, hint="choose one above 1023")
+    return ConfigError(f"the address cannot be listened on: {error.strerror}", where=where, hint="see `host` and `port`")

@@ -1,0 +1,116 @@
+"""A real server for tests: uvicorn on a free port, rows in a real spool, versions from a shelf."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+from tests.support.chain import Shelf, SmallChain
+
+from llmops.core.errors import UnauthenticatedError
+from llmops.core.frames import Frame, scan
+from llmops.core.identity import Principal
+from llmops.core.segments import open_segments
+from llmops.core.spool import Spool
+from llmops.core.state import StateConfig
+from llmops.serving.app import Backing
+from llmops.serving.config import ServeConfig
+from llmops.serving.endpoint import Endpoints
+from llmops.serving.identity import Requester
+from llmops.serving.server import address, listening, server_for
+
+
+class SpooledTables:
+    """Writes through a real spool and reads what lies in it; no lake, no drainer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spool = Spool(folder)
+
+    def append(self, table: str, row: dict[str, Any]) -> None:
+        assert self.spool.append(table, row)
+
+    async def keep(self, table: str, row: dict[str, Any]) -> None:
+        await self.spool.append_durable(table, row)
+
+    def find(self, table: str, column: str, value: str) -> list[dict[str, Any]]:
+        return [row for row in self.rows(table) if row[column] == value]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Every row of the table, in the order of writing."""
+        with open_segments(self.folder) as segments:
+            data = b"".join(segment.read(0) for segment in segments)
+        frames = [frame for frame in scan(data) if isinstance(frame, Frame)]
+        return [orjson.loads(frame.body) for frame in frames if frame.table == table]
+
+
+class FewKeys:
+    """A key table of tokens known beforehand."""
+
+    def __init__(self, requesters: dict[str, Requester]) -> None:
+        self._requesters = requesters
+
+    async def verify(self, token: str) -> Requester:
+        if token not in self._requesters:
+            raise UnauthenticatedError("this key is not known")
+        return self._requesters[token]
+
+
+KEYS = FewKeys(
+    {
+        "lk_one": Requester(Principal("key:one", "key"), frozenset({"chat"})),
+        "lk_board": Requester(Principal("key:board", "key", frozenset({"board"})), frozenset({"chat"})),
+        "lk_trusted": Requester(Principal("key:trusted", "key"), frozenset({"chat", "request_id"})),
+        "lk_other": Requester(Principal("key:other", "key"), frozenset({"gateway"})),
+    }
+)
+
+
+@dataclass
+class Running:
+    """One server under test."""
+
+    url: str
+    config: ServeConfig
+    shelf: Shelf
+    tables: SpooledTables
+    endpoints: Endpoints
+
+    def client(self, **settings: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **settings)
+
+    def log(self) -> list[dict[str, Any]]:
+        return self.tables.rows(self.config.inference_log)
+
+    def feedback(self) -> list[dict[str, Any]]:
+        return self.tables.rows(self.config.feedback)
+
+
+@contextmanager
+def running(folder: Path, shelf: Shelf | None = None, **settings: Any) -> Iterator[Running]:
+    """A server over `shelf` (one quoting chain by default) until the block ends."""
+    shelf = shelf or Shelf({1: SmallChain})
+    config = ServeConfig(state=StateConfig(dir=folder), port=0, poll_s=0.05, shutdown_s=1, **settings)
+    tables = SpooledTables(config.state.spool)
+    answering = threading.Event()
+    with (
+        tables.spool,
+        listening(config.host, config.port) as listener,
+        Endpoints(config.endpoints, shelf, poll_s=config.poll_s) as endpoints,
+    ):
+        server = server_for(config, Backing(shelf, tables, KEYS), endpoints, answering.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            assert answering.wait(10)
+            yield Running(address(listener), config, shelf, tables, endpoints)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
