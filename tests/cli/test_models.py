@@ -78,8 +78,6 @@ def test_history(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = models(capsys, "history", "dev.docs.chat", "--json")
     moves = [(move["alias"], move["version"], move["moved_by"]) for move in json.loads(out)]
     assert moves == [("champion", 1, "tester")]
-        ("champion", 1, "tester")
-    ]
     assert models(capsys, "history", "dev.docs.index")[1:] == ("", "no alias was ever set\n")
 
 

@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import create_engine, insert, text
+from sqlalchemy.engine import make_url
+from tests.support.postgresql import postgresql_server
 
+from llmops.core.ids import new_id
 from llmops.core.names import Name
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
@@ -36,6 +39,23 @@ def state(tmp_path: Path, empty_mlflow: Path) -> StateConfig:
 def registry(state: StateConfig) -> Iterator[Registry]:
     with Registry(state, actor="tester") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> str:
+    """A database of its own on the session's server."""
+    name = f"test_{new_id().replace('-', '')}"
+    engine = create_engine(make_url(postgresql).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return make_url(postgresql).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

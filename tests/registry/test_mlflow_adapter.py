@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import mlflow
 import pytest
-from tests.support.registry_processes import CHAT, chain
+from tests.support.registry_processes import CHAT, chain, first_use, start
 
 from llmops.core.errors import NotFoundError
 from llmops.core.state import StateConfig
@@ -65,11 +64,10 @@ def test_the_store_is_mlflows_own_and_whole(empty_mlflow: Path) -> None:
 
 def test_a_store_being_made_by_several_is_made_once(tmp_path: Path) -> None:
     state = StateConfig(dir=tmp_path / "state")
-    threads = [threading.Thread(target=MlflowStore(state)._prepare) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    processes = [start(first_use, state) for _ in range(2)]
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert [path.name for path in state.root.iterdir()] == ["mlflow.db"]
     assert MlflowStore(state).aliases() == {}
 

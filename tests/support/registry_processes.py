@@ -28,6 +28,7 @@ from llmops.registry import (
 )
 from llmops.registry.aliases import Move
 from llmops.registry.evidence import Method, Subject
+from llmops.registry.mlflow_adapter import MlflowStore
 
 CHAT = Name.parse("dev.docs.chat")
 MODELS = Path(__file__).parent.parent / "registry" / "models"
@@ -100,3 +101,8 @@ def point(state: StateConfig, number: int, etag: str | None, gate: Any, told: An
                 told.put((number, aliases.move(connection, moves, actor=f"process {number}")[0].version))
         except LlmopsError as error:
             told.put((number, error.error_code))
+
+
+def first_use(state: StateConfig) -> None:
+    """Ask MLflow something, where it may have no store yet."""
+    assert MlflowStore(state).aliases() == {}

@@ -245,9 +245,18 @@ def load_pyfunc(folder: Path, model_config: dict[str, Any]) -> Any:
 
     Returns:
         An `mlflow.pyfunc.PyFuncModel`.
+
+    Raises:
+        UserError: the model's own code, or a package it needs, fails.
     """
-    with quiet_mlflow() as mlflow, _translated(str(folder)):
-        return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=model_config or None)
+    with quiet_mlflow() as mlflow:
+        try:
+            return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=model_config or None)
+        except LlmopsError:
+            raise
+        except Exception as error:  # the boundary to code that is not ours: it may raise anything
+            what = f"the model does not load: {type(error).__name__}: {_first_line(error)}"
+            raise UserError(what, where=str(folder)) from error
 
 
 @contextmanager
