@@ -150,7 +150,7 @@ def test_of_many_movers_exactly_one_wins_and_the_others_are_told(sql: Sql, sql_s
     context = multiprocessing.get_context("forkserver")
     gate, told = context.Barrier(movers), context.Queue()
     processes = [start(point, sql_state, number, etag, gate, told) for number in range(1, movers + 1)]
-    outcomes = dict(told.get(timeout=90) for _ in processes)
+    outcomes = dict(told.get(timeout=180) for _ in processes)
     for process in processes:
         process.join(timeout=30)
     winners = [number for number, outcome in outcomes.items() if outcome == number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
@@ -122,6 +123,16 @@ def test_what_runs_is_a_copy_that_was_checked_too(registry: Registry, state: Sta
     assert not marker.exists()
     assert copies(state) == [copy]
     assert not list(copy.rglob("*.pyc"))
+
+
+def test_what_a_killed_loader_left_is_swept(registry: Registry, state: StateConfig) -> None:
+    old, fresh = state.cache / "models" / ".old", state.cache / "models" / ".fresh"
+    old.mkdir(parents=True)
+    fresh.mkdir()
+    os.utime(old, (0, 0))
+    registry.load_chain(registry.register(chain()))
+    assert not old.exists()
+    assert fresh.exists()  # another process may be at it
 
 
 def test_a_state_folder_may_move_with_its_artefacts(registry: Registry, state: StateConfig, tmp_path: Path) -> None:

@@ -59,16 +59,21 @@ def test_the_store_is_mlflows_own_and_whole(empty_mlflow: Path) -> None:
     utils._verify_schema(engine)  # raises where the migrations are not MLflow's newest
     assert utils._all_tables_exist(engine)
     engine.dispose()
-    assert [path.name for path in empty_mlflow.parent.iterdir() if path.name.endswith(".tmp")] == []
+    assert not empty_mlflow.with_name(".mlflow.db.making").exists()
+
+
+def test_a_store_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / ".mlflow.db.making").write_bytes(b"half a store")
+    assert MlflowStore(StateConfig(dir=tmp_path)).aliases() == {}
 
 
 def test_a_store_being_made_by_several_is_made_once(tmp_path: Path) -> None:
     state = StateConfig(dir=tmp_path / "state")
     processes = [start(first_use, state) for _ in range(2)]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert [path.name for path in state.root.iterdir()] == ["mlflow.db"]
+    assert sorted(path.name for path in state.root.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
     assert MlflowStore(state).aliases() == {}
 
 

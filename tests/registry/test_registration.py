@@ -170,7 +170,9 @@ def test_a_killed_registration_is_finished_by_its_rerun(state: StateConfig, step
         assert open_registrations(state) == 0
         assert len(list((state.mlflow_artifacts / "models").iterdir())) == 1
         assert registry.load_chain(made)
-        assert registry.repair().registrations == []
+        found = registry.repair()
+        assert found.registrations == []
+        assert [(d.record, d.mlflow) for d in found.aliases] == ([(1, None)] if step == "commit" else [])
 
 
 @pytest.mark.kill
@@ -218,3 +220,25 @@ def test_an_mlflow_store_that_forgot_its_versions_is_noticed(
         with pytest.raises(IntegrityError, match="already registered"):
             other.register(chain("b"))
         assert [version.version for version in other.versions()] == [1]
+
+
+def test_another_machine_registering_the_same_meanwhile_wins(
+    state: StateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two state folders on one SQL database and one MLflow have no lock in common: the database decides."""
+    elsewhere = StateConfig(dir=tmp_path / "elsewhere", sql_url=state.sql, mlflow_uri=state.mlflow)
+    plain = MlflowStore.store
+
+    def overtaken(store: MlflowStore, candidate: Candidate, **options: Any) -> Any:
+        monkeypatch.setattr(MlflowStore, "store", plain)
+        with Registry(elsewhere) as other:
+            assert other.register(chain("a")).version == 1
+        return plain(store, candidate, **options)
+
+    monkeypatch.setattr(MlflowStore, "store", overtaken)
+    with Registry(state) as registry:
+        assert registry.register(chain("a")).version == 1
+        assert len(registry.versions()) == 1
+        assert registry.repair(plan=True).registrations == []
+    assert in_mlflow(state) == [1]
+    assert open_registrations(state) == 0

@@ -93,7 +93,7 @@ def point(state: StateConfig, number: int, etag: str | None, gate: Any, told: An
     with open_sql(state) as sql:
         with sql.read() as connection:
             version = queries.version(connection, CHAT, number)
-        gate.wait(timeout=60)
+        gate.wait(timeout=120)
         try:
             with sql.begin() as connection:
                 evidence_id = evidence.save(connection, passing(version))

@@ -6,6 +6,7 @@ version means, and which alias is of record, it is told.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -205,8 +206,11 @@ class MlflowStore:
         from mlflow.store.db.utils import _initialize_tables
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        making = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        making = path.with_name(f".{path.name}.making")
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return  # another process was first, and its store is whole
             making.unlink(missing_ok=True)
             engine = sqlalchemy.create_engine(f"sqlite:///{making}")
             sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))
@@ -214,13 +218,8 @@ class MlflowStore:
             engine.dispose()
             with making.open("rb+") as file:
                 os.fsync(file.fileno())
-            try:
-                os.link(making, path)
-            except FileExistsError:
-                return  # another process was first, and its store is whole
+            making.rename(path)
             sync_directory(path.parent)
-        finally:
-            making.unlink(missing_ok=True)
 
     def _open_model(self, client: Any, candidate: Candidate, tags: dict[str, str]) -> Any:
         return client.create_logged_model(
