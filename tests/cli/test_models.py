@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.registry.conftest import seed
 from tests.support.registry_processes import CHAT, passing
+from tests.support.registry_rows import seed
 
 from llmops.cli import main as entry
 from llmops.core.sql import open_sql

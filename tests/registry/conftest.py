@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from tests.support.postgresql import postgresql_server
 
 from llmops.core.ids import new_id
-from llmops.core.names import Name
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
-from llmops.registry import Kind, Registry, Version, queries, tables
+from llmops.registry import Registry
 from llmops.registry.mlflow_adapter import MlflowStore
 
 
@@ -70,26 +68,3 @@ def sql_state(request: pytest.FixtureRequest, tmp_path: Path) -> StateConfig:
 def sql(sql_state: StateConfig) -> Iterator[Sql]:
     with open_sql(sql_state) as opened:
         yield opened
-
-
-def seed(sql: Sql, name: str, count: int, kind: Kind = Kind.CHAIN) -> list[Version]:
-    """Write versions as a registration leaves them, without MLflow and without an alias."""
-    now = datetime.now(UTC)
-    with sql.begin() as connection:
-        connection.execute(insert(tables.assets).values(name=name, kind=kind.value, created_at=now, created_by="seed"))
-        rows = [
-            {
-                "name": name,
-                "version": number,
-                "digest": f"{number:064x}",
-                "source": "",
-                "description": "",
-                "tags": {},
-                "params": {"number": number},
-                "created_at": now,
-                "created_by": "seed",
-            }
-            for number in range(1, count + 1)
-        ]
-        connection.execute(insert(tables.versions), rows)
-        return [queries.version(connection, Name.parse(name), number) for number in range(1, count + 1)]

@@ -6,9 +6,9 @@ import multiprocessing
 
 import pytest
 from sqlalchemy import text
-from tests.registry.conftest import seed
 from tests.support.migrations import differences
 from tests.support.registry_processes import CHAT, passing, point, start
+from tests.support.registry_rows import seed
 
 from llmops.core.errors import ConflictError, LlmopsError, NotFoundError, UserError
 from llmops.core.names import Name

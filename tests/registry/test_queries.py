@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.registry.conftest import seed
 from tests.support.registry_processes import CHAT, passing
+from tests.support.registry_rows import seed
 
 from llmops.core.errors import NotFoundError
 from llmops.core.names import Ref
