@@ -6,7 +6,6 @@ text). Such a model cites nothing that could be checked, so it gives no passages
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -135,18 +134,14 @@ def _responses_text(item: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Pydantic objects, tables and arrays as mappings and lists."""
-    for method in ("model_dump", "to_dict"):
-        if not isinstance(value, Mapping) and callable(getattr(value, method, None)):
-            value = value.to_dict("records") if hasattr(value, "columns") else getattr(value, method)()
-            break
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, str) and value.startswith('{"'):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
+    """Pydantic objects, tables and arrays as mappings and lists; text and mappings as they are."""
+    if isinstance(value, str | Mapping):
+        return value
+    if hasattr(value, "columns"):  # a table: its rows
+        return value.to_dict("records")
+    for method in ("tolist", "model_dump", "to_dict"):
+        if callable(getattr(value, method, None)):
+            return getattr(value, method)()
     return value
 
 

@@ -46,6 +46,18 @@ class Moved:
     moved_at: datetime
     moved_by: str
 
+    def as_json(self) -> dict[str, Any]:
+        """The move as `llmops models history --json` prints it."""
+        return {
+            "name": str(self.name),
+            "alias": self.alias,
+            "version": self.version,
+            "previous_version": self.previous_version,
+            "evidence_id": self.evidence_id,
+            "moved_at": self.moved_at.isoformat(),
+            "moved_by": self.moved_by,
+        }
+
 
 def read(connection: Connection, name: Name, alias: str) -> Alias | None:
     """The alias as it stands, None where there is none."""

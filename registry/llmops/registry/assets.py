@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.core.chain import Chain
@@ -22,7 +23,21 @@ from llmops.registry.evidence import Evidence
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
 from llmops.registry.records import Alias, Asset, Candidate, Kind, Version
-from llmops.registry.registration import Registrar
+from llmops.registry.registration import Interrupted, Registrar
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was found wrong beside the record."""
+
+    aliases: builtins.list[Difference]
+    registrations: builtins.list[Interrupted]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "aliases": [difference.as_json() for difference in self.aliases],
+            "registrations": [interrupted.as_json() for interrupted in self.registrations],
+        }
 
 
 class Registry:
@@ -52,7 +67,7 @@ class Registry:
             UserError: the name belongs to another kind, or the artefact is unusable.
             ConflictError: another process has been registering this asset for two minutes.
         """
-        outcome = Registrar(self._state, self._sql, self._store, actor=self._actor).register(candidate)
+        outcome = self._registrar().register(candidate)
         if outcome.crowned is not None:
             projection.write(self._store, outcome.crowned, candidate.kind)
         return outcome.version
@@ -106,7 +121,7 @@ class Registry:
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         if version.kind not in (Kind.CHAIN, Kind.MODEL, Kind.LLM):
-            raise UserError(f"`{version.ref}` is a {version.kind.value}: it does not answer", where=str(version.ref))
+            raise UserError(f"`{version.ref}` is {version.kind.noun}: it does not answer", where=str(version.ref))
         with self._sql.read() as connection:
             recorded = queries.recorded(connection, version)
         return loading.load_chain(version, recorded, self._state)
@@ -133,7 +148,7 @@ class Registry:
         with self._sql.read() as connection:
             text = queries.content(connection, version)
         if text is None:
-            raise UserError(f"`{version.ref}` is a {version.kind.value}, not a prompt", where=str(version.ref))
+            raise UserError(f"`{version.ref}` is {version.kind.noun}, not a prompt", where=str(version.ref))
         if digest(text) != version.digest:
             raise IntegrityError("the prompt's text is not what was registered", where=str(version.ref))
         return text
@@ -188,9 +203,12 @@ class Registry:
         with self._sql.read() as connection:
             return evidence.of_version(connection, version)
 
-    def repair(self, *, plan: bool = False) -> builtins.list[Difference]:
-        """Put MLflow's copies of the aliases right, and say what differed; with `plan`, only say it."""
-        return projection.repair(self._sql, self._store, plan=plan)
+    def repair(self, *, plan: bool = False) -> Repairs:
+        """Put MLflow's copies of the aliases right, discard interrupted registrations; with `plan`, only say so."""
+        return Repairs(projection.repair(self._sql, self._store, plan=plan), self._registrar().sweep(plan=plan))
+
+    def _registrar(self) -> Registrar:
+        return Registrar(self._state, self._sql, self._store, actor=self._actor)
 
 
 def _name(name: Name | str) -> Name:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from llmops.registry.adapt import PyfuncChain, is_chain
 from llmops.registry.digest import Manifest, require
 from llmops.registry.records import Version
 
+_UNFINISHED_S = 3600.0
 STATE_KEY = "state"
 """The key of a model's configuration that loading replaces by the loader's own state."""
 
@@ -54,9 +56,10 @@ def verified(version: Version, recorded: Manifest | None, state: StateConfig) ->
         UserError: the version has no files of its own (a prompt, an index).
     """
     if recorded is None:
-        raise UserError(f"a {version.kind.value} version has nothing to load", where=str(version.ref))
+        raise UserError(f"{version.kind.noun} has nothing to load", where=str(version.ref))
     copies = state.cache / "models"
     copies.mkdir(parents=True, exist_ok=True)
+    _sweep(copies)
     with artefact(version.source, state) as source:
         require(source, recorded, where=str(version.ref))
         making = Path(tempfile.mkdtemp(prefix=".", dir=copies))
@@ -95,6 +98,14 @@ def load_model(version: Version, recorded: Manifest | None, state: StateConfig) 
     """
     folder = verified(version, recorded, state)
     return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), state))
+
+
+def _sweep(copies: Path) -> None:
+    """Remove what loaders that were killed while copying left behind."""
+    for unfinished in copies.glob(".*"):
+        with suppress(FileNotFoundError):
+            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_S:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _settle(made: Path, place: Path, recorded: Manifest) -> Path:

@@ -6,6 +6,7 @@ version means, and which alias is of record, it is told.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -46,10 +47,11 @@ _LOCK = threading.RLock()  # MLflow's URIs and its "model being loaded" are proc
 
 @dataclass(frozen=True)
 class Stored:
-    """What MLflow holds for one version: its number there, and where its files are ("" for none)."""
+    """What MLflow holds for one version: its number there, and where its files are ("" for a prompt: it has none)."""
 
     number: int
     source: str
+    prompt: bool = False
 
 
 @contextmanager
@@ -59,9 +61,10 @@ def quiet_mlflow() -> Iterator[Any]:
         os.environ.setdefault(key, value)
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.showwarning = _log_warning  # type: ignore[assignment]  # some of MLflow's own turn a filter of "always" on first
+        # Some of MLflow's own warnings turn a filter of "always" on first.
+        warnings.showwarning = _log_warning  # type: ignore[assignment]
         try:
-            import mlflow  # noqa: PLC0415 - seconds
+            import mlflow
         except ModuleNotFoundError as error:
             raise UserError(
                 f"registering and loading need MLflow ({error.name} is missing)", hint="pip install 'llmops[registry]'"
@@ -94,10 +97,29 @@ class MlflowStore:
                 case Pointer(uri):
                     return _store_version(client, candidate, uri, tags)
                 case SavedModel(uri):
-                    return _store_saved(mlflow, client, candidate, uri, tags)
+                    folder = local_path(uri)
+                    if folder is None:
+                        model_id = mlflow.models.get_model_info(uri).model_id
+                        return _store_version(client, candidate, _location(client, uri), tags, model_id)
+                    model = self._open_model(client, candidate, tags)
+                    client.log_model_artifacts(model.model_id, str(folder))
+                    client.finalize_logged_model(model.model_id, "READY")
+                    return _store_version(client, candidate, model.artifact_location, tags, model.model_id)
                 case CodeModel() as code:
-                    experiment = self._experiment(client)
-                    return _store_code(mlflow, client, candidate, code, tags, experiment)
+                    model = self._open_model(client, candidate, tags)
+                    _log_code(mlflow, code, model)
+                    return _store_version(client, candidate, model.artifact_location, tags, model.model_id)
+
+    def locate(self, uri: str) -> str:
+        """Where the files of a saved model lie.
+
+        Raises:
+            NotFoundError: MLflow knows no such run or model.
+        """
+        if local_path(uri) is not None:
+            return str(Path(uri).resolve())
+        with self._client() as (_, client):
+            return _location(client, uri)
 
     def find(self, name: Name, registration: str) -> Stored | None:
         """The version that an interrupted registration had got to."""
@@ -106,7 +128,7 @@ class MlflowStore:
                 query = f"name = '{name}' and tags.`{REGISTRATION_TAG}` = '{registration}'{prompts}"
                 for found in client.search_model_versions(query, max_results=1):
                     source = "" if prompts else _location(client, found.source)
-                    return Stored(int(found.version), source)
+                    return Stored(int(found.version), source, prompt=bool(prompts))
         return None
 
     def discard(self, registration: str) -> None:
@@ -122,10 +144,13 @@ class MlflowStore:
                 if files is not None and files.is_relative_to(self._artifacts):
                     shutil.rmtree(files.parent, ignore_errors=True)  # MLflow only marks a model as deleted
 
-    def delete(self, name: Name, number: int) -> None:
+    def delete(self, name: Name, stored: Stored) -> None:
         """Take a version away that the registry does not acknowledge."""
         with self._client() as (_, client):
-            client.delete_model_version(str(name), str(number))
+            if stored.prompt:
+                client.delete_prompt_version(str(name), str(stored.number))
+            else:
+                client.delete_model_version(str(name), str(stored.number))
 
     def aliases(self) -> dict[str, dict[str, int]]:
         """Every alias MLflow holds, by model or prompt name; names without one are there too, empty."""
@@ -177,12 +202,15 @@ class MlflowStore:
         path = Path(self._uri.removeprefix("sqlite:///"))
         if path.exists():
             return
-        import sqlalchemy  # noqa: PLC0415
-        from mlflow.store.db.utils import _initialize_tables  # noqa: PLC0415
+        import sqlalchemy
+        from mlflow.store.db.utils import _initialize_tables
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        making = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        making = path.with_name(f".{path.name}.making")
+        with path.with_name(f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return  # another process was first, and its store is whole
             making.unlink(missing_ok=True)
             engine = sqlalchemy.create_engine(f"sqlite:///{making}")
             sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))
@@ -190,13 +218,17 @@ class MlflowStore:
             engine.dispose()
             with making.open("rb+") as file:
                 os.fsync(file.fileno())
-            try:
-                os.link(making, path)
-            except FileExistsError:
-                return  # another process was first, and its store is whole
+            making.rename(path)
             sync_directory(path.parent)
-        finally:
-            making.unlink(missing_ok=True)
+
+    def _open_model(self, client: Any, candidate: Candidate, tags: dict[str, str]) -> Any:
+        return client.create_logged_model(
+            self._experiment(client),
+            name=str(candidate.name).replace(".", "-"),
+            tags=tags,
+            params={key: str(value)[:500] for key, value in candidate.params.items()},
+            model_type=candidate.kind.value,
+        )
 
     def _experiment(self, client: Any) -> str:
         found = client.get_experiment_by_name(EXPERIMENT)
@@ -212,9 +244,18 @@ def load_pyfunc(folder: Path, model_config: dict[str, Any]) -> Any:
 
     Returns:
         An `mlflow.pyfunc.PyFuncModel`.
+
+    Raises:
+        UserError: the model's own code, or a package it needs, fails.
     """
-    with quiet_mlflow() as mlflow, _translated(str(folder)):
-        return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=model_config or None)
+    with quiet_mlflow() as mlflow:
+        try:
+            return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True, model_config=model_config or None)
+        except LlmopsError:
+            raise
+        except Exception as error:  # the boundary to code that is not ours: it may raise anything
+            what = f"the model does not load: {type(error).__name__}: {_first_line(error)}"
+            raise UserError(what, where=str(folder)) from error
 
 
 @contextmanager
@@ -232,32 +273,23 @@ def local_path(source: str) -> Path | None:
     return Path(source) if not parsed.scheme else None
 
 
-def _store_code(
-    mlflow: Any, client: Any, candidate: Candidate, code: CodeModel, tags: dict[str, str], experiment: str
-) -> Stored:
-    model = client.create_logged_model(
-        experiment,
-        name=str(candidate.name).replace(".", "-"),
-        tags=tags,
-        params={key: str(value)[:500] for key, value in candidate.params.items()},
-        model_type=candidate.kind.value,
-    )
-    mlflow.pyfunc.log_model(
-        name=model.name,
-        model_id=model.model_id,
-        python_model=str(code.path),
-        code_paths=[str(path) for path in code.code_paths] or None,
-        artifacts=code.artifacts or None,
-        model_config=code.model_config or None,
-        metadata={OPENER_KEY: code.opener} if code.opener else None,
-        pip_requirements=list(code.requirements) or [f"mlflow=={mlflow.__version__}"],
-    )
-    return _store_version(client, candidate, model.artifact_location, tags, model_id=model.model_id)
-
-
-def _store_saved(mlflow: Any, client: Any, candidate: Candidate, uri: str, tags: dict[str, str]) -> Stored:
-    info = mlflow.models.get_model_info(uri)
-    return _store_version(client, candidate, _location(client, uri), tags, model_id=info.model_id)
+def _log_code(mlflow: Any, code: CodeModel, model: Any) -> None:
+    """Save the code and its configuration as a logged model, which no version names yet; this runs the file once."""
+    try:
+        mlflow.pyfunc.log_model(
+            name=model.name,
+            model_id=model.model_id,
+            python_model=str(code.path),
+            code_paths=[str(path) for path in code.code_paths] or None,
+            artifacts=code.artifacts or None,
+            model_config=code.model_config or None,
+            metadata={OPENER_KEY: code.opener} if code.opener else None,
+            pip_requirements=list(code.requirements) or [f"mlflow=={mlflow.__version__}"],
+        )
+    except mlflow.MlflowException as error:
+        if error.error_code == "INTERNAL_ERROR":  # MLflow's word for whatever the file raised
+            raise UserError(f"the model's code does not run: {_first_line(error)}", where=str(code.path)) from error
+        raise
 
 
 def _store_version(
@@ -272,11 +304,11 @@ def _store_version(
 
 def _store_prompt(client: Any, candidate: Candidate, text: str, tags: dict[str, str]) -> Stored:
     made = client.register_prompt(str(candidate.name), text, commit_message=candidate.description or None, tags=tags)
-    return Stored(int(made.version), "")
+    return Stored(int(made.version), "", prompt=True)
 
 
 def _ensure_model(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     try:
         client.create_registered_model(name)
@@ -291,7 +323,7 @@ def _location(client: Any, uri: str) -> str:
     if parsed.scheme not in {"models", "runs"}:
         return uri
     if parsed.scheme == "runs":
-        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository  # noqa: PLC0415
+        from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 
         return str(RunsArtifactRepository(uri).repo.artifact_uri)
     name, _, version = parsed.path.lstrip("/").partition("/")
@@ -303,7 +335,7 @@ def _location(client: Any, uri: str) -> str:
 @contextmanager
 def _translated(where: str) -> Iterator[None]:
     """Say MLflow's errors in our words, with theirs as the cause."""
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException
 
     kinds: dict[str, type[LlmopsError]] = {
         "RESOURCE_DOES_NOT_EXIST": NotFoundError,
@@ -314,8 +346,12 @@ def _translated(where: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise kinds.get(error.error_code, LlmopsError)(f"MLflow: {first_line}", where=_masked(where)) from error
+        kind = kinds.get(error.error_code, LlmopsError)
+        raise kind(f"MLflow: {_first_line(error)}", where=_masked(where)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _masked(where: str) -> str:

@@ -19,6 +19,9 @@ from llmops.registry.records import Asset, Kind, Version
 _COLUMNS = [column for column in tables.versions.c if column.name not in {"files", "content"}]
 
 
+_KINDS = {kind.value: kind for kind in Kind}
+
+
 def kind_of(connection: Connection, name: Name) -> Kind | None:
     """What an asset is; None where there is none of this name."""
     found = connection.execute(select(tables.assets.c.kind).where(tables.assets.c.name == str(name))).scalar()
@@ -65,7 +68,8 @@ def versions(connection: Connection, *, kind: Kind | None = None, name: Name | N
         .order_by(tables.versions.c.name, tables.versions.c.version.desc())
     )
     held = _aliases(connection, name)
-    return [_version(row, held) for row in connection.execute(_only(query, kind, name))]
+    names: dict[str, Name] = {}  # parsed once a name, not once a version
+    return [_version(row, held, names) for row in connection.execute(_only(query, kind, name))]
 
 
 def version(connection: Connection, name: Name, number: int) -> Version:
@@ -83,7 +87,7 @@ def version(connection: Connection, name: Name, number: int) -> Version:
         raise NotFoundError(
             f"`{name}` has no version {number}", hint=f"its latest is {name}/{latest}", code="unknown_version"
         )
-    return _version(row, _aliases(connection, name))
+    return _version(row, _aliases(connection, name), {})
 
 
 def by_digest(connection: Connection, name: Name, digest: str) -> Version | None:
@@ -172,18 +176,10 @@ def _aliases(connection: Connection, name: Name | None) -> dict[str, dict[int, l
     return held
 
 
-def _version(row: Any, held: dict[str, dict[int, list[str]]]) -> Version:
-    return Version(
-        kind=Kind(row.kind),
-        name=Name.parse(row.name),
-        version=row.version,
-        digest=row.digest,
-        artifact_digest=row.artifact_digest,
-        source=row.source,
-        description=row.description,
-        tags=row.tags,
-        params=row.params,
-        created_at=row.created_at,
-        created_by=row.created_by,
-        aliases=tuple(held[row.name][row.version]),
-    )
+def _version(row: Any, held: dict[str, dict[int, list[str]]], names: dict[str, Name]) -> Version:
+    values = row._asdict()
+    text, kind = values.pop("name"), values.pop("kind")
+    if text not in names:
+        names[text] = Name.parse(text)
+    aliases = held.get(text, {}).get(row.version, ())
+    return Version(kind=_KINDS[kind], name=names[text], aliases=tuple(aliases), **values)

@@ -30,6 +30,11 @@ class Kind(StrEnum):
     JUDGE = "judge"
     ROUTE = "route"
 
+    @property
+    def noun(self) -> str:
+        """The kind in a sentence."""
+        return f"an {self.value}" if self.value[0] in "aeio" else f"a {self.value}"
+
 
 @dataclass(frozen=True)
 class CodeModel:

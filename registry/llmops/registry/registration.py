@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from llmops.registry import bootstrap, queries, tables
 from llmops.registry.digest import Manifest, manifest
 from llmops.registry.load import artefact
 from llmops.registry.mlflow_adapter import MlflowStore, Stored, local_path
-from llmops.registry.records import Alias, Candidate, Pointer, PromptText, Version
+from llmops.registry.records import Alias, Candidate, Pointer, PromptText, SavedModel, Version
 
 WAIT_S = 120.0
 _ATTEMPTS = 3
@@ -40,6 +40,22 @@ class Outcome:
 
     version: Version
     crowned: Alias | None
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A registration whose process ended before its version was there."""
+
+    registration_id: str
+    name: str
+    started_at: datetime
+
+    def as_json(self) -> dict[str, str]:
+        return {
+            "registration_id": self.registration_id,
+            "name": self.name,
+            "started_at": self.started_at.isoformat(),
+        }
 
 
 class Registrar:
@@ -59,22 +75,40 @@ class Registrar:
             UserError: the name belongs to an asset of another kind, or the artefact is unusable.
             ConflictError: another process has been registering this asset for too long.
         """
-        identity = candidate.digest
-        if isinstance(candidate.artifact, PromptText):
-            identity = _prompt_digest(candidate, candidate.artifact)
-        if identity and (known := self._known(candidate, identity)):
+        identity = self._identity(candidate)
+        if known := self._known(candidate, identity):
             return Outcome(known, None)
         with self._alone(candidate.name):
-            if identity and (known := self._known(candidate, identity)):
+            if known := self._known(candidate, identity):
                 return Outcome(known, None)
             return self._register(candidate, identity)
 
-    def sweep(self, name: Name) -> list[str]:
-        """Discard what interrupted registrations of this asset left; gives their ids."""
-        with self._alone(name):
-            return [row.registration_id for row in self._abandoned(name) if self._discard(row)]
+    def sweep(self, *, plan: bool) -> list[Interrupted]:
+        """Discard what interrupted registrations left here, and say which they were; with `plan`, only say it."""
+        with self._sql.read() as connection:
+            open_here = select(tables.registrations.c.name).where(tables.registrations.c.place == self._place)
+            names = sorted(set(connection.execute(open_here).scalars()))
+        found: list[Interrupted] = []
+        for name in map(Name.parse, names):
+            with suppress(ConflictError), self._alone(name, wait_s=0):  # a held lock: it is running, not interrupted
+                for row in self._abandoned(name):
+                    found.append(Interrupted(row.registration_id, row.name, row.started_at))
+                    if not plan:
+                        self._discard(row)
+        return found
 
-    def _register(self, candidate: Candidate, identity: str | None) -> Outcome:
+    def _identity(self, candidate: Candidate) -> str:
+        """The digest that the version will have."""
+        match candidate.artifact:
+            case PromptText(text):
+                return _prompt_digest(candidate, text)
+            case SavedModel(uri) if candidate.digest is None:
+                with artefact(self._store.locate(uri), self._state) as folder:
+                    return manifest(folder).digest
+        assert candidate.digest is not None  # the candidate saw to it
+        return candidate.digest
+
+    def _register(self, candidate: Candidate, identity: str) -> Outcome:
         registration, stored = new_id(), None
         for row in self._abandoned(candidate.name):
             found = self._store.find(candidate.name, row.registration_id) if row.digest == identity else None
@@ -83,7 +117,7 @@ class Registrar:
             else:
                 self._discard(row)
         if stored is None:
-            self._intend(candidate, identity or "", registration)
+            self._intend(candidate, identity, registration)
             try:
                 stored = self._store.store(candidate, digest=identity, registration=registration)
             except UserError:
@@ -91,16 +125,15 @@ class Registrar:
                 raise
         return self._finish(candidate, identity, registration, stored)
 
-    def _finish(self, candidate: Candidate, identity: str | None, registration: str, stored: Stored) -> Outcome:
+    def _finish(self, candidate: Candidate, identity: str, registration: str, stored: Stored) -> Outcome:
         files = None
         if not isinstance(candidate.artifact, PromptText | Pointer):
             with artefact(stored.source, self._state) as folder:
                 files = manifest(folder)
-        identity = identity or (files.digest if files else "")
         for attempt in range(1, _ATTEMPTS + 1):
             known = self._known(candidate, identity)
             try:
-                if known is not None:  # registered meanwhile, from another machine or under its files' digest
+                if known is not None:  # registered meanwhile, from another machine
                     self._undo(candidate.name, registration, stored)
                     return Outcome(known, None)
                 return self._commit(candidate, identity, registration, stored, files)
@@ -146,9 +179,9 @@ class Registrar:
     def _known(self, candidate: Candidate, identity: str) -> Version | None:
         with self._sql.read() as connection:
             kind = queries.kind_of(connection, candidate.name)
-            if kind not in (None, candidate.kind):
+            if kind is not None and kind is not candidate.kind:
                 raise UserError(
-                    f"`{candidate.name}` is a {kind.value if kind else ''}, not a {candidate.kind.value}",
+                    f"`{candidate.name}` is {kind.noun}, not {candidate.kind.noun}",
                     hint="give the new asset a name of its own",
                 )
             return queries.by_digest(connection, candidate.name, identity)
@@ -174,27 +207,25 @@ class Registrar:
             query = select(tables.registrations).where(columns.name == str(name), columns.place == self._place)
             return list(connection.execute(query.order_by(columns.registration_id)))
 
-    def _discard(self, row: Row[Any]) -> bool:
+    def _discard(self, row: Row[Any]) -> None:
         name = Name.parse(row.name)
-        stored = self._store.find(name, row.registration_id)
-        self._undo(name, row.registration_id, stored)
-        return True
+        self._undo(name, row.registration_id, self._store.find(name, row.registration_id))
 
     def _undo(self, name: Name, registration: str, stored: Stored | None) -> None:
         if stored is not None:
-            self._store.delete(name, stored.number)
+            self._store.delete(name, stored)
         self._store.discard(registration)
         with self._sql.begin() as connection:
             connection.execute(_without(registration))
 
     @contextmanager
-    def _alone(self, name: Name) -> Iterator[None]:
+    def _alone(self, name: Name, *, wait_s: float = WAIT_S) -> Iterator[None]:
         """Wait for, then hold, the asset's lock; the kernel frees it when its process dies."""
         path = self._state.root / "registry" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            deadline = time.monotonic() + WAIT_S
+            deadline = time.monotonic() + wait_s
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,8 +243,8 @@ class Registrar:
             os.close(descriptor)
 
 
-def _prompt_digest(candidate: Candidate, prompt: PromptText) -> str:
-    found = digest(prompt.text)
+def _prompt_digest(candidate: Candidate, text: str) -> str:
+    found = digest(text)
     if candidate.digest not in (None, found):
         raise UserError("a prompt's digest is the SHA-256 of its text", where=str(candidate.name), hint="leave it out")
     return found

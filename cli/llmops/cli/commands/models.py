@@ -1,0 +1,175 @@
+"""`llmops models`: what is registered, which version each alias names, and why. Reading imports no MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmops.cli.jobs import RAG_FILE, any_job, serve_job
+from llmops.cli.output import json_option, print_json, print_table, say
+from llmops.core.errors import NotFoundError
+from llmops.core.names import Name, Ref
+from llmops.core.state import StateConfig
+from llmops.registry.records import Kind, Version
+
+if TYPE_CHECKING:
+    from llmops.registry.assets import Registry
+    from llmops.registry.evidence import Evidence
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_option(command: Command) -> Command:
+    return click.option(
+        "--config",
+        "config",
+        type=click.Path(path_type=Path),
+        help="Job file whose `state:` is meant; default: configs/rag.yaml, else .llmops.",
+    )(command)
+
+
+@click.group("models")
+def command() -> None:
+    """List and show the versions in the registry."""
+
+
+@command.command("list")
+@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only assets of this kind.")
+@click.option("--versions", "each", is_flag=True, help="Print every version, not only the assets.")
+@config_option
+@json_option
+def list_(kind: str | None, each: bool, config: Path | None, as_json: bool) -> None:
+    """Print every asset with its aliases; with --versions every version, newest first."""
+    state = _state(config)
+    chosen = Kind(kind) if kind else None
+    found: list[Any] = []
+    if _exists(state):
+        from llmops.registry.assets import Registry
+
+        with Registry(state) as registry:
+            found = list(registry.versions(kind=chosen) if each else registry.list(chosen))
+    empty = "nothing is registered yet; `llmops ingest` makes the first chain" if chosen is None else f"no {kind} yet"
+    if as_json:
+        print_json([item.as_json() for item in found])
+    elif each:
+        _print_versions(found, empty)
+    else:
+        rows = [
+            (item.name, item.kind.value, item.versions, item.latest, _pairs(item.aliases), f"{item.updated_at:%F %R}")
+            for item in found
+        ]
+        print_table(("name", "kind", "versions", "latest", "aliases", "updated (UTC)"), rows, empty=empty)
+
+
+@command.command("show")
+@click.argument("ref")
+@config_option
+@json_option
+def show(ref: str, config: Path | None, as_json: bool) -> None:
+    """Print an asset and its versions (dev.docs.chat), or one version (dev.docs.chat/3, dev.docs.chat@champion)."""
+    state = _state(config)
+    if "/" in ref or "@" in ref:
+        _show_version(state, Ref.parse(ref), as_json)
+        return
+    name = Name.parse(ref)
+    with _registry(state, ref) as registry:
+        asset, versions = registry.show(name), registry.versions(name)
+    if as_json:
+        print_json(asset.as_json() | {"history": [version.as_json() for version in versions]})
+        return
+    _print_versions(versions, "")
+    say(f"`llmops models show {versions[0].ref}` shows one version with its evidence")
+
+
+@command.command("history")
+@click.argument("name")
+@click.option("--alias", help="Only the moves of this alias.")
+@config_option
+@json_option
+def history(name: str, alias: str | None, config: Path | None, as_json: bool) -> None:
+    """Print every move of an asset's aliases, newest first, with the evidence each rests on."""
+    with _registry(_state(config), name) as registry:
+        registry.show(name)
+        moves = registry.history(name, alias)
+    if as_json:
+        print_json([move.as_json() for move in moves])
+        return
+    rows = [(f"{m.moved_at:%F %T}", m.alias, m.previous_version, m.version, m.moved_by, m.evidence_id) for m in moves]
+    print_table(("moved (UTC)", "alias", "from", "to", "by", "evidence"), rows, empty="no alias was ever set")
+
+
+@command.command("repair")
+@click.option("--plan", is_flag=True, help="Only say what differs.")
+@config_option
+@json_option
+def repair(plan: bool, config: Path | None, as_json: bool) -> None:
+    """Make MLflow's copies of the aliases equal to the aliases of record, and clear interrupted registrations."""
+    with _registry(_state(config), "") as registry:
+        found = registry.repair(plan=plan)
+    if as_json:
+        print_json(found.as_json())
+        return
+    rows: list[tuple[Any, ...]] = [(d.name, f"alias {d.alias}", d.mlflow, d.record) for d in found.aliases]
+    rows += [(r.name, "interrupted registration", r.registration_id, None) for r in found.registrations]
+    print_table(("name", "what", "found", "should be"), rows, empty="nothing differs")
+    if rows and plan:
+        say("`llmops models repair` puts this right")
+
+
+def _show_version(state: StateConfig, ref: Ref, as_json: bool) -> None:
+    with _registry(state, str(ref)) as registry:
+        version = registry.resolve(ref)
+        records = registry.evidence(version)
+    if as_json:
+        print_json(version.as_json() | {"evidence": [_evidence(record) for record in records]})
+        return
+    shown = version.as_json()
+    lines: dict[str, Any] = {key: value for key, value in shown.items() if key not in ("tags", "params", "aliases")}
+    lines["aliases"] = ", ".join(version.aliases) or None
+    lines |= {f"tag {key}": value for key, value in version.tags.items()}
+    lines |= {f"param {key}": value for key, value in version.params.items()}
+    lines |= {f"evidence {record.gate}": f"{record.verdict} {record.evidence_id}" for record in records}
+    print_table(("field", "value"), list(lines.items()), empty="")
+
+
+def _print_versions(versions: list[Version], empty: str) -> None:
+    rows = [
+        (v.ref, v.kind.value, ", ".join(v.aliases), v.digest[:12], f"{v.created_at:%F %R}", v.created_by, v.description)
+        for v in versions
+    ]
+    print_table(("version", "kind", "aliases", "digest", "created (UTC)", "by", "description"), rows, empty=empty)
+
+
+def _evidence(record: Evidence) -> dict[str, Any]:
+    return {"evidence_id": record.evidence_id, **record.model_dump(mode="json", exclude_none=True)}
+
+
+def _pairs(aliases: dict[str, int]) -> str:
+    return ", ".join(f"{alias} {version}" for alias, version in sorted(aliases.items()))
+
+
+def _state(config: Path | None) -> StateConfig:
+    if config is None and not RAG_FILE.exists():
+        return serve_job(None).value.state
+    state: StateConfig = any_job(config or RAG_FILE).value.state  # type: ignore[attr-defined]
+    return state
+
+
+def _exists(state: StateConfig) -> bool:
+    """Looking must not make a state folder where there is none."""
+    return state.sql_url is not None or (state.root / "state.db").exists()
+
+
+def _registry(state: StateConfig, wanted: str) -> Registry:
+    if not _exists(state):
+        raise NotFoundError(
+            f"no asset `{wanted}`: nothing is registered" if wanted else "nothing is registered",
+            where=str(state.root),
+            hint="run `llmops ingest` first, or name a job file with --config",
+        )
+    from llmops.registry.assets import Registry
+
+    return Registry(state)
