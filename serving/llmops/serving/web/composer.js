@@ -49,7 +49,7 @@ export class Composer extends Component {
             : html`<button key="send" type="submit" class="go" disabled=${!text.trim() || over > 0} aria-label="Send" title="Send">${icons.send()}</button>`}
         </div>
         <p class=${over > 0 ? "hint failure" : "hint"} id="hint" role=${over > 0 ? "alert" : null}>
-          ${over > 0 ? `The question is ${over.toLocaleString()} characters too long.` : "Answers come from the documents; open the sources to check them."}
+          ${over > 0 ? `The question is ${over.toLocaleString()} characters too long.` : "Open a source to check an answer."}
         </p>
       </form>`;
   }

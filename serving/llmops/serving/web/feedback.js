@@ -10,7 +10,7 @@ const REASONS = {
 
 export class Feedback extends Component {
   state = { open: false, reason: null, comment: "", talk: false, said: "", failed: "" };
-  form = createRef();
+  box = createRef();
 
   give = (value) => {
     this.setState({ open: true, reason: null, failed: "" });
@@ -42,7 +42,7 @@ export class Feedback extends Component {
 
   close(said = this.state.said) {
     this.setState({ open: false, said });
-    this.base.querySelector("[aria-pressed=true]")?.focus();
+    this.box.current.querySelector("[aria-pressed=true]")?.focus();
   }
 
   render({ message }, { open, said, failed }) {
@@ -51,7 +51,7 @@ export class Feedback extends Component {
       <button type="button" class="tool" aria-pressed=${given === value} aria-label=${label} title=${label}
         onClick=${() => this.give(value)}>${icons[value]()}</button>`;
     return html`
-      <div class="feedback">
+      <div class="feedback" ref=${this.box}>
         ${thumb("up", "Good answer")}${thumb("down", "Bad answer")}
         ${open && given && this.renderForm(given)}
         <span class=${failed ? "failure" : "said"} role="status">${failed || (open ? "" : said)}</span>
