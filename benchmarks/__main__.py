@@ -1,7 +1,7 @@
 """`make bench`: runs the benchmark programs one after the other and writes their tables to docs/benchmarks.md.
 
-`python -m benchmarks NAME ...` runs only those and replaces only their sections. Each program prints Markdown on stdout and
-its progress on stderr; one that cannot run here (no data set, no network for a peer) says so in its section.
+`python -m benchmarks NAME ...` runs only those and replaces only their sections. Each program prints Markdown on stdout
+and its progress on stderr; one that cannot run here (no data set, no network for a peer) says so in its section.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ PROGRAMS = {
 }
 HEADER = """# Benchmarks
 
-Measured by the programs in `benchmarks/`, each side by side with its peer or bound in one run, the ratio first. `make bench` runs them
-all; `python -m benchmarks NAME` one of them. Peers are installed by the programs in environments of their own. Public data sets with
-answer keys are read from the folder that `LLMOPS_DATA` names.
+Measured by the programs in `benchmarks/`, each side by side with its peer or bound in one run, the ratio first. `make bench`
+runs them all; `python -m benchmarks NAME` one of them. Peers are installed by the programs in environments of their own.
+Public data sets with answer keys are read from the folder that `LLMOPS_DATA` names.
 """
 
 

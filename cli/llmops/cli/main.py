@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to say
         return 0
     except Exception:  # noqa: BLE001 - the process boundary: an unforeseen error is shown whole, and counts as ours
-        from llmops.core.redact import redact_text
+        from llmops.core.logs import redact_text
 
         click.echo(redact_text(traceback.format_exc()), err=True)
         click.echo("error: this is a defect of llmops; please report it with the lines above", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,55 +49,59 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-class Bar(Protocol):
-    def __call__(self, phase: str, done: int, total: int | None) -> None: ...
+class Bars(Protocol):
+    """Draws how far each phase of a job is; `rate` is in units a second."""
+
+    def __call__(self, phase: str, done: int, total: int | None, rate: float) -> None: ...
 
 
 @contextmanager
-def progress() -> Iterator[Bar]:
+def progress() -> Iterator[Bars]:
     """A bar a phase with rate and remaining time on a terminal; a plain line every few seconds elsewhere."""
     if sys.stderr.isatty():
-        with _rich_bars() as bar:
-            yield bar
+        with _rich_bars() as bars:
+            yield bars
     else:
         yield _PlainLines()
 
 
 @contextmanager
-def _rich_bars() -> Iterator[Bar]:
+def _rich_bars() -> Iterator[Bars]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
     columns = (
-        TextColumn("{task.description:<10}"),
+        TextColumn("{task.description:<8}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:,.0f}/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    lock = threading.Lock()
+    with Progress(*columns, console=console, transient=True) as drawn:
         tasks: dict[str, Any] = {}
 
-        def update(phase: str, done: int, total: int | None) -> None:
-            if phase not in tasks:
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=done, total=total)
+        def update(phase: str, done: int, total: int | None, rate: float) -> None:
+            with lock:
+                if phase not in tasks:
+                    tasks[phase] = drawn.add_task(phase, total=total, rate=rate)
+            drawn.update(tasks[phase], completed=done, total=total, rate=rate)
 
         yield update
 
 
 class _PlainLines:
-    """At most one line in three seconds, and one at the end of each phase."""
+    """At most one line in three seconds a phase; phases that are quicker stay silent."""
 
     def __init__(self, every_s: float = 3.0) -> None:
-        self.every_s = every_s
-        self.last: dict[str, float] = {}
+        self._every_s = every_s
+        self._next: dict[str, float] = {}
 
-    def __call__(self, phase: str, done: int, total: int | None) -> None:
+    def __call__(self, phase: str, done: int, total: int | None, rate: float) -> None:
         now = time.monotonic()
-        finished = total is not None and done >= total
-        first = self.last.setdefault(phase, now)
-        if first is now or (not finished and now - self.last[phase] < self.every_s):
+        if now < self._next.setdefault(phase, now + self._every_s):
             return
-        self.last[phase] = now
-        say(f"{phase}: {done:,}" + (f" of {total:,}" if total is not None else ""))
+        self._next[phase] = now + self._every_s
+        of = f" of {total:,}" if total is not None else ""
+        say(f"{phase}: {done:,}{of}, {rate:,.0f}/s")

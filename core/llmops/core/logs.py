@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from llmops.core.redact import redact_text
+from llmops.core.redact import redact_secrets
 
 ROOT = "llmops"
 
@@ -43,3 +43,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["trace"] = redact_text(self.formatException(record.exc_info))
         return orjson.dumps(entry).decode()
+
+
+def redact_text(text: str) -> str:
+    """The text with everything that looks like a secret taken out."""
+    return redact_secrets(text.encode(errors="replace")).decode(errors="replace")

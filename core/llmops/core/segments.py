@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from llmops.core.ids import new_id
 
 SUFFIX = ".spool"
 _DRAINED_SUFFIX = ".drained"
+_LEFTOVER_AFTER_S = 3600
 
 
 def create_segment(folder: Path) -> tuple[int, Path]:
@@ -90,11 +92,11 @@ class Segment:
 
 
 @contextmanager
-def open_segments(folder: Path) -> Iterator[list[Segment]]:
-    """All segments of the folder, oldest first, held open for the block."""
+def open_segments(folder: Path | None) -> Iterator[list[Segment]]:
+    """All segments of the folder, oldest first, held open for the block; none without a folder."""
     segments = []
     try:
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+        for path in sorted(folder.glob(f"*{SUFFIX}") if folder else ()):
             if path.name.startswith("."):
                 continue
             with suppress(FileNotFoundError):  # drained and removed since it was listed
@@ -103,6 +105,17 @@ def open_segments(folder: Path) -> Iterator[list[Segment]]:
     finally:
         for segment in segments:
             os.close(segment.descriptor)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a crash left between two steps: segments that never got their name, notes without a segment."""
+    for hidden in folder.glob(f".*{SUFFIX}"):
+        with suppress(FileNotFoundError):
+            if time.time() - hidden.stat().st_mtime > _LEFTOVER_AFTER_S:
+                hidden.unlink()
+    for note in folder.glob(f"*{_DRAINED_SUFFIX}"):
+        if not note.with_suffix(SUFFIX).exists():
+            note.unlink(missing_ok=True)
 
 
 def backlog_bytes(folder: Path) -> int:

@@ -1,8 +1,8 @@
 """Cuts a document's text into passages small enough to embed and cite, along the structure it has.
 
-Every passage is a span of the text, word for word; together they cover everything that is not blank; none crosses a page.
-One window at a time: look at most `size_chars` ahead and cut at the best place there, so that cost grows with the text and an
-edit moves no cut beyond the next heading. Knows text and outline; knows no file, no model and no index.
+Every passage is a span of the text, word for word; together they cover everything that is not blank; none crosses a
+page. One window at a time: look at most `size_chars` ahead and cut at the best place there, so that cost grows with the
+text, and cuts soon fall into step again behind an edit. Knows text and outline; knows no file, no model and no index.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ class Passage:
     def indexed_text(self) -> str:
         """What both searches see: a passage says little without what stands above it."""
         return f"{self.context}\n{self.text}" if self.context else self.text
+
+
+def fingerprint(config: ChunkingConfig) -> dict[str, int]:
+    """Everything that decides where a text is cut, for an index's fingerprint."""
+    return {"chunker": CHUNKER_VERSION, "size_chars": config.size_chars, "overlap_chars": config.overlap_chars}
 
 
 def chunk(parsed: Parsed, config: ChunkingConfig) -> list[Passage]:
@@ -132,7 +137,7 @@ class _Cutter:
         return best if best_cost < _GIANT else self._cut_words(start, limit)
 
     def _ideal(self, start: int) -> int:
-        """The length to aim at: full, or half of what is left before the next heading where that is less than two passages."""
+        """The length to aim at: full, or half of what is left before the next heading if that is under two passages."""
         edge = self.structure.next_heading(start)
         rest = min(edge if edge is not None else self.page_end, self.page_end) - start
         return rest // 2 if self.size < rest < 2 * self.size else self.size

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llmops.core.errors import ConfigError
 from llmops.core.names import Name
+from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
 
 
@@ -37,7 +39,13 @@ class ParsingConfig(Section):
 
 class ChunkingConfig(Section):
     size_chars: int = Field(800, ge=50, le=20_000, description="Most characters of a chunk")
-    overlap_chars: int = Field(0, ge=0, description="Characters repeated from the chunk before")
+    overlap_chars: int = Field(0, ge=0, description="Characters repeated from the chunk before, within size_chars")
+
+    @model_validator(mode="after")
+    def _overlap_leaves_room(self) -> ChunkingConfig:
+        if self.overlap_chars * 2 > self.size_chars:
+            raise ValueError("overlap_chars must be at most half of size_chars")
+        return self
 
 
 class EmbeddingConfig(Section):
@@ -77,9 +85,18 @@ class LlmConfig(Section):
     max_tokens: int = Field(1024, gt=0)
     temperature: float = Field(0.0, ge=0)
 
+    @field_validator("api_key")
+    @classmethod
+    def _by_reference(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else check_reference(value)
+        except ConfigError as error:
+            raise ValueError(f"{error.what}; {error.hint}") from None
+
 
 class AnswerConfig(Section):
     llm: LlmConfig | None = Field(None, description="None: the built-in answerer quotes the passages")
+    prompt_file: str | None = Field(None, description="A prompt of your own for the LLM; None: the built-in one")
     context_tokens: int = Field(3000, gt=0, description="Budget of the passages in the prompt")
     max_question_chars: int = Field(8000, gt=0)
     history_messages: int = Field(10, ge=0, description="Earlier messages used to understand a follow-up")

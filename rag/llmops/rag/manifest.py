@@ -116,7 +116,9 @@ class Manifest:
         """
         path = folder / FILE_NAME
         if not create and not path.exists():
-            raise NotFoundError(f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first")
+            raise NotFoundError(
+                f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
+            )
         with storage_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
@@ -185,7 +187,9 @@ class Manifest:
             return int(found[0][0])
         with storage_errors(self.path):
             row = (name, json.dumps(settings, sort_keys=True), time.time())
-            number = self.db.execute("INSERT INTO generations (name, settings, created) VALUES (?, ?, ?)", row).lastrowid
+            number = self.db.execute(
+                "INSERT INTO generations (name, settings, created) VALUES (?, ?, ?)", row
+            ).lastrowid
         assert number is not None
         return number
 
@@ -195,7 +199,10 @@ class Manifest:
         return settings
 
     def generations(self) -> list[tuple[int, str]]:
-        return [(int(number), str(name)) for number, name in self.query("SELECT number, name FROM generations ORDER BY number")]
+        return [
+            (int(number), str(name))
+            for number, name in self.query("SELECT number, name FROM generations ORDER BY number")
+        ]
 
     def head(self, generation: int) -> Head | None:
         """The last committed head of a generation, or None before its first."""

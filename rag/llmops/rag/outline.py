@@ -1,6 +1,7 @@
 """The structure of a parsed text: headings with their paths, and blocks that should stay whole (code, tables).
 
-Knows Markdown's block structure as far as cutting needs it (CommonMark 0.31, sections 4.2-4.5, and GitHub's tables); it renders nothing.
+Knows Markdown's block structure as far as cutting needs it (CommonMark 0.31, sections 4.2 to 4.5, and GitHub's tables);
+it renders nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from llmops.rag.parse.media import MARKED_UP
 _MARKS = re.compile(
     r"^[ \t>]*(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$"
     r"|^ {0,3}(?P<hashes>\#{1,6})(?P<atx>[ \t][^\n]*)$"
-    r"|^(?![ \t]|[-+*=>|\#][ \t\r\n]|[-=*_]{3}|\d+[.)][ \t])(?P<setext>[^\s|][^\n|]*)\n {0,3}(?P<line>=+|-{3,})[ \t]*\r?$"
+    r"|^(?![ \t]|[-+*=>|\#][ \t\r\n]|[-=*_]{3}|\d+[.)][ \t])(?P<setext>[^\s|][^\n|]*)\n"
+    r" {0,3}(?P<line>=+|-{3,})[ \t]*\r?$"
     r"|(?P<table>(?:^[ \t]*\|[^\n]*(?:\n|\Z)){2,})",
     re.MULTILINE,
 )

@@ -114,12 +114,32 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
         manifest.db.executemany(
             "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (generation, row + n, staged.ids[n], document, p.ordinal, p.start, p.end, p.page, staged.keys[n], p.context, p.text)
+                (
+                    generation,
+                    row + n,
+                    staged.ids[n],
+                    document,
+                    p.ordinal,
+                    p.start,
+                    p.end,
+                    p.page,
+                    staged.keys[n],
+                    p.context,
+                    p.text,
+                )
                 for n, p in enumerate(staged.passages)
             ],
         )
         row += len(staged.passages)
     return row
+
+
+def touch(manifest: Manifest, touched: Iterable[tuple[int, SourceItem, bool]]) -> None:
+    """Record a new size and time of documents whose bytes are the same; call it in a transaction."""
+    manifest.db.executemany(
+        "UPDATE documents SET size = ?, mtime_ns = ?, racy = ? WHERE id = ?",
+        [(item.size, item.mtime_ns, racy, document) for document, item, racy in touched],
+    )
 
 
 def remove_documents(manifest: Manifest, documents: Iterable[int]) -> None:

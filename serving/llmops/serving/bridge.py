@@ -98,5 +98,3 @@ class Bridge(Generic[T]):
     def _put(self, item: T | _End) -> None:
         self._items.append(item)
         self._loop.call_soon_threadsafe(self._arrived.set)
-
-

@@ -23,7 +23,9 @@ class EndpointConfig(Section):
     """One named door onto a version of an asset."""
 
     name: str = Field("chat", pattern=r"^[a-z][a-z0-9._-]{0,62}$", description="The `model` that programs ask for")
-    asset: str = Field("dev.docs.chat@champion", description="What it serves: name@alias follows the alias, name/3 stays")
+    asset: str = Field(
+        "dev.docs.chat@champion", description="What it serves: name@alias follows the alias, name/3 stays"
+    )
     title: str | None = Field(None, max_length=80, description="Heading of the chat page; default: the name")
     suggestions: tuple[str, ...] = Field((), max_length=6, description="Questions offered on the empty chat page")
 
@@ -62,7 +64,9 @@ class ServeConfig(Section):
     endpoints: tuple[EndpointConfig, ...] = Field((EndpointConfig(),), min_length=1)
     require_keys: bool = Field(False, description="Every request needs a program key (`llmops keys create`)")
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names by which clients may call this server")
-    allowed_origins: tuple[str, ...] = Field((), description="Other sites whose pages may call it: https://intranet.example.org")
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Other sites whose pages may call it: https://intranet.example.org"
+    )
     local_groups: tuple[str, ...] = Field((), description="Groups of whoever comes over loopback without a key")
     poll_s: float = Field(1.0, gt=0, description="How often the aliases are looked up")
     shutdown_s: float = Field(5.0, ge=0, description="How long answers may still run after a stop was asked for")

@@ -220,7 +220,9 @@ class Endpoints:
         """
         if name not in self._all:
             hint = did_you_mean(name, self._all) or f"endpoints here: {', '.join(self._all)}"
-            raise NotFoundError(f"no endpoint is named `{name[:100]}`", code="model_not_found", where="model", hint=hint)
+            raise NotFoundError(
+                f"no endpoint is named `{name[:100]}`", code="model_not_found", where="model", hint=hint
+            )
         return self._all[name]
 
     def __enter__(self) -> Endpoints:

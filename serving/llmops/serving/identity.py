@@ -126,7 +126,8 @@ class Identities:
             return await self._by_key(authorization)
         if self._require_keys:
             raise UnauthenticatedError(
-                "this server needs a program key", hint="send `Authorization: Bearer lk_...`; `llmops keys create` makes one"
+                "this server needs a program key",
+                hint="send `Authorization: Bearer lk_...`; `llmops keys create` makes one",
             )
         session_id = self._sessions.read(cookies.get(self._sessions.cookie))
         if session_id is not None:

@@ -104,5 +104,7 @@ class Ledger:
 def _same(same: bool) -> None:
     if not same:
         raise ConflictError(
-            "this feedback id is taken by another feedback", where="feedback_id", hint="make a new id for a new judgement"
+            "this feedback id is taken by another feedback",
+            where="feedback_id",
+            hint="make a new id for a new judgement",
         )

@@ -22,9 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         registry = self._registry
-        self._answers = Counter(
-            "llmops_answers", "Exchanges by outcome", ["endpoint", "status"], registry=registry
-        )
+        self._answers = Counter("llmops_answers", "Exchanges by outcome", ["endpoint", "status"], registry=registry)
         self._latency = Histogram(
             "llmops_answer_seconds", "Whole exchanges", ["endpoint"], buckets=SECONDS, registry=registry
         )
@@ -36,7 +34,9 @@ class Metrics:
             "llmops_queue_seconds", "Wait for a free place", ["endpoint"], buckets=SECONDS, registry=registry
         )
         self._tokens = Counter("llmops_tokens", "Tokens by direction", ["endpoint", "direction"], registry=registry)
-        self._refused = Counter("llmops_refused_answers", "Answers that say they do not know", ["endpoint"], registry=registry)
+        self._refused = Counter(
+            "llmops_refused_answers", "Answers that say they do not know", ["endpoint"], registry=registry
+        )
         self._feedback = Counter("llmops_feedback", "Thumbs given", ["endpoint", "value"], registry=registry)
         self._lost = Counter("llmops_log_rows_lost", "Rows the spool refused", ["table"], registry=registry)
         self._busy = Gauge("llmops_answers_running", "Answers being made now", registry=registry)

@@ -52,7 +52,9 @@ def command(as_json: bool) -> int:
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        print_table(("verdict", "check", "found", "hint"), [(c.verdict, c.name, c.found, c.hint) for c in checks], empty="")
+        print_table(
+            ("verdict", "check", "found", "hint"), [(c.verdict, c.name, c.found, c.hint) for c in checks], empty=""
+        )
     failed = sum(check.verdict == "fail" for check in checks)
     say(f"{failed} check{'s' * (failed != 1)} failed" if failed else "ready: run `llmops up`")
     return 1 if failed else 0
@@ -60,7 +62,9 @@ def command(as_json: bool) -> int:
 
 def _python() -> Iterator[Check]:
     found = sys.version.split()[0]
-    yield Check("python", "ok", found) if sys.version_info >= (3, 11) else Check("python", "fail", found, "install 3.11")
+    yield (
+        Check("python", "ok", found) if sys.version_info >= (3, 11) else Check("python", "fail", found, "install 3.11")
+    )
 
 
 def _packages() -> Iterator[Check]:
@@ -77,7 +81,9 @@ def _processor() -> Iterator[Check]:
     if "avx512_bf16" in flags or "amx_bf16" in flags:
         yield Check("processor", "ok", f"{os.cpu_count()} cores with bf16: fast embedding")
     else:
-        yield Check("processor", "warn", f"{os.cpu_count()} cores without bf16", "embedding runs in float32, about half as fast")
+        yield Check(
+            "processor", "warn", f"{os.cpu_count()} cores without bf16", "embedding runs in float32, about half as fast"
+        )
 
 
 def _configuration() -> Iterator[Check]:
@@ -104,7 +110,9 @@ def _state(root: Path) -> Check:
     if not os.access(place, os.W_OK):
         return Check("state folder", "fail", f"{root} is not writable", "set state.dir to a folder that is")
     if free < LEAST_FREE_BYTES:
-        return Check("state folder", "warn", f"{root}: {free / 1e9:.1f} GB free", "2 GB or more keep an ingest from stopping")
+        return Check(
+            "state folder", "warn", f"{root}: {free / 1e9:.1f} GB free", "2 GB or more keep an ingest from stopping"
+        )
     return Check("state folder", "ok", f"{root}: {free / 1e9:.0f} GB free")
 
 
@@ -122,5 +130,7 @@ def _port(host: str, port: int) -> Check:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return Check(f"port {port}", "warn", error.strerror or str(error), "end its holder, or choose another with --port")
+            return Check(
+                f"port {port}", "warn", error.strerror or str(error), "end its holder, or choose another with --port"
+            )
     return Check(f"port {port}", "ok", f"free on {host}")

@@ -61,7 +61,11 @@ class Store:
 
         # A client of its own: Chroma shares one system a path, which would hand a stale index to whoever opens anew.
         settings = Settings(
-            _env_file=None, is_persistent=True, persist_directory=str(folder), anonymized_telemetry=False, allow_reset=False
+            _env_file=None,
+            is_persistent=True,
+            persist_directory=str(folder),
+            anonymized_telemetry=False,
+            allow_reset=False,
         )  # type: ignore[call-arg, unused-ignore]
         with _opening, _errors(folder):
             SharedSystemClient.clear_system_cache()
@@ -150,5 +154,7 @@ def _errors(folder: Path) -> Iterator[None]:
 
 def _damaged(where: Path, why: str) -> IntegrityError:
     return IntegrityError(
-        f"the vector store cannot be used: {why}", where=str(where), hint="the next `llmops ingest` rebuilds it from the manifest"
+        f"the vector store cannot be used: {why}",
+        where=str(where),
+        hint="the next `llmops ingest` rebuilds it from the manifest",
     )

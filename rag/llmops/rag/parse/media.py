@@ -5,8 +5,6 @@ Knows signatures and names only; opens nothing.
 
 from __future__ import annotations
 
-import os
-
 from llmops.rag.document import RefusedDocumentError
 
 PDF = "application/pdf"
@@ -50,14 +48,19 @@ _FOREIGN = (
 
 def by_name(path: str) -> str:
     """The type an extension promises; plain text where it is unknown."""
-    return EXTENSIONS.get(os.path.splitext(path)[1].lower(), PLAIN)
+    return EXTENSIONS.get(extension(path), PLAIN)
+
+
+def extension(path: str) -> str:
+    """The lower-case extension with its dot; cheaper than a `Path`, as a scan asks for every file."""
+    return "." + path.rpartition(".")[2].lower()
 
 
 def by_content(path: str, data: bytes) -> str:
     """The type of a file that has been read.
 
     Raises:
-        RefusedDocumentError: `encrypted` (an office file with a password), `unsupported`, or `broken` (a PDF or DOCX by name only).
+        RefusedDocumentError: `encrypted` (office files), `unsupported`, or `broken` (a PDF or DOCX by name only).
     """
     named = by_name(path)
     if b"%PDF-" in data[:1024] and not (named in (HTML, MARKDOWN) and data[:1].isspace()):

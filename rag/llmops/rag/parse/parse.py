@@ -5,12 +5,12 @@ Knows which module parses what, and what every text must satisfy. Parsers are im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
 
-from llmops.rag.document import PageSpan, Parsed, RefusedDocumentError
+from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.parse import media
+from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.read import Content, read
 from llmops.rag.parse.text import decode, first_line_title, markdown_title
 
@@ -18,29 +18,17 @@ PARSER_VERSION = 1
 """Rises whenever the same file would give another text: it is part of an index's fingerprint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one document may cost."""
-
-    max_bytes: int
-    max_text_chars: int
-
-
-@dataclass(frozen=True, slots=True)
-class Extracted:
-    """What a parser gives back."""
-
-    text: str
-    title: str | None = None
-    pages: tuple[PageSpan, ...] = ()
-    metadata: dict[str, Any] | None = None
-
-
-_PARSERS = {
+PARSERS = {
     media.PDF: "llmops.rag.parse.pdf",
     media.DOCX: "llmops.rag.parse.docx",
     media.HTML: "llmops.rag.parse.html",
 }
+
+
+def fingerprint() -> dict[str, str | int]:
+    """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser."""
+    libraries = {name: version(name) for name in ("pypdfium2", "kreuzberg", "trafilatura", "lxml")}
+    return {"parser": PARSER_VERSION, **libraries}
 
 
 def parse_file(path: str, limits: Limits) -> Parsed:
@@ -59,14 +47,13 @@ def parse_content(path: str, content: Content, limits: Limits) -> Parsed:
     if media_type in media.IN_PROCESS:
         extracted = _plain(content.data, media_type)
     else:
-        extracted = import_module(_PARSERS[media_type]).extract(content.data, limits)
+        extracted = import_module(PARSERS[media_type]).extract(content.data, limits)
     if not extracted.text or extracted.text.isspace():
         raise RefusedDocumentError("empty")
     if len(extracted.text) > limits.max_text_chars:
         detail = f"{len(extracted.text):,} characters of text; `max_text_chars` is {limits.max_text_chars:,}"
         raise RefusedDocumentError("too_much_text", detail)
-    metadata = extracted.metadata or {}
-    return Parsed(extracted.title, extracted.text, extracted.pages, media_type, metadata, content.sha256)
+    return Parsed(extracted.title, extracted.text, extracted.pages, media_type, extracted.metadata, content.sha256)
 
 
 def _plain(data: bytes, media_type: str) -> Extracted:

@@ -27,7 +27,7 @@ def read(path: str, max_bytes: int) -> Content:
     """Read and hash a regular file; where it is written to meanwhile, once more.
 
     Raises:
-        RefusedDocumentError: unreadable, symlink_loop, too_large (before anything is read), empty or changed_while_reading.
+        RefusedDocumentError: unreadable, symlink_loop, too_large (nothing is read), empty, changed_while_reading.
     """
     for _ in range(2):
         data = _read_unchanged(path, max_bytes)

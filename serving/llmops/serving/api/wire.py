@@ -108,7 +108,8 @@ class FeedbackRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     feedback_id: str = Field(
-        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="UUID made by the client: a repeat changes nothing"
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+        description="UUID made by the client: a repeat changes nothing",
     )
     request_id: str = Field(max_length=64)
     value: Literal["up", "down"]

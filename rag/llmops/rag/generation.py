@@ -1,0 +1,59 @@
+"""Which generation a configuration means: everything that decides what the chunks and vectors of a document are, as one name.
+
+Two refreshes with the same parser, chunker, settings and embedder go into one generation; anything else starts another beside it.
+Light: the embedder itself is opened only when something has to be embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmops.core.ids import digest
+from llmops.rag.chunk import CHUNKER_VERSION
+from llmops.rag.parse.parse import PARSER_VERSION
+
+if TYPE_CHECKING:
+    from llmops.core.state import StateConfig
+    from llmops.rag.config import IndexConfig
+    from llmops.rag.pipeline import Embedder
+
+LAYOUT_VERSION = 1
+"""Rises whenever chunk ids or vector keys would be reckoned differently."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A generation, and how to open its embedder. `settings` is what the name is a hash of, and the embedder's description."""
+
+    name: str
+    settings: dict[str, Any]
+    embedder_fingerprint: str
+    open_embedder: Callable[[], Embedder]
+
+
+def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -> Chosen:
+    """The generation of a configuration.
+
+    Args:
+        embedder: in place of the one that the configuration names.
+    """
+    spec: dict[str, Any] | None = None
+    if embedder is not None:
+        fingerprint = embedder.fingerprint
+        opener: Callable[[], Embedder] = lambda: embedder  # noqa: E731
+    else:
+        from llmops.rag.embed import open_embedder, resolve
+
+        resolved = resolve(config.embedding, state.cache)
+        fingerprint, spec = resolved.fingerprint, asdict(resolved)
+        opener = lambda: open_embedder(resolved, state.cache)  # noqa: E731
+    decisive = {
+        "layout": LAYOUT_VERSION,
+        "parser": PARSER_VERSION,
+        "chunker": CHUNKER_VERSION,
+        "chunking": config.chunking.model_dump(),
+        "embedder": fingerprint,
+    }
+    return Chosen(digest(decisive)[:16], {**decisive, "embedder_spec": spec}, fingerprint, opener)

@@ -1,0 +1,294 @@
+"""The refresh: after it, the index equals its documents, whatever happened before; its cost follows what changed.
+
+Holds the lock, decides what has to run, and keeps the fast path fast: where no document changed, nothing beyond the manifest is
+imported. The stages are `plan` (compare), `pipeline` (parse, chunk, embed) and `writer` (commit); `recovery` undoes a kill.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llmops.core.files import exclusive_lock
+from llmops.core.ids import digest
+from llmops.rag import records
+from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.generation import Chosen, choose
+from llmops.rag.index.stamp import is_whole
+from llmops.rag.manifest import Head, Manifest, Quarantined
+from llmops.rag.plan import Known, Work, compare, look
+from llmops.rag.progress import Meter, Progress, silent
+from llmops.rag.recovery import lost_vectors, recover
+
+if TYPE_CHECKING:
+    from llmops.core.state import StateConfig
+    from llmops.rag.config import IndexConfig
+    from llmops.rag.pipeline import Embedder
+    from llmops.rag.writer import Writer
+
+CURRENT = "current_generation"
+EMBED_RATE = "embedded_per_s"
+_RETRY_S = 60.0
+_LONGEST_RETRY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to refresh.
+
+    Attributes:
+        full: parse every document again; vectors of known texts are still taken from the cache.
+        embedder: in place of the one that the configuration names.
+    """
+
+    full: bool = False
+    embedder: Embedder | None = None
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (vectors that were cached)."""
+
+    index: str
+    head: Head
+    added: int = 0
+    changed: int = 0
+    renamed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    quarantined: tuple[Quarantined, ...] = ()
+    chunks: int = 0
+    embedded: int = 0
+    reused: int = 0
+    rebuilt: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values, as `llmops ingest --json` prints them."""
+        counts = {
+            name: getattr(self, name)
+            for name in (
+                "added",
+                "changed",
+                "renamed",
+                "removed",
+                "unchanged",
+                "chunks",
+                "embedded",
+                "reused",
+                "rebuilt",
+            )
+        }
+        return {
+            "index": self.index,
+            "generation": self.head.generation,
+            "seq": self.head.seq,
+            "digest": self.head.digest,
+            **counts,
+            "quarantined": [{"uri": q.uri, "code": q.code, "reason": q.reason} for q in self.quarantined],
+            "seconds": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
+        }
+
+
+def refresh(config: IndexConfig, state: StateConfig, options: Options | None = None) -> Refresh:
+    """Make the index equal its documents.
+
+    Raises:
+        ConflictError: another process refreshes this index.
+        NotFoundError: a source is not there; the index stays as it is.
+        StorageError: the disk is full or refuses; the old head stays.
+    """
+    options = options or Options()
+    began = time.monotonic()
+    folder = state.index(config.name)
+    chosen = choose(config, state, options.embedder)
+    with exclusive_lock(folder / "ingest.lock", what=f"ingesting {config.name}"):
+        manifest = Manifest.open(folder, create=True)
+        try:
+            done = _Run(config, options, chosen, manifest).run()
+            manifest.checkpoint()
+        finally:
+            manifest.close()
+    done.seconds["total"] = time.monotonic() - began
+    return done
+
+
+class _Run:
+    """One refresh under the lock."""
+
+    def __init__(self, config: IndexConfig, options: Options, chosen: Chosen, manifest: Manifest) -> None:
+        self.config = config
+        self.options = options
+        self.chosen = chosen
+        self.manifest = manifest
+        self.generation = manifest.add_generation(chosen.name, chosen.settings)
+        self.lost = 0
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> Refresh:
+        interrupted = self.generation in recover(self.manifest)
+        self.lost = lost_vectors(self.manifest, self.generation, self.chosen.embedder_fingerprint)
+        head = self.manifest.head(self.generation)
+        known = known_of(self.manifest, self.generation, self.config)
+        work = self._compare(known)
+        if head is not None and work.is_empty and not interrupted and self._store_is_whole():
+            return self._unchanged(head, known, work)
+        return self._changed(head, known, work, certain=not interrupted)
+
+    def _compare(self, known: Known) -> Work:
+        meter = Meter("scan", self.options.progress)
+        began = time.monotonic()
+        work = compare(look(self.config.sources), known, full=self.options.full)
+        meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
+        meter.end()
+        self.seconds["scan"] = time.monotonic() - began
+        return work
+
+    def _store_is_whole(self) -> bool:
+        folder = self.manifest.path.parent / "chroma" / self.chosen.name
+        return is_whole(folder, self.manifest.store_stamp(self.generation))
+
+    def _unchanged(self, head: Head, known: Known, work: Work) -> Refresh:
+        """The fast path: record what no reader sees, and only if it differs."""
+        quarantine = quarantine_of(work, [], known)
+        touched = [t for t in _touched(work, known) if t[2] != known.documents[t[1].uri].racy or _moved(t[1], known)]
+        if touched or quarantine != list(known.quarantine.values()):
+            with self.manifest.transaction():
+                records.touch(self.manifest, touched)
+                self.manifest.replace_quarantine(self.generation, quarantine)
+        self.manifest.set_fact(CURRENT, self.chosen.name)
+        return Refresh(
+            self.config.name,
+            head,
+            unchanged=work.unchanged,
+            quarantined=tuple(quarantine),
+            chunks=head.chunks,
+            seconds=self.seconds,
+        )
+
+    def _changed(self, head: Head | None, known: Known, work: Work, *, certain: bool) -> Refresh:
+        from llmops.rag.pipeline import Stages
+        from llmops.rag.writer import Changes, Target, Writer
+
+        progress = self.options.progress
+        parsing = Meter("parse", progress, len(work.parse) + len(work.reuse))
+        embedding = Meter("embed", progress)
+        target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head)
+        writer = Writer(self.manifest, target, dict(known.documents), Meter("write", progress))
+        reading = Manifest.open(self.manifest.path.parent)
+        stages = Stages(
+            self.config, reading, self.chosen.embedder_fingerprint, cache(self.chosen.open_embedder), parsing, embedding
+        )
+        tally = _Tally(known, work)
+        try:
+            self._stream(stages, work, writer, tally, certain=certain)
+            changes = Changes(
+                removed={known.documents[uri].id for uri in tally.removed if uri in known.documents},
+                relabelled=[(known.documents[item.uri].id, item) for item in work.relabelled],
+                touched=_touched(work, known) + writer.same,
+                quarantine=quarantine_of(work, tally.rejected, known),
+                facts={CURRENT: self.chosen.name, **_rate(embedding)},
+            )
+            new_head = writer.commit(changes, force=self.lost > 0)
+        finally:
+            writer.close()
+            reading.close()
+        for meter in (parsing, embedding, writer.meter):
+            meter.end()
+            self.seconds[meter.phase] = meter.seconds
+        assert new_head is not None
+        return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
+
+    def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:
+        """Run the stages; the store opens here while the embedder loads in its thread."""
+        batches = stages.run(work)
+        try:
+            writer.begin(certain=certain)
+            for batch in batches:
+                tally.take(batch.documents, batch.rejected)
+                writer.write(batch)
+                stages.in_flight.difference_update(batch.keys)
+        finally:
+            batches.close()
+
+
+class _Tally:
+    """Counts documents by what became of them."""
+
+    def __init__(self, known: Known, work: Work) -> None:
+        self._known = known
+        self._work = work
+        self.rejected: list[tuple[SourceItem, Rejected]] = []
+        self.removed = set(work.removed)
+        self._added = 0
+        self._changed = len(work.relabelled)
+
+    def take(self, documents: list[records.StagedDocument], rejected: list[tuple[SourceItem, Rejected]]) -> None:
+        for staged in documents:
+            if staged.item.uri in self._known.documents:
+                self._changed += 1
+            elif staged.item.uri not in self._work.renamed:
+                self._added += 1
+        self.rejected += rejected
+        self.removed.update(item.uri for item, _ in rejected if item.uri in self._known.documents)
+
+    def result(
+        self,
+        name: str,
+        head: Head,
+        writer: Writer,
+        embedded: int,
+        quarantine: tuple[Quarantined, ...],
+        seconds: dict[str, float],
+    ) -> Refresh:
+        renamed, same = len(self._work.renamed), len(writer.same)
+        return Refresh(
+            *(name, head, self._added, self._changed - same, renamed, len(self.removed) - renamed),
+            unchanged=self._work.unchanged + same,
+            quarantined=quarantine,
+            chunks=head.chunks,
+            embedded=embedded,
+            reused=writer.reused,
+            rebuilt=writer.store.rebuilt,
+            seconds=seconds,
+        )
+
+
+def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:
+    """What the manifest holds, to compare the sources with."""
+    limits = digest(config.parsing.model_dump(exclude={"workers"}))[:16]
+    return Known(records.document_stats(manifest, generation), manifest.quarantine(generation), limits)
+
+
+def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known: Known) -> list[Quarantined]:
+    """The quarantine after a refresh: what still waits, what the sources refused, and what was tried and failed."""
+    rows = {held.uri: held for held in work.waiting}
+    for found in work.rejected:
+        rows[found.uri] = Quarantined(found.uri, found.reason, found.code, 1, 0.0, None, None, known.limits)
+    for item, found in refused:
+        before = known.quarantine.get(item.uri)
+        same = before is not None and (before.size, before.mtime_ns) == (item.size, item.mtime_ns)
+        attempts = before.attempts + 1 if before is not None and same else 1
+        wait = min(_RETRY_S * 2 ** (attempts - 1), _LONGEST_RETRY_S)
+        place = (item.size, item.mtime_ns, known.limits)
+        rows[item.uri] = Quarantined(item.uri, found.reason, found.code, attempts, time.time() + wait, *place)
+    return [rows[uri] for uri in sorted(rows)]
+
+
+def _touched(work: Work, known: Known) -> list[tuple[int, SourceItem, bool]]:
+    return [(known.documents[item.uri].id, item, work.racy(item)) for item in work.touched]
+
+
+def _moved(item: SourceItem, known: Known) -> bool:
+    stat = known.documents[item.uri]
+    return (stat.size, stat.mtime_ns) != (item.size, item.mtime_ns)
+
+
+def _rate(embedding: Meter) -> dict[str, str]:
+    """How fast this machine embeds, remembered for the next plan; small runs say too little."""
+    if embedding.done < 64 or embedding.seconds <= 0:
+        return {}
+    return {EMBED_RATE: f"{embedding.done / embedding.seconds:.1f}"}

@@ -1,0 +1,149 @@
+"""Documents to vectors, as a stream: parse and chunk in one thread, embed in the next, hand over to the writer.
+
+Each stage runs a bounded number of items ahead of the one after it, so that parser processes, the embedder (which releases the
+interpreter lock) and the disk work at once, in bounded memory. Knows no store and commits nothing: `writer` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from llmops.rag.ahead import ahead
+from llmops.rag.chunk import chunk
+from llmops.rag.document import Parsed, Rejected, SourceItem
+from llmops.rag.manifest import Manifest
+from llmops.rag.parse.pool import ParserPool
+from llmops.rag.records import StagedDocument, chunk_ids, parsed_of, slots_of, vector_key
+
+if TYPE_CHECKING:
+    from llmops.rag.arena import Vectors
+    from llmops.rag.config import IndexConfig
+    from llmops.rag.plan import Work
+    from llmops.rag.progress import Meter
+
+WINDOW_TEXTS = 256
+"""Texts embedded and then committed together: enough to sort by length, and what a kill may cost at most."""
+WINDOW_CHUNKS = 4096
+_DOCUMENTS_AHEAD = 64
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors. `fingerprint` names everything that could change them."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def embed(self, texts: list[str]) -> Vectors:
+        """One float32 row of norm 1 a text, in the order of the texts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the writer commits at once: new vectors first, then the documents that need them."""
+
+    documents: list[StagedDocument]
+    rejected: list[tuple[SourceItem, Rejected]]
+    keys: list[bytes]
+    vectors: Vectors | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A document after chunking, with the texts that no cached vector serves."""
+
+    staged: StagedDocument
+    missing: dict[bytes, str]
+
+
+@dataclass
+class Stages:
+    """The first two stages of one refresh.
+
+    Attributes:
+        manifest: a connection of the parsing thread's own.
+        in_flight: vector keys on their way to the manifest; the writer takes them out once they are committed.
+    """
+
+    config: IndexConfig
+    manifest: Manifest
+    fingerprint: str
+    embedder: Callable[[], Embedder]
+    parsing: Meter
+    embedding: Meter
+    in_flight: set[bytes] = field(default_factory=set)
+
+    def run(self, work: Work) -> Iterator[Batch]:
+        """Give batches in an order in which every vector comes no later than the documents that need it."""
+        cut = ahead(self.cut(work), room=_DOCUMENTS_AHEAD, name="llmops-parse")
+        return ahead(self._embed(cut), room=1, name="llmops-embed")
+
+    def cut(self, work: Work) -> Iterator[_Cut | tuple[SourceItem, Rejected]]:
+        """Parse and chunk everything a refresh has to; also the whole of `--plan`."""
+        for item, document in work.reuse:
+            yield self._cut_one(item, parsed_of(self.manifest, document), work)
+        if not work.parse:
+            return
+        with ParserPool(self.config.parsing) as pool:
+            for item, outcome in pool.parse(work.parse):
+                if isinstance(outcome, Rejected):
+                    self.parsing.add()
+                    yield item, outcome
+                else:
+                    yield self._cut_one(item, outcome, work)
+
+    def _cut_one(self, item: SourceItem, parsed: Parsed, work: Work) -> _Cut:
+        began = time.monotonic()
+        passages = chunk(parsed, self.config.chunking)
+        texts = [passage.indexed_text for passage in passages]
+        keys = [vector_key(text, self.fingerprint) for text in texts]
+        # In flight first, manifest second: what the writer commits in between is found by the second look.
+        unseen = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.in_flight}
+        cached = slots_of(self.manifest, list(unseen))
+        missing = {key: text for key, text in unseen.items() if key not in cached}
+        self.in_flight.update(missing)
+        self.parsing.add(seconds=time.monotonic() - began)
+        staged = StagedDocument(item, work.racy(item), parsed, passages, chunk_ids(item.uri, texts), keys)
+        return _Cut(staged, missing)
+
+    def _embed(self, cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[Batch]:
+        for documents, rejected, missing in _windows(cuts):
+            if not missing:
+                yield Batch(documents, rejected, [], None)
+                continue
+            texts = list(missing.values())
+            embedder = self.embedder()
+            began = time.monotonic()
+            vectors = embedder.embed(texts)
+            self.embedding.add(len(texts), time.monotonic() - began)
+            yield Batch(documents, rejected, list(missing), vectors)
+
+
+_Window = tuple[list[StagedDocument], list[tuple[SourceItem, Rejected]], dict[bytes, str]]
+
+
+def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[_Window]:
+    """Gather documents until enough texts are to be embedded; a long document's texts go ahead of it in several windows."""
+    documents: list[StagedDocument] = []
+    rejected: list[tuple[SourceItem, Rejected]] = []
+    missing: dict[bytes, str] = {}
+    chunks = 0
+    for cut in cuts:
+        if isinstance(cut, tuple):
+            rejected.append(cut)
+            continue
+        for key, text in cut.missing.items():
+            missing[key] = text
+            if len(missing) == WINDOW_TEXTS:
+                yield documents, rejected, missing
+                documents, rejected, missing, chunks = [], [], {}, 0
+        documents.append(cut.staged)
+        chunks += len(cut.staged.passages)
+        if chunks >= WINDOW_CHUNKS:
+            yield documents, rejected, missing
+            documents, rejected, missing, chunks = [], [], {}, 0
+    if documents or rejected or missing:
+        yield documents, rejected, missing

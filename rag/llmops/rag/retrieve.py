@@ -1,0 +1,225 @@
+"""Finds the passages that may answer a question: filter first, search twice, judge every candidate by both searches.
+
+Knows rows and scores of one index reader, and how to fuse them. It reads no file, asks no language model, and never
+sees a row that the filter left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmops.core.chain import PassageRef
+from llmops.core.identity import Principal
+from llmops.rag.config import RetrievalConfig
+from llmops.rag.lexical import analyze
+
+Rows = NDArray[np.int64]
+Scores = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+_NEAR_DUPLICATE = 0.9
+
+
+class Hits(Protocol):
+    """Rows of an index, best first, with their scores."""
+
+    @property
+    def rows(self) -> NDArray[Any]: ...
+    @property
+    def scores(self) -> NDArray[Any]: ...
+
+
+class Chunk(Protocol):
+    """One indexed unit as the index keeps it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def title(self) -> str | None: ...
+    @property
+    def page(self) -> int | None: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def context(self) -> str: ...
+
+
+class StoredDocument(Protocol):
+    """A document's text as it was indexed, for whoever may read it."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def title(self) -> str | None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def pages(self) -> Sequence[Any]: ...
+
+
+class Head(Protocol):
+    @property
+    def generation(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+
+
+class SearchIndex(Protocol):
+    """What retrieval asks of one consistent state of an index."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def size(self) -> int: ...
+    def allowed(self, principal: Principal, filters: dict[str, Any]) -> Mask | None: ...
+    def dense(self, vector: Scores, k: int, allowed: Mask | None) -> Hits: ...
+    def dense_scores(self, vector: Scores, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def lexical(self, query: str, k: int, allowed: Mask | None) -> Hits: ...
+    def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def chunks(self, rows: NDArray[Any]) -> Sequence[Chunk]: ...
+    def document(self, uri: str, principal: Principal) -> StoredDocument: ...
+
+
+class QueryEmbedder(Protocol):
+    """What retrieval asks of an embedder: unit vectors."""
+
+    def embed(self, texts: Sequence[str]) -> Scores: ...
+    def embed_query(self, text: str) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """One passage, with the scores that put it here."""
+
+    chunk: Chunk
+    score: float
+    dense: float
+    lexical: float
+
+    def ref(self) -> PassageRef:
+        chunk = self.chunk
+        return PassageRef(
+            chunk.uri,
+            chunk.start,
+            chunk.end,
+            chunk.text,
+            page=chunk.page,
+            title=chunk.title,
+            score=round(self.score, 4),
+        )
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The passages for one question, best first, and the state of the index that they come from."""
+
+    question: str
+    vector: Scores
+    passages: tuple[Found, ...]
+    generation: str
+    index_seq: int
+    index: SearchIndex
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every pooled row, best first, before duplicates go and texts are read."""
+
+    rows: Rows
+    scores: Scores
+    dense: Scores
+    lexical: Scores
+
+
+class Retriever:
+    """Searches whatever state of the index is current. Safe to share between threads."""
+
+    def __init__(
+        self, reader: Callable[[], SearchIndex], embedder: QueryEmbedder, config: RetrievalConfig | None = None
+    ) -> None:
+        self._reader = reader
+        self._embedder = embedder
+        self.config = config or RetrievalConfig()
+
+    def retrieve(
+        self,
+        question: str,
+        principal: Principal,
+        filters: Mapping[str, Any] | None = None,
+        config: RetrievalConfig | None = None,
+    ) -> Retrieved:
+        """The `top_k` best passages that this principal may read and the filters admit."""
+        config = config or self.config
+        index = self._reader()
+        vector = self._embedder.embed_query(question)
+        allowed = index.allowed(principal, dict(filters or {}))
+        ranking = rank(index, question, vector, allowed, config)
+        passages = _distinct(index, ranking, config.top_k)
+        return Retrieved(question, vector, passages, index.head.generation, index.head.seq, index)
+
+
+def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None, config: RetrievalConfig) -> Ranking:
+    """Pool the best of both searches, score each candidate by both, and fuse the standardised scores.
+
+    Ranks (reciprocal rank fusion) throw away how far apart the scores are, and no one weight of them serves both
+    keyword-like claims and many-step questions; standardised scores over one pool do. They are not clipped: a passage
+    far above the rest of the pool is far above it for a reason.
+    """
+    pool = np.union1d(
+        np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64),
+        np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64),
+    )
+    if not len(pool):
+        nothing = np.zeros(0, dtype=np.float32)
+        return Ranking(pool, nothing, nothing, nothing)
+    dense = np.asarray(index.dense_scores(vector, pool), dtype=np.float32)
+    lexical = np.asarray(index.lexical_scores(question, pool), dtype=np.float32)
+    fused = fuse(dense, lexical, config.dense_weight)
+    order = np.lexsort((pool, -fused))
+    return Ranking(pool[order], fused[order], dense[order], lexical[order])
+
+
+def fuse(dense: Scores, lexical: Scores, dense_weight: float) -> Scores:
+    """One score from two, each standardised over the pool so that their scales do not matter."""
+    return dense_weight * _standardised(dense) + (1.0 - dense_weight) * _standardised(lexical)
+
+
+def _standardised(scores: Scores) -> Scores:
+    spread = float(scores.std())
+    return (scores - scores.mean()) / spread if spread > 1e-9 else np.zeros_like(scores)
+
+
+def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, ...]:
+    """The best rows whose texts differ: a copied page must not crowd out the second best answer."""
+    kept: list[Found] = []
+    seen: list[frozenset[str]] = []
+    for start in range(0, len(ranking.rows), top_k):
+        if len(kept) >= top_k:
+            break
+        rows = ranking.rows[start : start + top_k]
+        for place, chunk in enumerate(index.chunks(rows), start):
+            terms = frozenset(analyze(chunk.text))
+            if any(_alike(terms, other) for other in seen):
+                continue
+            seen.append(terms)
+            scores = (float(values[place]) for values in (ranking.scores, ranking.dense, ranking.lexical))
+            kept.append(Found(chunk, *scores))
+    return tuple(kept[:top_k])
+
+
+def _alike(terms: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two passages share nearly all their words (Jaccard index)."""
+    if not terms or not other or min(len(terms), len(other)) < _NEAR_DUPLICATE * max(len(terms), len(other)):
+        return terms == other
+    return len(terms & other) >= _NEAR_DUPLICATE * len(terms | other)

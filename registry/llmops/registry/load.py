@@ -1,0 +1,168 @@
+"""Loading a registered version: first its files are compared with the record, then, and only then, any of it is run.
+
+What runs is a private copy of the verified files, so nothing can change between the check and the run. Knows folders
+and the shape of an `MLmodel` file; MLflow itself is imported only for models that need it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmops.core.chain import Chain
+from llmops.core.errors import IntegrityError, NotFoundError, UserError
+from llmops.core.state import StateConfig
+from llmops.registry import mlflow_adapter
+from llmops.registry.adapt import PyfuncChain, is_chain
+from llmops.registry.digest import Manifest, require
+from llmops.registry.records import Version
+
+STATE_KEY = "state"
+"""The key of a model's configuration that loading replaces by the loader's own state."""
+
+
+@contextmanager
+def artefact(source: str, state: StateConfig) -> Iterator[Path]:
+    """The folder of an artefact's files; a remote one is downloaded, and removed afterwards.
+
+    Raises:
+        NotFoundError: it is gone.
+    """
+    local = mlflow_adapter.local_path(source)
+    if local is None:
+        with tempfile.TemporaryDirectory() as into, mlflow_adapter.downloaded(source, Path(into)) as folder:
+            yield folder
+        return
+    folder = state.root / local
+    if not folder.is_dir():
+        raise NotFoundError("the artefact is gone", where=str(folder), hint="restore it from a backup")
+    yield folder
+
+
+def verified(version: Version, recorded: Manifest | None, state: StateConfig) -> Path:
+    """A private copy of a version's files, equal to the record to the byte. It outlives the process: it is a cache.
+
+    Raises:
+        IntegrityError: the stored artefact is not what was registered.
+        UserError: the version has no files of its own (a prompt, an index).
+    """
+    if recorded is None:
+        raise UserError(f"a {version.kind.value} version has nothing to load", where=str(version.ref))
+    copies = state.cache / "models"
+    copies.mkdir(parents=True, exist_ok=True)
+    with artefact(version.source, state) as source:
+        require(source, recorded, where=str(version.ref))
+        making = Path(tempfile.mkdtemp(prefix=".", dir=copies))
+        try:
+            for file in recorded.files:
+                target = making / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / file.path, target)
+            require(making, recorded, where=str(version.ref))
+            return _settle(making, copies / recorded.digest, recorded)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def load_chain(version: Version, recorded: Manifest | None, state: StateConfig) -> Chain:
+    """Load a chain version: ours as it is, a foreign pyfunc adapted to the contract.
+
+    Raises:
+        IntegrityError: its files are not what was registered; nothing of them was run.
+    """
+    folder = verified(version, recorded, state)
+    described = _describe(folder)
+    opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
+    if opener:
+        return _open(str(opener), _configuration(described, state), where=str(version.ref))
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
+    inner = _unwrapped(model)
+    return inner if is_chain(inner) else PyfuncChain(model, name=str(version.ref))
+
+
+def load_model(version: Version, recorded: Manifest | None, state: StateConfig) -> Any:
+    """Load a classic model as an `mlflow.pyfunc.PyFuncModel`: `predict(table) -> table`.
+
+    Raises:
+        IntegrityError: its files are not what was registered; nothing of them was run.
+    """
+    folder = verified(version, recorded, state)
+    return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), state))
+
+
+def _settle(made: Path, place: Path, recorded: Manifest) -> Path:
+    """Put a checked copy where it belongs; one that is there already, and whole, is as good and stays in use."""
+    for _ in range(3):
+        try:
+            made.rename(place)
+        except OSError:
+            try:
+                _drop_compiled(place)
+                require(place, recorded, where=str(place))
+                return place
+            except IntegrityError:
+                spoilt = Path(tempfile.mkdtemp(prefix=".", dir=place.parent))
+                place.replace(spoilt)
+                shutil.rmtree(spoilt, ignore_errors=True)
+        else:
+            return place
+    raise IntegrityError("the copy of a model keeps changing while it is checked", where=str(place))
+
+
+def _drop_compiled(folder: Path) -> None:
+    """Compiled Python beside verified source would be run in its place; it is made again when wanted."""
+    for compiled in folder.rglob("__pycache__"):
+        shutil.rmtree(compiled, ignore_errors=True)
+    for loose in folder.rglob("*.pyc"):
+        loose.unlink(missing_ok=True)
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / "MLmodel"
+    if not path.is_file():
+        raise UserError("the artefact holds no MLflow model (no MLmodel file)", where=str(folder))
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return described if isinstance(described, dict) else {}
+
+
+def _pinned(described: dict[str, Any]) -> dict[str, Any]:
+    flavour = (described.get("flavors") or {}).get("python_function") or {}
+    return dict(flavour.get("config") or {})
+
+
+def _overrides(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
+    return {STATE_KEY: state.model_dump(mode="json")} if STATE_KEY in _pinned(described) else {}
+
+
+def _configuration(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
+    return _pinned(described) | _overrides(described, state)
+
+
+def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:
+    module, _, function = opener.partition(":")
+    if not module.startswith("llmops."):
+        raise UserError(f"`{opener}` is no opener of this package", where=where)
+    try:
+        opened = getattr(import_module(module), function)(configuration)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(
+            f"this version was made by another release: `{opener}` is not here",
+            where=where,
+            hint="install the release it was registered with, or register it again",
+        ) from error
+    if not is_chain(opened):
+        raise UserError(f"`{opener}` gives no chain", where=where)
+    chain: Chain = opened
+    return chain
+
+
+def _unwrapped(model: Any) -> Any:
+    """The Python object inside a pyfunc; other flavours have none."""
+    return getattr(getattr(model, "_model_impl", None), "python_model", None)

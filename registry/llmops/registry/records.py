@@ -1,0 +1,185 @@
+"""What the registry keeps, in plain values: assets, their versions, what a version is made of, who holds an alias.
+
+Knows no database and no MLflow, so every part may import it for its types.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from llmops.core.errors import UserError
+from llmops.core.names import Name, Ref
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Kind(StrEnum):
+    """What an asset is. All kinds are registered, aliased and promoted by the same code."""
+
+    MODEL = "model"
+    LLM = "llm"
+    ADAPTER = "adapter"
+    CHAIN = "chain"
+    PROMPT = "prompt"
+    INDEX = "index"
+    JUDGE = "judge"
+    ROUTE = "route"
+
+
+@dataclass(frozen=True)
+class CodeModel:
+    """A servable written as one Python file that calls `mlflow.models.set_model`: its text is the artefact, no pickle.
+
+    Args:
+        model_config: JSON values, pinned in the artefact. A key `state` is replaced, at loading, by the loader's own
+            state, so that a folder may move.
+        opener: `package.module:function`, for a chain of ours: `function(model_config)` gives the same `Chain` as the
+            file, without importing MLflow. The module must lie in `llmops`.
+    """
+
+    path: Path
+    model_config: dict[str, Any] = field(default_factory=dict)
+    code_paths: tuple[Path, ...] = ()
+    artifacts: dict[str, str] = field(default_factory=dict)
+    requirements: tuple[str, ...] = ()
+    opener: str | None = None
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model of any flavour that MLflow has saved: a folder with an `MLmodel` file, `runs:/...` or `models:/...`."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt: the text is kept in the registry's own row, and mirrored to MLflow's prompt registry."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Something that its own part keeps elsewhere, such as a generation of an index: only its place is recorded."""
+
+    uri: str
+
+
+Artifact = CodeModel | SavedModel | PromptText | Pointer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is offered for registration. The same name and digest always mean the same version.
+
+    Args:
+        digest: SHA-256 of what makes this version behave as it does (configuration, prompt, generation, code).
+            None: of the prompt's text, or of the saved model's files.
+        params: JSON values worth showing and comparing (settings, generation, prompt version).
+    """
+
+    kind: Kind
+    name: Name
+    artifact: Artifact
+    digest: str | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.digest is not None and not _DIGEST.fullmatch(self.digest):
+            raise UserError("a version's digest is 64 lower-case hex digits (SHA-256)", where=str(self.name))
+        if (self.kind is Kind.PROMPT) != isinstance(self.artifact, PromptText):
+            raise UserError("a prompt, and nothing else, is registered from a PromptText", where=str(self.name))
+        if self.digest is None and isinstance(self.artifact, CodeModel | Pointer):
+            raise UserError(
+                "this version needs a digest of its content",
+                where=str(self.name),
+                hint="pass digest=llmops.core.ids.digest({...settings, prompt, generation, code...})",
+            )
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version; `version` is also MLflow's number of it.
+
+    `digest` says what it is, `artifact_digest` which files MLflow keeps for it (None: it has none).
+    """
+
+    kind: Kind
+    name: Name
+    version: int
+    digest: str
+    artifact_digest: str | None
+    source: str
+    description: str
+    tags: dict[str, str]
+    params: dict[str, Any]
+    created_at: datetime
+    created_by: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.name, version=self.version)
+
+    def as_json(self) -> dict[str, Any]:
+        """The version as `llmops models show --json` prints it."""
+        return {
+            "kind": self.kind.value,
+            "name": str(self.name),
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "digest": self.digest,
+            "artifact_digest": self.artifact_digest,
+            "source": self.source,
+            "description": self.description,
+            "tags": self.tags,
+            "params": self.params,
+            "created_at": self.created_at.isoformat(),
+            "created_by": self.created_by,
+        }
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A name with its versions counted and its aliases."""
+
+    kind: Kind
+    name: Name
+    versions: int
+    latest: int
+    aliases: dict[str, int]
+    created_at: datetime
+    updated_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """The asset as `llmops models list --json` prints it."""
+        return {
+            "kind": self.kind.value,
+            "name": str(self.name),
+            "versions": self.versions,
+            "latest": self.latest,
+            "aliases": self.aliases,
+            "created_at": self.created_at.isoformat(),
+            "updated_at": self.updated_at.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Who holds an alias now. `etag` changes with every move: pass back the one you read, and a lost race is told."""
+
+    name: Name
+    alias: str
+    version: int
+    etag: str
+    evidence_id: str
+    moved_at: datetime
+    moved_by: str
