@@ -13,7 +13,7 @@ import httpx
 import orjson
 from tests.support.chain import Shelf, SmallChain
 
-from llmops.core.errors import UnauthenticatedError
+from llmops.core.errors import DeniedError, UnauthenticatedError
 from llmops.core.frames import Frame, scan
 from llmops.core.identity import Principal
 from llmops.core.segments import open_segments
@@ -22,7 +22,6 @@ from llmops.core.state import StateConfig
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
-from llmops.serving.identity import Requester
 from llmops.serving.server import address, listening, server_for
 
 
@@ -51,23 +50,26 @@ class SpooledTables:
 
 
 class FewKeys:
-    """A key table of tokens known beforehand."""
+    """A key table of tokens known beforehand: each with its principal and scopes."""
 
-    def __init__(self, requesters: dict[str, Requester]) -> None:
-        self._requesters = requesters
+    def __init__(self, known: dict[str, tuple[Principal, set[str]]]) -> None:
+        self._known = known
 
-    async def verify(self, token: str) -> Requester:
-        if token not in self._requesters:
-            raise UnauthenticatedError("this key is not known")
-        return self._requesters[token]
+    def verify(self, token: str, scope: str) -> Principal:
+        if token not in self._known:
+            raise UnauthenticatedError("the key is not valid")
+        principal, scopes = self._known[token]
+        if scope not in scopes:
+            raise DeniedError(f"the key may not be used for {scope}")
+        return principal
 
 
 KEYS = FewKeys(
     {
-        "lk_one": Requester(Principal("key:one", "key"), frozenset({"chat"})),
-        "lk_board": Requester(Principal("key:board", "key", frozenset({"board"})), frozenset({"chat"})),
-        "lk_trusted": Requester(Principal("key:trusted", "key"), frozenset({"chat", "request_id"})),
-        "lk_other": Requester(Principal("key:other", "key"), frozenset({"gateway"})),
+        "lk_one": (Principal("key:one", "key"), {"serving"}),
+        "lk_board": (Principal("key:board", "key", frozenset({"board"})), {"serving"}),
+        "lk_trusted": (Principal("key:trusted", "key"), {"serving", "request_id"}),
+        "lk_gateway": (Principal("key:gateway", "key"), {"gateway"}),
     }
 )
 

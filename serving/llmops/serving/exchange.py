@@ -7,6 +7,7 @@ events look like on the wire is `api`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -93,6 +94,8 @@ class Places:
         self._free = asyncio.Semaphore(limits.concurrent)
         self._waiting = 0
         self._running: dict[str, ChainContext] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def busy(self) -> int:
@@ -130,18 +133,21 @@ class Places:
             self._free.release()
             raise UnavailableError("no thread could be started for the answer", hint="try again in a moment") from error
         self._running[key] = question.context
+        self._idle.clear()
 
     async def close(self, patience_s: float) -> None:
         """Cancel whatever still runs, and wait a moment for it to stop."""
         for context in list(self._running.values()):
             context.cancel.cancel()
-        deadline = time.monotonic() + patience_s
-        while self._running and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):  # the threads are daemons: a chain that does not stop dies with us
+            async with asyncio.timeout(patience_s):
+                await self._idle.wait()
 
     def _give_back(self, key: str) -> None:
         self._running.pop(key, None)
         self._free.release()
+        if not self._running:
+            self._idle.set()
 
 
 def _busy(what: str) -> RateLimitedError:

@@ -1,6 +1,6 @@
 """What Prometheus reads of a serving process, in a registry of its own so that two servers in one process stay apart.
 
-Labels hold endpoint names, status codes and feedback values: never a requester, a question, or anything else without bound.
+Labels hold endpoint names, status codes and feedback values: never a requester, a question, or what else has no bound.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def inference_row(exchange: Exchange) -> dict[str, Any]:
 def feedback_rows(thumb: Thumb, source_id: str) -> list[dict[str, Any]]:
     """A requester's judgement as rows of `feedback`: the thumb, and the wish to talk to a person where there is one.
 
-    The thumb is `value_num` 1 or 0, its reason `value_str`, the comment `rationale`. The second row's id is derived from
-    the first's, so that a repeated call makes the same rows.
+    The thumb is `value_num` 1 or 0, its reason `value_str`, the comment `rationale`. The second row's id is derived
+    from the first's, so that a repeated call makes the same rows.
     """
     row = {
         "feedback_id": thumb.feedback_id,
