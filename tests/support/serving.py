@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +117,35 @@ def running(folder: Path, shelf: Shelf | None = None, **settings: Any) -> Iterat
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+def question(text: str = "What happens to deleted documents?", **more: Any) -> dict[str, Any]:
+    """A request body."""
+    return {"model": "chat", "messages": [{"role": "user", "content": text}], **more}
+
+
+def ask(client: httpx.Client, text: str = "What happens to deleted documents?", **more: Any) -> dict[str, Any]:
+    """Ask and give the completion."""
+    response = client.post("/v1/chat/completions", json=question(text, **more))
+    assert response.status_code == 200, response.text
+    completion: dict[str, Any] = response.json()
+    return completion
+
+
+def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask for a stream and give its chunks; it must end with [DONE]."""
+    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    return [orjson.loads(line[6:]) for line in lines[:-1]]
+
+
+def eventually(check: Callable[[], Any], patience_s: float = 10) -> Any:
+    """The first true value of `check`; fails when none comes."""
+    deadline = time.monotonic() + patience_s
+    while not (value := check()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+    return value

@@ -18,6 +18,7 @@ from llmops.core.chain import Cancelled, ChainContext, Citation, Delta, Done, Ev
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
 from llmops.core.ids import new_id
 from llmops.serving.bridge import Bridge
+from llmops.serving.characters import CharacterJoiner
 from llmops.serving.config import LimitsConfig
 from llmops.serving.endpoint import Loaded
 
@@ -169,6 +170,7 @@ class Exchange:
         self._deadline = asyncio.get_running_loop().time() + limits.answer_s
         self._bridge: Bridge[Event] | None = None
         self._finished = False
+        self._characters = CharacterJoiner()
 
     async def next(self) -> Event | None:
         """The next event, or None after the last.
@@ -184,6 +186,8 @@ class Exchange:
         except Exception as error:
             self.outcome.error = self._explain(error)
             raise self.outcome.error from error
+        if isinstance(event, Delta):
+            event = Delta(self._characters.join(event.text))
         if event is not None:
             self._observe(event)
         return event

@@ -16,6 +16,7 @@ import orjson
 
 from llmops.core.chain import Citation, PassageRef
 from llmops.core.ids import digest
+from llmops.serving.characters import whole_characters
 from llmops.serving.exchange import Exchange, Outcome, Question
 
 THUMB: Final = "thumb"
@@ -87,11 +88,11 @@ def iso(seconds: float) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """JSON on one line. Half a surrogate pair (an LLM may cut its stream inside an emoji) passes as its escape."""
+    """JSON on one line. Half a surrogate pair, which is no text, becomes U+FFFD."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def citation_json(citation: Citation) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def export(path: Path | None, as_json: bool, **chosen: Any) -> None:
     judgements = _read(chosen)
     lines = b"".join(orjson.dumps(judgement.as_json()) + b"\n" for judgement in judgements)
     if path is None:
-        click.get_binary_stream("stdout").write(lines)
+        click.echo(lines, nl=False)
         return
     write_atomic(path, lines)
     if as_json:

@@ -40,16 +40,15 @@ def create(
     scopes: tuple[str, ...],
     groups: tuple[str, ...],
     expires: str | None,
-    config: Path | None,
-    overrides: tuple[str, ...],
     as_json: bool,
+    **job: Any,
 ) -> None:
     """Make a key called NAME. Its token is shown this once.
 
     Scopes: `serving` asks and judges; `request_id` also has its request ids taken over.
     """
     until = None if expires is None else datetime.now(UTC) + _span(expires)
-    with _keys(config, overrides) as keys:
+    with _keys(**job) as keys:
         token, key = keys.create(name, scopes=scopes, groups=groups, expires_at=until)
     if as_json:
         print_json({"token": token, **_shown(key)})
