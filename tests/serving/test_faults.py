@@ -80,9 +80,7 @@ def test_a_slow_answer_arrives_as_it_is_made(told: Running, upstream: Upstream) 
     assert told.log()[-1]["ttfb_ms"] >= 100
 
 
-def test_silence_is_bridged_by_comments(
-    told: Running, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silence_is_bridged_by_comments(told: Running, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmops.serving.api.reply.SILENCE_S", 0.1)
     upstream.script(Reply(pieces=("late",), delay_s=0.5))
     with told.client() as client:

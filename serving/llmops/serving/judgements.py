@@ -119,7 +119,7 @@ def _joined(lake: Rows, inference_log: str, thumbs: Sequence[dict[str, Any]], ta
         some = thumbs[start : start + ASKED_AT_ONCE]
         ids = sorted({row["request_id"] for row in some})
         where = {"request_id": ids, "layer": "serving"}
-        requests = {row["request_id"]: row for row in lake.rows(inference_log, where, REQUEST_COLUMNS)}
+        requests = {row["request_id"]: row for row in lake.rows(inference_log, where, list(REQUEST_COLUMNS))}
         for row in some:
             yield _judgement(row, requests.get(row["request_id"]), row["request_id"] in talks)
 

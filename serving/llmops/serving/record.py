@@ -121,7 +121,7 @@ def _identifiers(question: Question) -> dict[str, Any]:
 def _served(question: Question, outcome: Outcome) -> dict[str, Any]:
     loaded = question.loaded
     info = loaded.chain.version_info
-    seq = None if outcome.generation is None else f"{outcome.generation}/{outcome.index_seq}"
+    seq = None if not outcome.generation else f"{outcome.generation}/{outcome.index_seq}"
     return {
         "asset_kind": "chain",
         "asset_name": str(loaded.ref.name),
