@@ -119,7 +119,7 @@ class App extends Component {
       if (error.name === "AbortError") return { status: "stopped" };
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401) this.fail(error);
-      return { status: "failed", error: error.message };
+      return { status: "failed", error: sentence(error.message) };
     }
   }
 
@@ -192,26 +192,27 @@ class App extends Component {
     const endpoint = server?.endpoints.find((e) => e.name === model);
     const title = endpoint?.title ?? "Chat";
     document.title = this.current ? `${this.current.title} – ${title}` : title;
-    const covered = narrow && (drawer || panel);
+    // What an overlay covers can't be reached; the page's main part and its heading stay known to assistive technology.
+    const covered = Boolean(narrow && (drawer || panel));
     return html`
       <div class=${`layout${drawer ? " drawn" : ""}${panel ? " with-panel" : ""}`}>
         <a class="skip" href="#question">Skip to the question</a>
         <${Sidebar} conversations=${conversations} currentId=${currentId} actions=${this.actions}
           drawer=${narrow && !drawer ? "shut" : "open"} />
-        <main inert=${Boolean(covered)}>
+        <main>
           <header class="top">
-            <button ref=${this.menu} type="button" class="tool only-narrow" onClick=${this.toggleDrawer}
+            <button ref=${this.menu} type="button" class="tool only-narrow" onClick=${this.toggleDrawer} inert=${covered}
               aria-label="Conversations" aria-expanded=${drawer} aria-controls="sidebar">${icons.menu()}</button>
             <h1>${title}</h1>
-            ${server?.endpoints.length > 1 && html`<${ModelChoice} server=${server} model=${model}
+            ${server?.endpoints.length > 1 && html`<${ModelChoice} server=${server} model=${model} inert=${covered}
               onChange=${(name) => this.setState({ model: name })} />`}
-            <${ThemeButton} />
+            <${ThemeButton} inert=${covered} />
           </header>
-          <${Thread} ref=${this.thread} conversation=${this.current} busy=${busy} actions=${this.actions}
+          <${Thread} handle=${this.thread} conversation=${this.current} busy=${busy} actions=${this.actions} inert=${covered}
             title=${title} suggestions=${endpoint?.suggestions ?? []} />
           ${trouble && html`<p class="failure trouble" role="alert">${trouble}
             <button type="button" class="plain" onClick=${this.connect}>Try again</button></p>`}
-          <${Composer} ref=${this.composer} busy=${busy} limit=${server?.question_chars ?? 8000}
+          <${Composer} handle=${this.composer} busy=${busy} inert=${covered} limit=${server?.question_chars ?? 8000}
             onSend=${this.send} onStop=${this.stop} />
         </main>
         ${panel && html`<${PassagePanel} citation=${panel.citation} view=${panel.view} failure=${panel.failure}
@@ -222,9 +223,9 @@ class App extends Component {
   }
 }
 
-function ModelChoice({ server, model, onChange }) {
+function ModelChoice({ server, model, inert, onChange }) {
   return html`
-    <label class="model"><span class="unseen">Answered by</span>
+    <label class="model" inert=${inert}><span class="unseen">Answered by</span>
       <select value=${model} onChange=${(event) => onChange(event.currentTarget.value)}>
         ${server.endpoints.map((e) => html`<option key=${e.name} value=${e.name}>${e.title}</option>`)}
       </select></label>`;
@@ -248,6 +249,9 @@ function spoken(outcome, draft) {
   const sources = draft.citations.length;
   return `Answer finished${sources ? `, with ${sources} ${sources === 1 ? "source" : "sources"}` : ""}`;
 }
+
+// The server's errors begin in lower case, for terminals.
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function oncePerFrame(work) {
   let frame = 0;

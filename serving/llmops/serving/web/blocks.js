@@ -1,12 +1,12 @@
 // The blocks of one answer. A finished block keeps its DOM; while the answer streams only the last one is made anew.
 import { Component, createRef, html } from "./dom.js";
-import { renderBlock, splitBlocks } from "./markdown.js";
+import { renderBlock, splitBlocks, topHeadingOf } from "./markdown.js";
 
 class Block extends Component {
   element = createRef();
 
   shouldComponentUpdate(next) {
-    return next.raw !== this.props.raw || cited(next) !== cited(this.props);
+    return next.raw !== this.props.raw || next.top !== this.props.top || cited(next) !== cited(this.props);
   }
 
   componentDidMount() {
@@ -18,8 +18,7 @@ class Block extends Component {
   }
 
   fill() {
-    const { raw, citations, onCite } = this.props;
-    this.element.current.replaceChildren(renderBlock(raw, citations, onCite));
+    this.element.current.replaceChildren(renderBlock(this.props));
   }
 
   render() {
@@ -47,7 +46,9 @@ export class Blocks extends Component {
     return [...this.frozen, ...open.slice(-1)];
   }
 
-  render({ citations, onCite }) {
-    return this.blocks().map((raw, i) => html`<${Block} key=${i} raw=${raw} citations=${citations} onCite=${onCite} />`);
+  render({ text, citations, onCite }) {
+    const top = topHeadingOf(text);
+    return this.blocks().map((raw, i) =>
+      html`<${Block} key=${i} raw=${raw} top=${top} citations=${citations} onCite=${onCite} />`);
   }
 }

@@ -7,6 +7,7 @@ export class Composer extends Component {
   area = createRef();
 
   componentDidMount() {
+    this.props.handle.current = this; // Preact 11 gives components no ref of their own
     this.focus();
   }
 
@@ -36,10 +37,10 @@ export class Composer extends Component {
     this.setState({ text: "" }, () => this.fit());
   };
 
-  render({ busy, limit, onStop }, { text }) {
+  render({ busy, inert, limit, onStop }, { text }) {
     const over = text.length - limit;
     return html`
-      <form class="composer" onSubmit=${this.send}>
+      <form class="composer" inert=${inert} onSubmit=${this.send}>
         <div class="box">
           <label class="unseen" for="question">Your question</label>
           <textarea id="question" ref=${this.area} rows="1" placeholder="Ask about the documents" value=${text}

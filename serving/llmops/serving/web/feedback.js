@@ -36,8 +36,9 @@ export class Feedback extends Component {
     event.preventDefault();
     const { reason, comment, talk } = this.state;
     const value = this.props.message.feedback?.value ?? "down";
-    this.close(talk ? "Thank you. Somebody will see that you want to talk." : "Thank you, noted.");
-    this.send({ value, reason, comment: comment.trim() || null, talk_to_a_person: talk }, this.state.said);
+    const said = talk ? "Thank you. Somebody will see that you want to talk." : "Thank you, noted.";
+    this.close(said);
+    this.send({ value, reason, comment: comment.trim() || null, talk_to_a_person: talk }, said);
   };
 
   close(said = this.state.said) {

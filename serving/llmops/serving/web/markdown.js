@@ -2,6 +2,8 @@
 import DOMPurify from "./vendor/purify.es.mjs";
 import { Marked } from "./vendor/marked.esm.js";
 
+let topHeading = 1; // depth of the highest heading in the answer being rendered
+
 const marked = new Marked({
   gfm: true,
   tokenizer: {
@@ -12,7 +14,7 @@ const marked = new Marked({
       return escapeText(text); // raw HTML is shown as the text it is
     },
     heading({ tokens, depth }) {
-      const level = Math.min(6, depth + 2); // the page's own headings stand above an answer's
+      const level = Math.max(3, Math.min(6, 3 + depth - topHeading)); // h1 and h2 are the page's own
       return `<h${level}>${this.parser.parseInline(tokens)}</h${level}>`;
     },
   },
@@ -37,8 +39,14 @@ export function splitBlocks(text) {
   return marked.lexer(text).filter((token) => token.type !== "space").map((token) => token.raw);
 }
 
+/** The depth of a text's highest heading, so that an answer's headings follow the page's without a gap. */
+export function topHeadingOf(text) {
+  return Math.min(6, ...[...text.matchAll(/^ {0,3}(#{1,6})\s/gm)].map(([, marks]) => marks.length));
+}
+
 /** One block as a DOM fragment, its [n] markers as chips for the citations that are known. */
-export function renderBlock(raw, citations, onCite) {
+export function renderBlock({ raw, top, citations, onCite }) {
+  topHeading = top;
   const fragment = DOMPurify.sanitize(marked.parser(marked.lexer(raw)), CLEAN);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";

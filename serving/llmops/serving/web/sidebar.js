@@ -18,7 +18,10 @@ class Entry extends Component {
   };
 
   onKey = (event) => {
-    if (event.key === "Enter") this.finish(true);
+    if (event.key === "Enter") {
+      event.preventDefault(); // the focus moves to a button, which would take the key as its own
+      this.finish(true);
+    }
     if (event.key === "Escape") {
       event.stopPropagation();
       this.finish(false);
@@ -59,9 +62,9 @@ export class ThemeButton extends Component {
     this.setState({ theme });
   };
 
-  render(_, { theme }) {
+  render({ inert }, { theme }) {
     const label = THEMES[theme][1];
-    return html`<button type="button" class="tool theme" onClick=${this.turn} aria-label=${label} title=${label}>${icons[THEME_ICONS[theme]]()}</button>`;
+    return html`<button type="button" class="tool theme" inert=${inert} onClick=${this.turn} aria-label=${label} title=${label}>${icons[THEME_ICONS[theme]]()}</button>`;
   }
 }
 

@@ -7,6 +7,10 @@ export class Thread extends Component {
   box = createRef();
   following = true;
 
+  componentDidMount() {
+    this.props.handle.current = this;
+  }
+
   toEnd() {
     this.following = true;
     this.box.current.scrollTop = this.box.current.scrollHeight;
@@ -21,10 +25,10 @@ export class Thread extends Component {
     if (this.following && this.props.busy) this.box.current.scrollTop = this.box.current.scrollHeight;
   }
 
-  render({ conversation, busy, actions, title, suggestions }) {
+  render({ conversation, busy, actions, inert, title, suggestions }) {
     const messages = conversation?.messages ?? [];
     return html`
-      <div class="thread" ref=${this.box} onScroll=${this.onScroll} tabindex="0" role="region" aria-label="Conversation">
+      <div class="thread" ref=${this.box} inert=${inert} onScroll=${this.onScroll} tabindex="0" role="region" aria-label="Conversation">
         <div class="column" key=${conversation?.id ?? "welcome"}>
           ${messages.length === 0 && html`<${Welcome} title=${title} suggestions=${suggestions} onAsk=${actions.ask} />`}
           ${messages.map((message, i) => {
