@@ -102,6 +102,10 @@ class Places:
     def busy(self) -> int:
         return len(self._running)
 
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
     async def take(self) -> None:
         """Wait for a free place.
 
@@ -178,13 +182,14 @@ class Exchange:
         Raises:
             LlmopsError: there was no place, the chain failed, or the time was up; what came before stays valid.
         """
+        limit = asyncio.timeout_at(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with limit:
                 if self._bridge is None:
                     self._bridge = await self._start()
                 event = await anext(self._bridge, None)
         except Exception as error:
-            self.outcome.error = self._explain(error)
+            self.outcome.error = self._out_of_time() if limit.expired() else self._explain(error)
             raise self.outcome.error from error
         if isinstance(event, Delta):
             event = Delta(self._characters.join(event.text))
@@ -225,13 +230,14 @@ class Exchange:
         self._places.run(bridge, question)
         return bridge
 
+    def _out_of_time(self) -> AnswerTimeoutError:
+        return AnswerTimeoutError(f"the answer took longer than {self.limits.answer_s:g} s")
+
     def _explain(self, error: Exception) -> LlmopsError:
         request_id = self.question.context.request_id
         if isinstance(error, LlmopsError):
             log.warning("request %s: %s", request_id, error.what)
             return error
-        if isinstance(error, TimeoutError) and asyncio.get_running_loop().time() >= self._deadline:
-            return AnswerTimeoutError(f"the answer took longer than {self.limits.answer_s:g} s")
         if isinstance(error, Cancelled):
             return UnavailableError("the server is stopping", code="stopping", hint="ask again in a moment")
         log.error("request %s failed inside the chain", request_id, exc_info=error)
