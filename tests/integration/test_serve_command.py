@@ -1,4 +1,4 @@
-"""The whole way with nothing replaced: a registered chain, `llmops serve`, question, thumb, Ctrl-C, `llmops feedback`."""
+"""The whole way with nothing replaced: a registered chain, `llmops serve`, question, thumb, Ctrl-C, feedback."""
 
 from __future__ import annotations
 
@@ -70,12 +70,7 @@ def test_a_question_and_its_thumb_go_the_whole_way(tmp_path: Path) -> None:
             completion = ask(client)
             about = completion["llmops"]
             assert (about["asset"], about["version"], about["alias"]) == ("dev.docs.chat", 1, "champion")
-            thumb = {
-                "feedback_id": new_id(),
-                "request_id": about["request_id"],
-                "value": "down",
-                "reason": "incomplete",
-            }
+            judged = {"request_id": about["request_id"], "value": "down", "reason": "incomplete"}
             assert client.post("/v1/feedback", json={"feedback_id": new_id(), **judged}).status_code == 200
             listed = feedback(tmp_path)  # before anything was drained
         process.send_signal(signal.SIGINT)

@@ -13,7 +13,8 @@ export class Feedback extends Component {
   box = createRef();
 
   give = (value) => {
-    this.setState({ open: true, reason: null, failed: "" });
+    this.setState({ open: true, reason: null, failed: "" }, () =>
+      this.box.current.querySelector("form")?.scrollIntoView({ block: "nearest" }));
     this.send({ value }, "Thank you, noted.");
   };
 

@@ -21,8 +21,8 @@ export class Thread extends Component {
     this.following = scrollHeight - scrollTop - clientHeight < 48;
   };
 
-  componentDidUpdate() {
-    if (this.following && this.props.busy) this.box.current.scrollTop = this.box.current.scrollHeight;
+  componentDidUpdate(before) {
+    if (this.following && (this.props.busy || before.busy)) this.box.current.scrollTop = this.box.current.scrollHeight;
   }
 
   render({ conversation, busy, actions, inert, title, suggestions }) {
