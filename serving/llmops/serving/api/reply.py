@@ -27,7 +27,7 @@ SILENCE_S: Final = 15.0
 
 
 ONE_WRITE_BYTES: Final = 16_384
-"""What a chain gives faster than it can be sent goes out together, up to about this size."""
+"""What a chain gives faster than it can be sent goes out together, up to about this size; the first piece at once."""
 
 
 class ExchangeReply(Response):
@@ -85,7 +85,7 @@ class ExchangeReply(Response):
             await _send_whole(send, error_response(error, self._identifying_headers()))
             return
         await self._start(send)
-        waiting = chunks.opening()
+        waiting, begun = chunks.opening(), False
         try:
             event = await _patiently(first, send)
             while event is not None:
@@ -93,9 +93,9 @@ class ExchangeReply(Response):
                     waiting += chunks.delta(event)
                 elif isinstance(event, Citation):
                     waiting += chunks.citation(event)
-                if not self._exchange.ready or len(waiting) > ONE_WRITE_BYTES:
+                if not begun or not self._exchange.ready or len(waiting) > ONE_WRITE_BYTES:
                     await _piece(send, waiting)
-                    waiting = b""
+                    waiting, begun = b"", True
                 event = await self._next_or_keep_alive(send)
         except LlmopsError as error:
             self._exchange.finish()
