@@ -1,4 +1,4 @@
-"""A small real chain for tests of what stands around one: a few texts in memory, quoted, or told by an LLM over the wire.
+"""A small real chain for tests of what stands around one: a few texts in memory, quoted, or told by an LLM.
 
 It implements `llmops.core.chain.Chain` in full: access lists, citations with true offsets, passages, cancellation.
 """
@@ -47,9 +47,9 @@ TEXTS = (
     Text(
         "guide/ingest.pdf",
         "Refreshing the index",
-        "The index equals its documents after every refresh. A renamed document embeds nothing, because vectors are kept "
-        "by their text. Deleted documents leave the index with the next refresh. Broken files go to quarantine with the "
-        "reason, and the run goes on.",
+        "The index equals its documents after every refresh. A renamed document embeds nothing, because vectors are "
+        "kept by their text. Deleted documents leave the index with the next refresh. Broken files go to quarantine "
+        "with the reason, and the run goes on.",
         page=3,
     ),
     Text(
@@ -105,9 +105,7 @@ class SmallChain:
                 if int(marker) not in cited and 0 < int(marker) <= len(passages):
                     cited.add(int(marker))
                     found = passages[int(marker) - 1]
-                    yield Citation(
-                        int(marker), found.uri, found.start, found.end, found.text, found.page, found.title
-                    )
+                    yield Citation(int(marker), found.uri, found.start, found.end, found.text, found.page, found.title)
         usage = Usage(usage.input_tokens, len(told), estimated=True)
         yield Done(usage, refused=not passages, generation="g1", index_seq=12, quoted=self._llm is None)
 

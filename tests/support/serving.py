@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import httpx
 import orjson
 from tests.support.chain import Shelf, SmallChain
 
-from llmops.core.errors import UnauthenticatedError
+from llmops.core.errors import DeniedError, UnauthenticatedError
 from llmops.core.frames import Frame, scan
 from llmops.core.identity import Principal
 from llmops.core.segments import open_segments
@@ -22,7 +23,6 @@ from llmops.core.state import StateConfig
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
-from llmops.serving.identity import Requester
 from llmops.serving.server import address, listening, server_for
 
 
@@ -51,23 +51,26 @@ class SpooledTables:
 
 
 class FewKeys:
-    """A key table of tokens known beforehand."""
+    """A key table of tokens known beforehand: each with its principal and scopes."""
 
-    def __init__(self, requesters: dict[str, Requester]) -> None:
-        self._requesters = requesters
+    def __init__(self, known: dict[str, tuple[Principal, set[str]]]) -> None:
+        self._known = known
 
-    async def verify(self, token: str) -> Requester:
-        if token not in self._requesters:
-            raise UnauthenticatedError("this key is not known")
-        return self._requesters[token]
+    def verify(self, token: str, scope: str) -> Principal:
+        if token not in self._known:
+            raise UnauthenticatedError("the key is not valid")
+        principal, scopes = self._known[token]
+        if scope not in scopes:
+            raise DeniedError(f"the key may not be used for {scope}")
+        return principal
 
 
 KEYS = FewKeys(
     {
-        "lk_one": Requester(Principal("key:one", "key"), frozenset({"chat"})),
-        "lk_board": Requester(Principal("key:board", "key", frozenset({"board"})), frozenset({"chat"})),
-        "lk_trusted": Requester(Principal("key:trusted", "key"), frozenset({"chat", "request_id"})),
-        "lk_other": Requester(Principal("key:other", "key"), frozenset({"gateway"})),
+        "lk_one": (Principal("key:one", "key"), {"serving"}),
+        "lk_board": (Principal("key:board", "key", frozenset({"board"})), {"serving"}),
+        "lk_trusted": (Principal("key:trusted", "key"), {"serving", "request_id"}),
+        "lk_gateway": (Principal("key:gateway", "key"), {"gateway"}),
     }
 )
 
@@ -114,3 +117,35 @@ def running(folder: Path, shelf: Shelf | None = None, **settings: Any) -> Iterat
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+def question(text: str = "What happens to deleted documents?", **more: Any) -> dict[str, Any]:
+    """A request body."""
+    return {"model": "chat", "messages": [{"role": "user", "content": text}], **more}
+
+
+def ask(client: httpx.Client, text: str = "What happens to deleted documents?", **more: Any) -> dict[str, Any]:
+    """Ask and give the completion."""
+    response = client.post("/v1/chat/completions", json=question(text, **more))
+    assert response.status_code == 200, response.text
+    completion: dict[str, Any] = response.json()
+    return completion
+
+
+def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Ask for a stream and give its chunks; it must end with [DONE]."""
+    with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "data: [DONE]"
+    return [orjson.loads(line[6:]) for line in lines[:-1]]
+
+
+def eventually(check: Callable[[], Any], patience_s: float = 10) -> Any:
+    """The first true value of `check`; fails when none comes."""
+    deadline = time.monotonic() + patience_s
+    while not (value := check()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+    return value

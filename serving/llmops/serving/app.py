@@ -96,6 +96,8 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, LlmopsError):  # the framework wraps what our guard says while a body is read
+        return error_response(error.__cause__)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return error_response(_HttpError(error.status_code, str(error.detail), code), dict(error.headers or {}))
 

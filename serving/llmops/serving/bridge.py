@@ -33,7 +33,7 @@ class _End:
 class Bridge(Generic[T]):
     """Runs an iterator in a worker thread; asynchronous iteration gives its items in order, then raises its error.
 
-    A reader that stops pulling stops the chain within `room` items. `cancel.cancel()` wakes a chain that waits for room.
+    A reader that stops pulling stops the chain within `room` items. `cancel.cancel()` wakes one that waits for room.
     """
 
     def __init__(self, produce: Callable[[], Iterator[T]], cancel: CancelToken, *, room: int = ROOM) -> None:

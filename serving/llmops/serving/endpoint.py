@@ -17,7 +17,6 @@ from typing import Protocol
 from llmops.core.chain import Cancelled, Chain, ChainContext, Retrieval
 from llmops.core.errors import LlmopsError, NotFoundError, UnavailableError, did_you_mean
 from llmops.core.names import Ref
-from llmops.core.state import StateConfig
 from llmops.serving.config import EndpointConfig
 
 log = logging.getLogger(__name__)
@@ -39,21 +38,6 @@ class VersionSource(Protocol):
         ...
 
     def load(self, ref: Ref) -> Chain: ...
-
-
-class RegistrySource:
-    """Versions of the registry in the state folder."""
-
-    def __init__(self, state: StateConfig) -> None:
-        from llmops.registry import Registry
-
-        self._registry = Registry(state)
-
-    def resolve(self, ref: Ref) -> Ref:
-        return Ref(ref.name, version=self._registry.resolve(ref).version)
-
-    def load(self, ref: Ref) -> Chain:
-        return self._registry.load_chain(ref)
 
 
 @dataclass
@@ -136,7 +120,7 @@ class Endpoint:
         self._swap(self._source.resolve(self.config.ref))
 
     def refresh(self) -> bool:
-        """Follow the alias; True where another version came into service. A failure is kept in `problem` and tried again."""
+        """Follow the alias; True where another version came into service. `problem` keeps a failure."""
         try:
             target = self._source.resolve(self.config.ref)
             if self._loaded is not None and target == self._loaded.ref:
@@ -184,7 +168,7 @@ class Endpoint:
 
 
 def warm(chain: Chain) -> None:
-    """Make the chain find passages once, so that models and index are in memory and known to work; its LLM is not asked."""
+    """Make the chain find passages once: models and index are then known to work. Its LLM is not asked."""
     context = ChainContext()
     events = chain.stream([{"role": "user", "content": WARM_UP_QUESTION}], context)
     try:

@@ -7,6 +7,7 @@ events look like on the wire is `api`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from llmops.core.chain import Cancelled, ChainContext, Citation, Delta, Done, Ev
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
 from llmops.core.ids import new_id
 from llmops.serving.bridge import Bridge
+from llmops.serving.characters import CharacterJoiner
 from llmops.serving.config import LimitsConfig
 from llmops.serving.endpoint import Loaded
 
@@ -93,10 +95,16 @@ class Places:
         self._free = asyncio.Semaphore(limits.concurrent)
         self._waiting = 0
         self._running: dict[str, ChainContext] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def busy(self) -> int:
         return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
 
     async def take(self) -> None:
         """Wait for a free place.
@@ -130,18 +138,21 @@ class Places:
             self._free.release()
             raise UnavailableError("no thread could be started for the answer", hint="try again in a moment") from error
         self._running[key] = question.context
+        self._idle.clear()
 
     async def close(self, patience_s: float) -> None:
         """Cancel whatever still runs, and wait a moment for it to stop."""
         for context in list(self._running.values()):
             context.cancel.cancel()
-        deadline = time.monotonic() + patience_s
-        while self._running and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):  # the threads are daemons: a chain that does not stop dies with us
+            async with asyncio.timeout(patience_s):
+                await self._idle.wait()
 
     def _give_back(self, key: str) -> None:
         self._running.pop(key, None)
         self._free.release()
+        if not self._running:
+            self._idle.set()
 
 
 def _busy(what: str) -> RateLimitedError:
@@ -163,6 +174,7 @@ class Exchange:
         self._deadline = asyncio.get_running_loop().time() + limits.answer_s
         self._bridge: Bridge[Event] | None = None
         self._finished = False
+        self._characters = CharacterJoiner()
 
     async def next(self) -> Event | None:
         """The next event, or None after the last.
@@ -170,14 +182,17 @@ class Exchange:
         Raises:
             LlmopsError: there was no place, the chain failed, or the time was up; what came before stays valid.
         """
+        limit = asyncio.timeout_at(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with limit:
                 if self._bridge is None:
                     self._bridge = await self._start()
                 event = await anext(self._bridge, None)
         except Exception as error:
-            self.outcome.error = self._explain(error)
+            self.outcome.error = self._out_of_time() if limit.expired() else self._explain(error)
             raise self.outcome.error from error
+        if isinstance(event, Delta):
+            event = Delta(self._characters.join(event.text))
         if event is not None:
             self._observe(event)
         return event
@@ -215,13 +230,14 @@ class Exchange:
         self._places.run(bridge, question)
         return bridge
 
+    def _out_of_time(self) -> AnswerTimeoutError:
+        return AnswerTimeoutError(f"the answer took longer than {self.limits.answer_s:g} s")
+
     def _explain(self, error: Exception) -> LlmopsError:
         request_id = self.question.context.request_id
         if isinstance(error, LlmopsError):
             log.warning("request %s: %s", request_id, error.what)
             return error
-        if isinstance(error, TimeoutError) and asyncio.get_running_loop().time() >= self._deadline:
-            return AnswerTimeoutError(f"the answer took longer than {self.limits.answer_s:g} s")
         if isinstance(error, Cancelled):
             return UnavailableError("the server is stopping", code="stopping", hint="ask again in a moment")
         log.error("request %s failed inside the chain", request_id, exc_info=error)

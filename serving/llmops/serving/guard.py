@@ -164,7 +164,7 @@ def _sealing(send: Send, extra: Iterable[tuple[bytes, bytes]]) -> Send:
 
 
 def _bounded(receive: Receive, limit: int, timeout_s: float) -> Receive:
-    """Count a body as it arrives and bound its time; once it is whole, `receive` waits for the disconnect unhindered."""
+    """Count a body as it arrives and bound its time; once it is whole, waiting for the disconnect is unbounded."""
     size = 0
     whole = False
     deadline = asyncio.get_running_loop().time() + timeout_s

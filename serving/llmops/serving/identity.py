@@ -6,6 +6,7 @@ headers and secrets; what a requester may read is decided by the groups of the p
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import os
 import secrets
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
-from llmops.core.errors import DeniedError, IntegrityError, UnauthenticatedError
+from llmops.core.errors import DeniedError, IntegrityError, UnauthenticatedError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import id_time, new_id
 from llmops.serving.config import ServeConfig
 
-CHAT: Final = "chat"
+SERVING: Final = "serving"
 """Scope of a key that may ask, give feedback and open passages."""
 REQUEST_ID: Final = "request_id"
 """Scope of a key whose own request ids are taken over."""
@@ -33,23 +34,21 @@ _KEY_BYTES: Final = 32
 
 @dataclass(frozen=True)
 class Requester:
-    """A principal and what it may do at this door; `scopes` None means everything but the trust in request ids."""
+    """A principal at this door; `trusted` is a gateway or program whose request ids are taken over."""
 
     principal: Principal
-    scopes: frozenset[str] | None = None
-
-    def may(self, scope: str) -> bool:
-        return scope != REQUEST_ID if self.scopes is None else scope in self.scopes
+    trusted: bool = False
 
 
 class KeyVerifier(Protocol):
     """The key table, as far as a door needs it."""
 
-    async def verify(self, token: str) -> Requester:
-        """The key's principal and scopes.
+    def verify(self, token: str, scope: str) -> Principal:
+        """Who shows this token.
 
         Raises:
-            UnauthenticatedError: unknown, revoked or expired.
+            UnauthenticatedError: it is not valid.
+            DeniedError: it is, but not for this scope.
         """
         ...
 
@@ -142,22 +141,31 @@ class Identities:
         if not token.startswith("lk_") and not self._require_keys:
             # OpenAI's clients can't be built without a key; where none is needed they send some word.
             return await self.identify({}, {})
-        requester = await self._keys.verify(token)
-        if not requester.may(CHAT):
-            raise DeniedError(f"this key has no scope `{CHAT}`", hint="make one with `llmops keys create --scope chat`")
-        return requester
+        return await asyncio.to_thread(self._verify, token)
+
+    def _verify(self, token: str) -> Requester:
+        principal = self._keys.verify(token, SERVING)
+        try:
+            self._keys.verify(token, REQUEST_ID)
+        except DeniedError:
+            return Requester(principal)
+        return Requester(principal, trusted=True)
 
 
-def trusted_request_id(requester: Requester, incoming: str | None) -> tuple[str, str | None]:
-    """The request's id, and the client's own where that is not trusted to be it."""
+def request_ids(requester: Requester, incoming: str | None) -> tuple[str, str | None]:
+    """The request's id, and the client's own where that is not trusted to be it.
+
+    Raises:
+        UserError: a trusted caller's id is no UUID.
+    """
     if incoming is None:
         return new_id(), None
-    if requester.may(REQUEST_ID):
-        try:
-            return str(UUID(incoming)), None
-        except ValueError:
-            pass
-    return new_id(), incoming[:128]
+    if not requester.trusted:
+        return new_id(), incoming[:128]
+    try:
+        return str(UUID(incoming)), None
+    except ValueError:
+        raise UserError("the request id is no UUID", where="x-request-id", hint="send a UUIDv7, or none") from None
 
 
 def _create_key(path: Path) -> None:

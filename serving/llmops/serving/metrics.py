@@ -1,16 +1,14 @@
 """What Prometheus reads of a serving process, in a registry of its own so that two servers in one process stay apart.
 
-Labels hold endpoint names, status codes and feedback values: never a requester, a question, or anything else without bound.
+Labels hold endpoint names, status codes and feedback values: never a requester, a question, or what else has no bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from llmops.serving.endpoint import Endpoint
-from llmops.serving.exchange import Exchange
+from llmops.serving.exchange import Exchange, Places
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -40,6 +38,7 @@ class Metrics:
         self._feedback = Counter("llmops_feedback", "Thumbs given", ["endpoint", "value"], registry=registry)
         self._lost = Counter("llmops_log_rows_lost", "Rows the spool refused", ["table"], registry=registry)
         self._busy = Gauge("llmops_answers_running", "Answers being made now", registry=registry)
+        self._waiting = Gauge("llmops_answers_waiting", "Requests that wait for a free place", registry=registry)
         self._version = Gauge(
             "llmops_endpoint_version", "Asset version in service; 0 while loading", ["endpoint"], registry=registry
         )
@@ -47,8 +46,9 @@ class Metrics:
             "llmops_endpoint_reload_failing", "1 while a newer version fails to load", ["endpoint"], registry=registry
         )
 
-    def watch_busy(self, count: Callable[[], int]) -> None:
-        self._busy.set_function(count)
+    def watch_places(self, places: Places) -> None:
+        self._busy.set_function(lambda: places.busy)
+        self._waiting.set_function(lambda: places.waiting)
 
     def watch_endpoint(self, endpoint: Endpoint) -> None:
         self._version.labels(endpoint.name).set_function(

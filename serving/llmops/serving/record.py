@@ -16,6 +16,7 @@ import orjson
 
 from llmops.core.chain import Citation, PassageRef
 from llmops.core.ids import digest
+from llmops.serving.characters import whole_characters
 from llmops.serving.exchange import Exchange, Outcome, Question
 
 THUMB: Final = "thumb"
@@ -57,8 +58,8 @@ def inference_row(exchange: Exchange) -> dict[str, Any]:
 def feedback_rows(thumb: Thumb, source_id: str) -> list[dict[str, Any]]:
     """A requester's judgement as rows of `feedback`: the thumb, and the wish to talk to a person where there is one.
 
-    The thumb is `value_num` 1 or 0, its reason `value_str`, the comment `rationale`. The second row's id is derived from
-    the first's, so that a repeated call makes the same rows.
+    The thumb is `value_num` 1 or 0, its reason `value_str`, the comment `rationale`. The second row's id is derived
+    from the first's, so that a repeated call makes the same rows.
     """
     row = {
         "feedback_id": thumb.feedback_id,
@@ -87,11 +88,11 @@ def iso(seconds: float) -> str:
 
 
 def encode(value: Any) -> bytes:
-    """JSON on one line. Half a surrogate pair (an LLM may cut its stream inside an emoji) passes as its escape."""
+    """JSON on one line. Half a surrogate pair, which is no text, becomes U+FFFD."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return whole_characters(json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
 def citation_json(citation: Citation) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _identifiers(question: Question) -> dict[str, Any]:
 def _served(question: Question, outcome: Outcome) -> dict[str, Any]:
     loaded = question.loaded
     info = loaded.chain.version_info
-    seq = None if outcome.generation is None else f"{outcome.generation}/{outcome.index_seq}"
+    seq = None if not outcome.generation else f"{outcome.generation}/{outcome.index_seq}"
     return {
         "asset_kind": "chain",
         "asset_name": str(loaded.ref.name),

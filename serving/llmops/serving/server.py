@@ -13,10 +13,13 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from llmops.core.drain import Drainer
 from llmops.core.errors import ConfigError, ConflictError
+from llmops.core.state import StateConfig
 from llmops.serving.app import Backing, build_app
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
+from llmops.serving.storage import standard_backing
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +39,25 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info) ->
         LlmopsError: an endpoint's first version does not exist or does not load.
         KeyboardInterrupt: after everything has stopped, where Ctrl-C asked for it.
     """
-    # The lake and the registry are heavy, and only a server over a state folder needs them.
-    from llmops.core.drain import Drainer
-    from llmops.serving.storage import standard_backing
-
     refuse_open_door(config)
     with (
         listening(config.host, config.port) as listener,
-        standard_backing(config) as backing,
-        Drainer(config.state),
+        draining(config.state),
+        standard_backing(config.state) as backing,
         Endpoints(config.endpoints, backing.source, poll_s=config.poll_s) as endpoints,
     ):
         server_for(config, backing, endpoints, lambda: announce(address(listener))).run(sockets=[listener])
+
+
+@contextmanager
+def draining(state: StateConfig) -> Iterator[None]:
+    """Move rows into the lake in the background; what is there at the end is moved before this ends."""
+    drainer = Drainer(state)
+    drainer.start()
+    try:
+        yield
+    finally:
+        drainer.stop()
 
 
 def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
@@ -118,4 +128,4 @@ def _explain(error: OSError, host: str, port: int) -> ConflictError | ConfigErro
         )  # fmt: skip
     if error.errno == errno.EACCES:
         return ConfigError(f"port {port} needs rights this user lacks", where=where, hint="choose one above 1023")
-    return ConfigError(f"the address cannot be listened on: {error.strerror}", where=where, hint="see `host` and `port`")
+    return ConfigError(f"the address cannot be listened on: {error.strerror}", where=where, hint="mend `host`")

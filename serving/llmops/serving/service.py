@@ -65,7 +65,7 @@ class Service:
         self.places = Places(config.limits)
         self.ledger = Ledger(tables.find, config.inference_log, config.feedback)
         self.last_log_failure: str | None = None
-        self.metrics.watch_busy(lambda: self.places.busy)
+        self.metrics.watch_places(self.places)
         for endpoint in endpoints:
             self.metrics.watch_endpoint(endpoint)
 

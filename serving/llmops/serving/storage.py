@@ -1,43 +1,59 @@
 """What a server stands on by default: the registry, spool, lake and key table of one state folder.
 
-The one module of serving that knows how core stores things.
+The one module of serving that knows how core and registry store things.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from llmops.core.chain import Chain
 from llmops.core.errors import UnavailableError
+from llmops.core.keys import Keys
 from llmops.core.lake import Lake
+from llmops.core.names import Ref
 from llmops.core.spool import Spool
+from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
+from llmops.registry.assets import Registry
 from llmops.serving.app import Backing
-from llmops.serving.config import ServeConfig
-from llmops.serving.endpoint import RegistrySource
+
+
+class RegistrySource:
+    """Versions of the registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def resolve(self, ref: Ref) -> Ref:
+        return self._registry.resolve(ref).ref
+
+    def load(self, ref: Ref) -> Chain:
+        return self._registry.load_chain(ref)
 
 
 class SpoolTables:
     """Writes through this process' spool; reads the lake and whatever still waits in spools."""
 
-    def __init__(self, state: StateConfig, spool: Spool) -> None:
+    def __init__(self, spool: Spool, lake: Lake) -> None:
         self._spool = spool
-        self._lake = Lake(state)
+        self._lake = lake
 
     def append(self, table: str, row: dict[str, Any]) -> None:
         if not self._spool.append(table, row):
-            raise UnavailableError("the spool holds too much that waits for the drainer; a row was shed", code="spool_full")
+            raise UnavailableError("a row was shed: too much waits for the drainer", where=table, code="spool_full")
 
     async def keep(self, table: str, row: dict[str, Any]) -> None:
         await self._spool.append_durable(table, row)
 
     def find(self, table: str, column: str, value: str) -> list[dict[str, Any]]:
-        return [row for row in self._lake.rows(table, include_pending=True) if row[column] == value]
+        return self._lake.rows(table, where={column: value})
 
 
 @contextmanager
-def standard_backing(config: ServeConfig) -> Iterator[Backing]:
+def standard_backing(state: StateConfig) -> Iterator[Backing]:
     """Open the state folder of a serve job."""
-    raise NotImplementedError
+    with Registry(state) as registry, open_sql(state) as sql, Spool(state.spool) as spool:
+        yield Backing(RegistrySource(registry), SpoolTables(spool, Lake(state)), Keys(sql))

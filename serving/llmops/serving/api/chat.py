@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from llmops.serving.api.door import RequesterDep, ServiceDep
 from llmops.serving.api.reply import ExchangeReply
 from llmops.serving.api.wire import ChatRequest
-from llmops.serving.identity import trusted_request_id
+from llmops.serving.identity import request_ids
 from llmops.serving.service import Asked
 
 router = APIRouter(prefix="/v1", tags=["chat"])
@@ -22,9 +22,9 @@ router = APIRouter(prefix="/v1", tags=["chat"])
 async def chat_completions(
     body: ChatRequest, request: Request, service: ServiceDep, requester: RequesterDep
 ) -> Response:
-    """Ask an endpoint. `stream: true` gives server-sent events; citations come in the stream and in the final message."""
+    """Ask an endpoint. `stream: true` gives server-sent events; citations come in both."""
     body.refuse_unsupported()
-    request_id, client_request_id = trusted_request_id(requester, request.headers.get("x-request-id"))
+    request_id, client_request_id = request_ids(requester, request.headers.get("x-request-id"))
     asked = Asked(
         endpoint=body.model,
         messages=body.conversation(service.config.limits),

@@ -18,8 +18,10 @@ router = APIRouter(prefix="/v1", tags=["after the answer"])
 
 @router.post("/feedback")
 async def feedback(body: FeedbackRequest, service: ServiceDep, requester: RequesterDep) -> dict[str, Any]:
-    """Judge an answer of one's own. It is on the disk when this returns; a repeated `feedback_id` changes nothing, a new
-    one for the same request supersedes the last."""
+    """Judge an answer of one's own. It is on the disk when this returns.
+
+    A repeated `feedback_id` changes nothing; a new one for the same request supersedes the last.
+    """
     accepted = await service.give_feedback(requester, Thumb(**body.model_dump()))
     return {"feedback_id": body.feedback_id, "request_id": body.request_id, "repeated": not accepted}
 
@@ -28,6 +30,7 @@ async def feedback(body: FeedbackRequest, service: ServiceDep, requester: Reques
 async def passage(  # noqa: PLR0913 - each is a field of the URL
     service: ServiceDep,
     requester: RequesterDep,
+    *,
     model: Annotated[str, Query(max_length=64, description="Endpoint that cited it")],
     uri: Annotated[str, Query(max_length=4096)],
     start: Annotated[int, Query(ge=0)],

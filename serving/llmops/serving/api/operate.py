@@ -43,9 +43,7 @@ async def metrics(service: ServiceDep, requester: RequesterDep) -> Response:
 
 
 @router.post("/v1/session", tags=["chat"])
-async def session(
-    request: Request, response: Response, service: ServiceDep, requester: RequesterDep
-) -> dict[str, Any]:
+async def session(request: Request, response: Response, service: ServiceDep, requester: RequesterDep) -> dict[str, Any]:
     """What the page needs to begin, and a session cookie for a browser that has none.
 
     The cookie is given here and not with the page: a strict cookie is absent when a link of another site leads to the

@@ -26,6 +26,10 @@ SILENCE_S: Final = 15.0
 """After so long without an event a comment keeps proxies from closing the stream; it also commits the status line."""
 
 
+ONE_WRITE_BYTES: Final = 16_384
+"""What a chain gives faster than it can be sent goes out together, up to about this size; the first piece at once."""
+
+
 class ExchangeReply(Response):
     """Drives an exchange to its end, whatever the client does. Its row is in the log before the last byte is sent."""
 
@@ -81,21 +85,24 @@ class ExchangeReply(Response):
             await _send_whole(send, error_response(error, self._identifying_headers()))
             return
         await self._start(send)
-        await _piece(send, chunks.opening())
+        waiting, begun = chunks.opening(), False
         try:
             event = await _patiently(first, send)
             while event is not None:
                 if isinstance(event, Delta):
-                    await _piece(send, chunks.delta(event))
+                    waiting += chunks.delta(event)
                 elif isinstance(event, Citation):
-                    await _piece(send, chunks.citation(event))
+                    waiting += chunks.citation(event)
+                if not begun or not self._exchange.ready or len(waiting) > ONE_WRITE_BYTES:
+                    await _piece(send, waiting)
+                    waiting, begun = b"", True
                 event = await self._next_or_keep_alive(send)
         except LlmopsError as error:
             self._exchange.finish()
-            await _piece(send, failure(error, self._exchange), last=True)
+            await _piece(send, waiting + failure(error, self._exchange), last=True)
             return
         self._exchange.finish()
-        await _piece(send, chunks.closing(include_usage=self._include_usage), last=True)
+        await _piece(send, waiting + chunks.closing(include_usage=self._include_usage), last=True)
 
     async def _first(self) -> Event | None:
         """The first event a reader sees; the passages found before it are no answer yet."""

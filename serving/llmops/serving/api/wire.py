@@ -47,7 +47,7 @@ class Extension(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """`POST /v1/chat/completions`. Parameters of OpenAI's that do not change an answer here are accepted and ignored."""
+    """`POST /v1/chat/completions`. OpenAI's parameters that change no answer here are accepted and ignored."""
 
     model_config = ConfigDict(extra="allow")
     model: str = Field(description="Name of an endpoint, see /v1/models")
