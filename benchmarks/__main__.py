@@ -31,9 +31,9 @@ PROGRAMS = {
 }
 HEADER = """# Benchmarks
 
-Measured by the programs in `benchmarks/`, each side by side with its peer or bound in one run, the ratio first. `make bench`
-runs them all; `python -m benchmarks NAME` one of them. Peers are installed by the programs in environments of their own.
-Public data sets with answer keys are read from the folder that `LLMOPS_DATA` names.
+Measured by the programs in `benchmarks/`, each side by side with its peer or bound in one run, the ratio first.
+`make bench` runs them all; `python -m benchmarks NAME` one of them. Peers are installed by the programs in environments
+of their own. Public data sets with answer keys are read from the folder that `LLMOPS_DATA` names.
 """
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.chain import CancelToken, Message
-from llmops.core.errors import IntegrityError, UserError
+from llmops.core.errors import IntegrityError, NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.core.llm import LlmClient, LlmEndpoint
 from llmops.core.names import Name
@@ -26,10 +26,11 @@ from llmops.rag.answer.prompt import DEFAULT_PROMPT, PromptTemplate
 from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, Condense, RagChain
 from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
+from llmops.rag.ingest import CURRENT
+from llmops.rag.manifest import Manifest
 from llmops.rag.retrieve import QueryEmbedder, Retriever
 
 if TYPE_CHECKING:
-    from llmops.rag.index.reader import IndexReader
     from llmops.registry.assets import Registry
     from llmops.registry.records import Version
 
@@ -187,17 +188,22 @@ def load_prompt(config: AnswerConfig) -> PromptTemplate:
 
 
 def _index_place(config: RagConfig) -> dict[str, Any]:
-    """The generation that the index is at, and what it was made with."""
-    from llmops.rag.index import open_index
+    """The generation that the index is at, and what it was made with, from the manifest alone.
 
-    index = open_index(config.state, config.index.name)
+    Raises:
+        NotFoundError: the index was never ingested to its end.
+    """
+    manifest = Manifest.open(config.state.index(config.index.name))
     try:
-        reader: IndexReader = index.reader()
-        made = {key: value for key, value in reader.settings.items() if key != "embedder_spec"}
-        spec = reader.settings.get("embedder_spec") or {}
-        return {"name": config.index.name, "generation": index.generation, **made, "model": spec.get("model")}
+        generation = manifest.fact(CURRENT)
+        if generation is None:
+            raise NotFoundError(f"the index `{config.index.name}` has no generation yet", hint="run `llmops ingest`")
+        settings = manifest.settings(manifest.generation(generation))
     finally:
-        index.close()
+        manifest.close()
+    made = {key: value for key, value in settings.items() if key != "embedder_spec"}
+    spec = settings.get("embedder_spec") or {}
+    return {"name": config.index.name, "generation": generation, **made, "model": spec.get("model")}
 
 
 def _pinned(config: RagConfig, place: Mapping[str, Any], prompt: PromptTemplate, prompt_ref: str) -> dict[str, Any]:

@@ -72,6 +72,21 @@ class Outcome:
     def error_class(self) -> str | None:
         return None if self.error is None else type(self.error).__name__
 
+    def observe(self, event: Event, elapsed_s: float) -> None:
+        """Take note of one event, `elapsed_s` after the exchange began."""
+        if isinstance(event, Delta):
+            if self.ttfb_s is None:
+                self.ttfb_s = elapsed_s
+            self.text.append(event.text)
+        elif isinstance(event, Citation):
+            self.citations.append(event)
+        else:
+            self.generation, self.index_seq = event.generation, event.index_seq
+            if isinstance(event, Retrieval):
+                self.passages = event.passages
+            else:
+                self.done = event
+
 
 @dataclass(frozen=True)
 class Question:
@@ -194,7 +209,7 @@ class Exchange:
         if isinstance(event, Delta):
             event = Delta(self._characters.join(event.text))
         if event is not None:
-            self._observe(event)
+            self.outcome.observe(event, time.perf_counter() - self._begun)
         return event
 
     @property
@@ -242,18 +257,3 @@ class Exchange:
             return UnavailableError("the server is stopping", code="stopping", hint="ask again in a moment")
         log.error("request %s failed inside the chain", request_id, exc_info=error)
         return ChainFailedError("the answer failed inside the chain", hint=f"the server's log has request {request_id}")
-
-    def _observe(self, event: Event) -> None:
-        outcome = self.outcome
-        if isinstance(event, Delta):
-            if outcome.ttfb_s is None:
-                outcome.ttfb_s = time.perf_counter() - self._begun
-            outcome.text.append(event.text)
-        elif isinstance(event, Citation):
-            outcome.citations.append(event)
-        else:
-            outcome.generation, outcome.index_seq = event.generation, event.index_seq
-            if isinstance(event, Retrieval):
-                outcome.passages = event.passages
-            else:
-                outcome.done = event

@@ -17,7 +17,7 @@ import orjson
 from llmops.core.chain import Citation, PassageRef
 from llmops.core.ids import digest
 from llmops.serving.characters import whole_characters
-from llmops.serving.exchange import Exchange, Outcome, Question
+from llmops.serving.exchange import Outcome, Question
 
 THUMB: Final = "thumb"
 TALK: Final = "talk_to_a_person"
@@ -35,9 +35,8 @@ class Thumb:
     talk_to_a_person: bool = False
 
 
-def inference_row(exchange: Exchange) -> dict[str, Any]:
+def inference_row(question: Question, outcome: Outcome) -> dict[str, Any]:
     """An exchange as its row of `inference_log`."""
-    question, outcome = exchange.question, exchange.outcome
     return {
         **_identifiers(question),
         **_served(question, outcome),

@@ -125,7 +125,7 @@ class Service:
     def _account(self, exchange: Exchange) -> None:
         self.metrics.exchange(exchange)
         try:
-            self.tables.append(self.config.inference_log, inference_row(exchange))
+            self.tables.append(self.config.inference_log, inference_row(exchange.question, exchange.outcome))
         except LlmopsError as error:
             # The reader has the answer already: all that is left is to say loudly that its row is lost.
             self.last_log_failure = error.what

@@ -12,7 +12,7 @@ import click
 
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import json_option, print_json, say, set_option
-from llmops.core.chain import Chain, ChainContext, Citation, Delta, Message
+from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
@@ -110,8 +110,11 @@ class _Conversation:
                 outcome.observe(event, time.perf_counter() - began)
                 if echo and isinstance(event, Delta):
                     click.echo(event.text, nl=False)
-        except BaseException as error:
-            outcome.fail(error)
+        except KeyboardInterrupt:
+            outcome.error = Cancelled()
+            raise
+        except Exception as error:
+            outcome.error = error
             raise
         finally:
             context.cancel.cancel()

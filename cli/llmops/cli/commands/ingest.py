@@ -1,0 +1,250 @@
+"""`llmops ingest`: refresh the index, plan it, verify it, and look inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.jobs import rag_job
+from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
+from llmops.core.errors import UserError
+from llmops.rag.config import IndexConfig, RagConfig, SourceConfig
+
+if TYPE_CHECKING:
+    from llmops.rag.forecast import Forecast
+    from llmops.rag.ingest import Refresh
+
+config_option = click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="The rag job; default configs/rag.yaml."
+)
+
+
+class _PathsOrCommand(click.Group):
+    """A word that is no subcommand is a path: `llmops ingest handbook` refreshes from that folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not any(word in self.commands for word in args[:1]) and "--help" not in args and "-h" not in args:
+            args = ["refresh", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage("llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | inspect DOC")
+
+
+@click.group("ingest", cls=_PathsOrCommand)
+def command() -> None:
+    """Refresh the vector index from its documents.
+
+    Without arguments the sources of configs/rag.yaml are read; CONFIG names another job file. PATHs stand in place of the
+    configured sources: the index then holds what is there, and nothing else. `llmops ingest refresh --help` lists the
+    options.
+    """
+
+
+@command.command("refresh")
+@click.argument("paths", nargs=-1)
+@click.option("--plan", "planned", is_flag=True, help="Show what a refresh would do; change nothing.")
+@click.option("--full", is_flag=True, help="Parse every document again (known texts keep their vectors).")
+@click.option("--verify", "checked", is_flag=True, help="Compare all parts of the index, and mend what differs.")
+@click.option("--strict", is_flag=True, help="Exit with 1 where a document could not be read.")
+@click.option("--yes", is_flag=True, help="Let PATHs remove documents of other sources from the index.")
+@set_option
+@json_option
+def refresh_command(paths: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, **flags: bool) -> int:
+    """Refresh the index (the word `refresh` may be left out)."""
+    job = _job(paths, overrides)
+    if flags["planned"]:
+        return _plan(job, full=flags["full"], as_json=as_json)
+    if flags["checked"]:
+        return _verify(job, as_json=as_json)
+    if any(not _is_config(path) for path in paths) and not flags["yes"]:
+        _guard_other_sources(job)
+    done, registered = refresh_and_register(job, full=flags["full"])
+    if as_json:
+        print_json({**done.as_json(), "chain": registered})
+    else:
+        show(done, registered)
+    return 1 if flags["strict"] and done.quarantined else 0
+
+
+@command.command("status")
+@config_option
+@set_option
+@json_option
+def status_command(file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the heads of the index, its counts and its quarantine."""
+    from llmops.rag.status import status
+
+    job = rag_job(file, overrides).value
+    found = status(job.state, job.index.name)
+    if as_json:
+        print_json(found.as_json())
+        return
+    rows: list[tuple[Any, ...]] = []
+    for generation in found.generations:
+        head = generation.head
+        state = "interrupted" if generation.interrupted else "current" if generation.current else "kept"
+        counts = (head.seq, head.documents, head.chunks, head.digest[:12]) if head else ("-", 0, 0, "-")
+        rows.append((generation.name, state, *counts))
+    print_table(("generation", "state", "refresh", "documents", "chunks", "digest"), rows, empty="no generation yet")
+    quarantine = [(q.uri, q.code, q.reason) for g in found.generations if g.current for q in g.quarantined]
+    if quarantine:
+        click.echo()
+        print_table(("in quarantine", "code", "reason"), quarantine, empty="")
+    say(f"{found.index}: {found.vectors:,} cached vectors, {found.size_bytes / 1e6:,.1f} MB in {found.folder}")
+
+
+@command.command("inspect")
+@click.argument("document")
+@config_option
+@set_option
+@json_option
+def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show how DOCUMENT (a URI such as docs/ingest.md) was cut, or why it was refused."""
+    from llmops.rag.status import inspect
+
+    job = rag_job(file, overrides).value
+    view = inspect(job.state, job.index.name, document)
+    if as_json:
+        print_json(view.as_json())
+        return
+    if view.quarantined:
+        say(f"in quarantine ({view.quarantined.code}): {view.quarantined.reason}")
+    rows = [(c["ordinal"], c["page"], c["start"], c["end"], _excerpt(c["text"])) for c in view.chunks]
+    print_table(("chunk", "page", "start", "end", "text"), rows, empty="no chunks")
+    say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
+
+
+def refresh_and_register(job: RagConfig, *, full: bool = False) -> tuple[Refresh, dict[str, Any]]:
+    """Refresh the index, then register what answers from it; what is unchanged keeps its version."""
+    from llmops.rag.ingest import Options, refresh
+    from llmops.rag.packaging import register_chain
+    from llmops.registry import Registry
+
+    with progress() as bars:
+        done = refresh(job.index, job.state, Options(full=full, progress=bars))
+    with Registry(job.state) as registry:
+        chain = register_chain(job, registry).chain
+        champion = registry.alias(chain.name, "champion")
+    return done, {
+        "name": str(chain.name),
+        "version": chain.version,
+        "champion": champion.version if champion else None,
+    }
+
+
+def show(done: Refresh, registered: dict[str, Any]) -> None:
+    """A refresh in three lines."""
+    names = ("added", "changed", "renamed", "removed", "unchanged")
+    counts = [f"{getattr(done, name):,} {name}" for name in names if getattr(done, name)]
+    say(f"{done.index}: {', '.join(counts) or 'no documents'} in {done.seconds['total']:.2f} s")
+    say(
+        f"  {done.chunks:,} chunks, {done.embedded:,} embedded, {done.reused:,} vectors reused, refresh {done.head.seq}"
+    )
+    for held in done.quarantined:
+        say(f"  not read: {held.uri}: {held.reason}")
+    name, version, champion = registered["name"], registered["version"], registered["champion"]
+    if version == champion:
+        say(f'{name}/{version} is champion. Next: `llmops chat "..."` or `llmops serve`')
+    else:
+        say(
+            f"{name}/{version} is registered; the champion stays {champion}. Try it: `llmops chat --asset {name}/{version}`"
+        )
+
+
+def _job(paths: tuple[str, ...], overrides: tuple[str, ...]) -> RagConfig:
+    """The job of the arguments: one CONFIG, or PATHs over this folder's job (or over the defaults)."""
+    configs = [path for path in paths if _is_config(path)]
+    if configs and len(paths) > 1:
+        raise UserError("name one job file, or paths, not both", where=" ".join(paths))
+    if configs:
+        return rag_job(Path(configs[0]), overrides).value
+    if not paths:
+        return rag_job(None, overrides).value
+    standard = Path("configs/rag.yaml")
+    job = rag_job(standard, overrides).value if standard.exists() else RagConfig()
+    sources = tuple(SourceConfig(path=path) for path in paths)
+    return job.model_copy(update={"index": job.index.model_copy(update={"sources": sources})})
+
+
+def _is_config(path: str) -> bool:
+    return Path(path).suffix in {".yaml", ".yml"} and Path(path).is_file()
+
+
+def _guard_other_sources(job: RagConfig) -> None:
+    """Refuse to drop, by the way, what other sources have brought into the index."""
+    from llmops.core.errors import NotFoundError
+    from llmops.rag.ingest import known_of
+    from llmops.rag.manifest import Manifest
+    from llmops.rag.plan import look
+
+    try:
+        manifest = Manifest.open(job.state.index(job.index.name))
+    except NotFoundError:
+        return
+    try:
+        known = {uri for number, _ in manifest.generations() for uri in known_of(manifest, number, job.index).documents}
+    finally:
+        manifest.close()
+    lost = known - set(look(job.index.sources).items)
+    outside = [uri for uri in lost if not any(_lies_in(uri, source.path) for source in job.index.sources)]
+    if outside:
+        raise UserError(
+            f"the index would lose {len(outside):,} documents of other sources",
+            where=min(outside),
+            hint="give the paths an index of their own with --set index.name=..., or let them go with --yes",
+        )
+
+
+def _lies_in(uri: str, path: str) -> bool:
+    return Path(uri).resolve().is_relative_to(Path(path).resolve())
+
+
+def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
+    from llmops.rag.forecast import forecast
+    from llmops.rag.ingest import Options
+
+    with progress() as bars:
+        found = forecast(job.index, job.state, Options(full=full, progress=bars))
+    if as_json:
+        print_json(found.as_json())
+        return 0
+    print_table(("change", "document"), _changes(found), empty="nothing to do")
+    if found.new_generation:
+        say(f"generation {found.generation} is new: everything is built beside the index in use")
+    duration = "unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
+    say(f"{found.unchanged:,} unchanged; {found.chunks:,} chunks to write, {found.to_embed:,} to embed; {duration}")
+    return 0
+
+
+def _changes(found: Forecast) -> list[tuple[str, str]]:
+    rows = [("add", uri) for uri in found.added] + [("change", uri) for uri in found.changed]
+    rows += [("rename", f"{old} -> {new}") for new, old in found.renamed.items()]
+    rows += [("remove", uri) for uri in found.removed]
+    return rows + [("cannot read", f"{uri}: {reason}") for uri, reason in found.quarantined.items()]
+
+
+def _verify(job: RagConfig, *, as_json: bool) -> int:
+    from llmops.rag.ingest import Options
+    from llmops.rag.verify import repair, verify
+
+    index: IndexConfig = job.index
+    with progress() as bars:
+        found = verify(index, job.state, Options(progress=bars))
+        after = found if found.ok else repair(index, job.state, Options(progress=bars))
+    if as_json:
+        print_json({**after.as_json(), "found": found.as_json()["problems"]})
+        return 0 if after.ok else 1
+    rows = [(problem.part, problem.uri, problem.what) for problem in found.problems]
+    print_table(("part", "document", "problem"), rows, empty="the index is whole")
+    say(f"{after.documents:,} documents and {after.chunks:,} chunks compared in {found.seconds:.1f} s")
+    if not found.ok:
+        say("mended: the index is whole again" if after.ok else "some of it could not be mended; run --full")
+    return 0 if after.ok else 1
+
+
+def _excerpt(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 90 else f"{line[:87]}..."
