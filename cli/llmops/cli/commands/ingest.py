@@ -37,9 +37,9 @@ class _PathsOrCommand(click.Group):
 def command() -> None:
     """Refresh the vector index from its documents.
 
-    Without arguments the sources of configs/rag.yaml are read; CONFIG names another job file. PATHs stand in place of the
-    configured sources: the index then holds what is there, and nothing else. `llmops ingest refresh --help` lists the
-    options.
+    Without arguments the sources of configs/rag.yaml are read; CONFIG names another job file. PATHs stand in place of
+    the configured sources: the index then holds what is there, and nothing else. `llmops ingest refresh --help` lists
+    the options.
     """
 
 
@@ -149,9 +149,8 @@ def show(done: Refresh, registered: dict[str, Any]) -> None:
     if version == champion:
         say(f'{name}/{version} is champion. Next: `llmops chat "..."` or `llmops serve`')
     else:
-        say(
-            f"{name}/{version} is registered; the champion stays {champion}. Try it: `llmops chat --asset {name}/{version}`"
-        )
+        say(f"{name}/{version} is registered; the champion stays {champion}.")
+        say(f"Try it: `llmops chat --asset {name}/{version}`")
 
 
 def _job(paths: tuple[str, ...], overrides: tuple[str, ...]) -> RagConfig:
