@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.testsets import Corpus, data, generated, load, mean_ndcg
 from benchmarks.peers import PeerUnavailableError, run_peer
+from benchmarks.testsets import Corpus, data, generated, load, mean_ndcg
 from llmops.rag.lexical import Lexical, Segment, merge
 
 PACKAGES = ("bm25s==0.3.16", "PyStemmer==3.1.0", "numpy==2.4.6")
