@@ -53,7 +53,7 @@ class EmbeddingConfig(Section):
         "all-MiniLM-L6-v2", description="The packaged default, or any sentence-transformers name or folder"
     )
     backend: Literal["auto", "openvino", "torch"] = Field("auto", description="auto: the fastest exact one here")
-    batch_tokens: int = Field(8192, gt=0, description="Padded tokens embedded at once")
+    batch_tokens: int = Field(2048, gt=0, description="Padded tokens embedded at once")
 
 
 class IndexConfig(Section):
