@@ -23,15 +23,15 @@ SPARE_SLOTS = 20_000
 """Dead vectors always kept: a revert finds them again, and the file is small."""
 SPARE_ROWS = 20_000
 _BATCH = 10_000
-_LIVE = "v.arena = ? AND EXISTS (SELECT 1 FROM chunks c WHERE c.vector = v.key)"
+_LIVE = "SELECT key, slot FROM vectors WHERE arena = ? AND key IN (SELECT vector FROM chunks)"
 
 
 def compact(manifest: Manifest, generation: int, embedder: str) -> Head | None:
     """Compact what is mostly dead; returns the head where that made a new one."""
     remove_unused_files(manifest)
     record = manifest.arena(embedder)
-    if record is not None:
-        live = manifest.query(f"SELECT count(*) FROM vectors v WHERE {_LIVE}", (record.id,))[0][0]  # noqa: S608
+    if record is not None and record.slots > SPARE_SLOTS:
+        live = manifest.query(f"SELECT count(*) FROM ({_LIVE})", (record.id,))[0][0]  # noqa: S608 - a constant
         if record.slots > 2 * live + SPARE_SLOTS:
             _compact_arena(manifest, record)
     head = manifest.head(generation)
@@ -55,7 +55,7 @@ def _compact_arena(manifest: Manifest, record: ArenaRecord) -> None:
     folder = manifest.path.parent
     name = f"vectors/{record.embedder[:32]}-{new_id()[:13]}.f32"
     old = np.asarray(map_slots(folder / record.file, record.dimension, record.slots))
-    kept = manifest.query(f"SELECT v.key, v.slot FROM vectors v WHERE {_LIVE} ORDER BY v.slot", (record.id,))  # noqa: S608
+    kept = manifest.query(f"{_LIVE} ORDER BY slot", (record.id,))
     new = Arena(folder / name, record.dimension, 0)
     try:
         for start in range(0, len(kept), _BATCH):

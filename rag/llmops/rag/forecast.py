@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import NotFoundError
 from llmops.rag.generation import choose
-from llmops.rag.ingest import EMBED_RATE, Options, known_of
-from llmops.rag.manifest import Manifest
+from llmops.rag.ingest import Options, known_of
+from llmops.rag.manifest import EMBED_RATE, Manifest
 from llmops.rag.pipeline import Stages
 from llmops.rag.plan import compare, look
 from llmops.rag.progress import Meter

@@ -18,7 +18,7 @@ from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.generation import Chosen, choose
 from llmops.rag.index.stamp import is_whole
-from llmops.rag.manifest import Head, Manifest, Quarantined
+from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
 from llmops.rag.plan import Known, Work, compare, look
 from llmops.rag.progress import Meter, Progress, silent
 from llmops.rag.recovery import lost_vectors, recover
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from llmops.rag.pipeline import Embedder
     from llmops.rag.writer import Writer
 
-CURRENT = "current_generation"
-EMBED_RATE = "embedded_per_s"
 _RETRY_S = 60.0
 _LONGEST_RETRY_S = 86_400.0
 

@@ -24,6 +24,12 @@ from llmops.rag.disk import storage_errors
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.db"
+
+CURRENT = "current_generation"
+"""Fact: the name of the generation refreshed last."""
+EMBED_RATE = "embedded_per_s"
+"""Fact: texts a second of the last refresh that embedded a fair number."""
+
 _BUSY_MS = 30_000
 
 _SCHEMA = """

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import NotFoundError, did_you_mean
 from llmops.rag.index.stamp import is_whole
-from llmops.rag.ingest import CURRENT, EMBED_RATE
-from llmops.rag.manifest import Head, Manifest, Quarantined
+from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
 from llmops.rag.records import merged, pages_of, text_of
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import store_folder
 from llmops.rag.index.types import Chunk, Hits, Mask, Rows, Scores, StoredDocument
-from llmops.rag.ingest import CURRENT
-from llmops.rag.manifest import Head, Manifest
+from llmops.rag.manifest import CURRENT, Head, Manifest
 
 if TYPE_CHECKING:
     from llmops.rag.embed import EmbedderSpec
