@@ -1,120 +1,81 @@
-"""Public question sets as folders of documents, and the index of each, made by the real ingest.
+"""The retrieval test sets that `LLMOPS_DATA` holds, and the measures taken on them.
 
-Read from the folder that `LLMOPS_DATA` names. What is made lies in `.benchmarks/`; it is refreshed, not rebuilt.
+Knows files and formulae, no searcher.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import sys
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.core.state import StateConfig
-from llmops.rag.config import IndexConfig, SourceConfig
-from llmops.rag.ingest import Options, refresh
-from llmops.rag.progress import silent
-
-ROOT = Path(__file__).parent.parent / ".benchmarks"
-
-
-CHARS_A_CHUNK = 640
-"""Of abstracts, cut as configured by default."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its key: relevant documents, or answers, or spans (document, start, end)."""
-
-    text: str
-    relevant: frozenset[str] = frozenset()
-    answers: tuple[str, ...] = ()
-    spans: tuple[tuple[str, int, int], ...] = ()
+WORDS = [
+    "budget", "index", "lighthouse", "covenant", "protein", "river", "upstream", "ledger", "passage", "orchestra",
+    "gradient", "harvest", "signal", "treaty", "membrane", "railway", "forecast", "password", "engine", "glacier",
+    "statute", "violin", "refund", "quarter", "neuron", "harbour", "query", "winter", "pump",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents on disk and the questions about them. A document's id is its file's stem."""
+    """Documents and questions with graded answers: `relevant[q]` maps a document's place to its grade."""
 
     name: str
-    folder: Path
-    questions: tuple[Question, ...]
-
-    @property
-    def state(self) -> StateConfig:
-        return StateConfig(dir=ROOT / "state")
-
-    @property
-    def index(self) -> IndexConfig:
-        return IndexConfig(name=f"bench.{self.name}.index", sources=(SourceConfig(path=str(self.folder)),))
+    texts: list[str]
+    queries: list[str]
+    relevant: list[dict[int, int]]
 
 
-def data_folder() -> Path | None:
-    """The folder of the data sets; None where there is none, and the program says so."""
-    folder = Path(os.environ.get("LLMOPS_DATA", "../shared/data"))
-    return folder if (folder / "scifact").is_dir() else None
+def data() -> Path | None:
+    """The folder of test sets, or None where the variable is unset or names none."""
+    named = os.environ.get("LLMOPS_DATA")
+    return Path(named) if named and Path(named).is_dir() else None
 
 
-def load(data: Path, name: str) -> Corpus:
-    """Read a data set and lay its documents out as files."""
-    folder = ROOT / "documents" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    if name == "chunk_eval":
-        for source in sorted((data / name / "docs").glob("*.md")):
-            _write(folder / source.name, source.read_text(encoding="utf-8"))
-        return Corpus(name, folder, tuple(_span_questions(data / name)))
-    for document in _lines(data / name / "corpus.jsonl"):
-        _write(folder / f"{document['_id']}.md", f"# {document['title'].replace('_', ' ')}\n\n{document['text']}\n")
-    return Corpus(name, folder, tuple(_ranked_questions(data / name)))
+def load(folder: Path, name: str) -> Corpus:
+    """Read one set of corpus.jsonl, queries.jsonl and qrels.tsv; a document is its title and text, as it is indexed."""
+    documents = _lines(folder / name / "corpus.jsonl")
+    place = {document["_id"]: n for n, document in enumerate(documents)}
+    grades: dict[str, dict[int, int]] = {}
+    for line in (folder / name / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        grades.setdefault(query, {})[place[document]] = int(grade)
+    queries = [query for query in _lines(folder / name / "queries.jsonl") if query["_id"] in grades]
+    texts = [f"{document['title']}\n{document['text']}" for document in documents]
+    return Corpus(name, texts, [query["text"] for query in queries], [grades[query["_id"]] for query in queries])
 
 
-def first_documents(corpus: Corpus, chunks: int) -> Corpus:
-    """About so many chunks' worth of a corpus, in a folder of their own."""
-    folder = corpus.folder.with_name(f"{corpus.name}_{chunks}")
-    folder.mkdir(exist_ok=True)
-    left = chunks * CHARS_A_CHUNK
-    for source in sorted(corpus.folder.iterdir()):
-        if left <= 0:
-            break
-        text = source.read_text(encoding="utf-8")
-        _write(folder / source.name, text)
-        left -= len(text)
-    return Corpus(f"{corpus.name}_{chunks}", folder, corpus.questions)
+def passages(folder: Path, size_chars: int = 800) -> list[str]:
+    """The long documents of chunk_eval, cut into pieces of one size."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((folder / "chunk_eval" / "docs").iterdir())]
+    return [text[start : start + size_chars] for text in texts for start in range(0, len(text), size_chars)]
 
 
-def ingest(corpus: Corpus) -> int:
-    """Bring the corpus' index up to date; gives its number of chunks."""
-    print(f"ingesting {corpus.name}", file=sys.stderr, flush=True)
-    return refresh(corpus.index, corpus.state, Options(progress=silent)).head.chunks
+def generated(count: int, size_chars: int = 800) -> list[str]:
+    """Sentences of random words, the same each time: where no test set is at hand, and where a set is too small."""
+    draw = random.Random(0)
+    texts = []
+    for number in range(count):
+        words = [f"{draw.choice(WORDS)}{draw.randrange(300) or ''}" for _ in range(size_chars // 9)]
+        texts.append(f"Section {number}. " + " ".join(words)[: size_chars - 16])
+    return texts
 
 
-def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8", newline="")
+def ndcg(ranking: Sequence[int], relevant: dict[int, int], depth: int = 10) -> float:
+    """nDCG@depth of one ranking (Järvelin and Kekäläinen, 2002), linear gains."""
+    gained = sum(relevant.get(int(row), 0) / math.log2(n + 2) for n, row in enumerate(ranking[:depth]))
+    best = sorted(relevant.values(), reverse=True)[:depth]
+    return gained / sum(grade / math.log2(n + 2) for n, grade in enumerate(best))
+
+
+def mean_ndcg(rankings: Sequence[Sequence[int]], corpus: Corpus) -> float:
+    scores = [ndcg(ranking, relevant) for ranking, relevant in zip(rankings, corpus.relevant, strict=True)]
+    return sum(scores) / len(scores)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def _ranked_questions(folder: Path) -> list[Question]:
-    relevant: dict[str, set[str]] = {}
-    for line in (folder / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query, document, score = line.split("\t")
-        if int(score) > 0:
-            relevant.setdefault(query, set()).add(document)
-    return [
-        Question(query["text"], frozenset(relevant.get(query["_id"], ())), tuple(query.get("answers", ())))
-        for query in _lines(folder / "queries.jsonl")
-    ]
-
-
-def _span_questions(folder: Path) -> list[Question]:
-    questions = []
-    for query in _lines(folder / "queries.jsonl"):
-        references: list[dict[str, int]] = query["references"]  # type: ignore[assignment]
-        spans = tuple((query["corpus_id"], span["start_index"], span["end_index"]) for span in references)
-        questions.append(Question(query["text"], spans=spans))
-    return questions
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,10 @@ class WordEmbedder:
         self.texts: list[str] = []
         self._words: dict[str, NDArray[np.float32]] = {}
 
-    def embed(self, texts: list[str], on_batch: object = None) -> NDArray[np.float32]:
+    def embed(self, texts: list[str], on_batch: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         self.texts += texts
+        if on_batch is not None:
+            on_batch(len(texts))
         return np.stack([self.vector(text) for text in texts])
 
     def embed_query(self, text: str) -> NDArray[np.float32]:

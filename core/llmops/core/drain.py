@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmops.core.convert import to_arrow
 from llmops.core.deadletter import DeadLetter, set_aside
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, StorageError, UserError
 from llmops.core.files import exclusive_lock
@@ -24,10 +25,11 @@ from llmops.core.frames import Frame, scan
 from llmops.core.lake import Lake, Transaction
 from llmops.core.segments import Segment, clear_leftovers, open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import spec_of, to_arrow
+from llmops.core.tables import spec_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
+_FIRST_MAINTENANCE_S = 300.0  # so that a server which never runs for an hour still compacts
 
 
 class DrainConfig(BaseModel):
@@ -84,7 +86,7 @@ class Drainer:
         self._dead_letters = state.root / "dead-letters"
         self._lock_path = state.root / "drain.lock"
         self._mended: set[str] = set()
-        self._maintained_at = time.monotonic()
+        self._maintained_at = time.monotonic() - max(0.0, self.config.maintain_every_s - _FIRST_MAINTENANCE_S)
         self._stopping = threading.Event()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
@@ -112,6 +114,13 @@ class Drainer:
             self._wanted.set()
             self._thread.join()
             self._thread = None
+
+    def __enter__(self) -> Drainer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def wake(self) -> None:
         """Begin the thread's next round now."""
@@ -206,7 +215,7 @@ class Drainer:
                 reading.frames.append(found)
             elif found.at_end and not abandoned:
                 reading.position = found.start  # still being written
-            else:
+            elif not found.blank:
                 self.counters.torn += 1
                 self.counters.torn_bytes += found.end - found.start
                 _log.warning("skipped %d torn bytes of %s at %d", found.end - found.start, segment.path, found.start)

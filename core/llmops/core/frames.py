@@ -1,8 +1,8 @@
 """The record format of spool files: frames that tell a whole record from a torn one.
 
-A frame is MAGIC, the payload's length and its CRC-32 (12 bytes, little-endian), then the payload: the table's name, a
+A frame is MAGIC, the payload's length and its XXH3-64 (16 bytes, little-endian), then the payload: the table's name, a
 newline, JSON. The bytes of MAGIC never occur in UTF-8, so after damage a reader finds the next frame by searching for
-them. Knows no files.
+them. XXH3 because CRC-32 takes 0.9 us of 2.5 kB, and this 0.14. Knows no files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from zlib import crc32
+
+from xxhash import xxh3_64_intdigest
 
 MAGIC = b"\xf5LM\xfa"
-HEADER = struct.Struct("<4sII")
+HEADER = struct.Struct("<4sIQ")
+_pack = HEADER.pack
 MAX_PAYLOAD = 64 * 1024 * 1024
 
 
@@ -29,32 +31,29 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes between two places that belong to no whole frame. At the end (`at_end`) they may still be being written."""
+    """Bytes between two places that belong to no whole frame. At the end (`at_end`) they may still be being written.
+
+    `blank` bytes are zeros: room that was prepared and never written to.
+    """
 
     start: int
     end: int
     at_end: bool
+    blank: bool
 
 
-class Framer:
-    """Makes the frames of one table: what depends on the table alone is computed once."""
-
-    def __init__(self, table: str) -> None:
-        self._prefix = f"{table}\n".encode()
-        self._prefix_crc = crc32(self._prefix)
-        self._prefix_size = len(self._prefix)
-
-    def frame(self, body: bytes) -> bytes:
-        header = HEADER.pack(MAGIC, self._prefix_size + len(body), crc32(body, self._prefix_crc))
-        return b"".join((header, self._prefix, body))
+def frame(prefix: bytes, body: bytes) -> bytes:
+    """The frame of one record, as it goes to the file; `prefix` is the table's name and a newline."""
+    payload = prefix + body
+    return _pack(MAGIC, len(payload), xxh3_64_intdigest(payload)) + payload
 
 
 def scan(data: bytes, base: int = 0) -> Iterator[Frame | Damage]:
     """Give every whole frame in order, and the damage between; never raises, whatever the bytes are."""
     position, damaged_from = 0, -1
     while position < len(data):
-        frame = _frame_at(data, position, base)
-        if frame is None:
+        found = _frame_at(data, position, base)
+        if found is None:
             if damaged_from < 0:
                 damaged_from = position
             position = data.find(MAGIC, position + 1)
@@ -62,12 +61,16 @@ def scan(data: bytes, base: int = 0) -> Iterator[Frame | Damage]:
                 break
             continue
         if damaged_from >= 0:
-            yield Damage(base + damaged_from, frame.start, at_end=False)
+            yield _damage(data, damaged_from, position, base)
             damaged_from = -1
-        yield frame
-        position = frame.end - base
+        yield found
+        position = found.end - base
     if damaged_from >= 0:
-        yield Damage(base + damaged_from, base + len(data), at_end=True)
+        yield _damage(data, damaged_from, len(data), base)
+
+
+def _damage(data: bytes, start: int, end: int, base: int) -> Damage:
+    return Damage(base + start, base + end, at_end=end == len(data), blank=not data[start:end].strip(b"\0"))
 
 
 def _frame_at(data: bytes, position: int, base: int) -> Frame | None:
@@ -78,7 +81,7 @@ def _frame_at(data: bytes, position: int, base: int) -> Frame | None:
     if magic != MAGIC or size > MAX_PAYLOAD or begin + size > len(data):
         return None
     payload = data[begin : begin + size]
-    if crc32(payload) != checksum:
+    if xxh3_64_intdigest(payload) != checksum:
         return None
     table, newline, body = payload.partition(b"\n")
     if not newline:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core import deltafiles
+from llmops.core.convert import to_arrow
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, NotFoundError, StorageError, UserError
 from llmops.core.names import Name
 from llmops.core.pending import pending_rows
 from llmops.core.segments import open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import TABLES, TableSpec, spec_of, to_arrow
+from llmops.core.tables import TABLES, TableSpec, spec_of
 
 _NAME_IN_SQL = re.compile(r"\b[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\b")
 _CHECKPOINT_EVERY = 100
@@ -77,8 +78,8 @@ class Lake:
 
     def append_arrow(self, table: str, arrow: Any, transactions: Sequence[Transaction] = ()) -> int | None:
         """Like `append`, for a pyarrow table in the table's own schema."""
-        from deltalake import CommitProperties, WriterProperties, write_deltalake  # noqa: PLC0415
-        from deltalake import Transaction as DeltaTransaction  # noqa: PLC0415
+        from deltalake import CommitProperties, WriterProperties, write_deltalake
+        from deltalake import Transaction as DeltaTransaction
 
         with self._lock, _translated(table):
             handle = self._open(table) or self._create(table)
@@ -141,7 +142,7 @@ class Lake:
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), include_pending: bool = False
     ) -> Any:
         """Like `query`, as a pyarrow table."""
-        import duckdb  # noqa: PLC0415
+        import duckdb
 
         with duckdb.connect() as connection:
             for place, name in enumerate(sorted(set(_NAME_IN_SQL.findall(sql)))):
@@ -187,7 +188,7 @@ class Lake:
     def _arrow(
         self, table: str, where: Mapping[str, Any] | None, columns: Sequence[str] | None, include_pending: bool
     ) -> Any:
-        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow as pa
 
         spec = spec_of(table)
         _check_columns(spec, [*(where or ()), *(columns or ())], table)
@@ -218,7 +219,7 @@ class Lake:
         The segments and their notes come first. What is drained meanwhile is in the table when it is read, and the
         table's own transactions say up to where it goes.
         """
-        import pyarrow.dataset as ds  # noqa: PLC0415
+        import pyarrow.dataset as ds
 
         stored = None
         with open_segments(self._spool if include_pending else None) as segments:
@@ -241,8 +242,8 @@ class Lake:
 
     def _open(self, table: str) -> Any:
         """The table at its newest version, or None where there is none yet."""
-        from deltalake import DeltaTable  # noqa: PLC0415
-        from deltalake.exceptions import DeltaError, TableNotFoundError  # noqa: PLC0415
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         handle = self._handles.get(table)
         if handle is not None:
@@ -262,7 +263,7 @@ class Lake:
         return self._handles[table]
 
     def _create(self, table: str) -> Any:
-        from deltalake import DeltaTable  # noqa: PLC0415
+        from deltalake import DeltaTable
 
         spec = spec_of(table)
         indexed = [column.name for column in spec.columns if column.name not in spec.bodies]
@@ -273,8 +274,12 @@ class Lake:
             schema=spec.schema(),
             mode="ignore",  # another process may be as fast
             partition_by=[spec.partition_by] if spec.partition_by else None,
-            # the log's statistics must not repeat what people wrote
-            configuration={"delta.dataSkippingStatsColumns": ",".join(indexed)},
+            configuration={
+                # the log's statistics must not repeat what people wrote
+                "delta.dataSkippingStatsColumns": ",".join(indexed),
+                # a commit every few seconds makes many entries; checkpoints hold what older ones said
+                "delta.logRetentionDuration": "interval 1 days",
+            },
         )
         if self.is_local:
             deltafiles.sync_new_table(self._path(table), Path(self.root))
@@ -302,13 +307,13 @@ def _is_in(handle: Any, transaction: Transaction) -> bool:
 
 def _no_hooks() -> Any:
     """No checkpoint and no clean-up behind our back: both have to wait for our fsync."""
-    from deltalake import PostCommitHookProperties  # noqa: PLC0415
+    from deltalake import PostCommitHookProperties
 
     return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 def _condition(where: Mapping[str, Any] | None) -> Any:
-    import pyarrow.dataset as ds  # noqa: PLC0415
+    import pyarrow.dataset as ds
 
     condition = None
     for column, value in (where or {}).items():
@@ -339,7 +344,7 @@ def _show(connection: Any, name: str, source_name: str, source: Any) -> None:
 
 @contextmanager
 def _translated(table: str) -> Iterator[None]:
-    from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError  # noqa: PLC0415
+    from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
 
     try:
         yield

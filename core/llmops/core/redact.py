@@ -32,7 +32,8 @@ _AFTER_NAME = (
     r"[^\s\"'\\,;}]{8,}",
 )
 _SECRET = re.compile("|".join(f"(?:{pattern})" for pattern in _SECRETS))
-_BEARER, _NAMED = (re.compile(pattern) for pattern in _AFTER_NAME)
+_NAMED = re.compile(_AFTER_NAME[1])
+_BEARER = re.compile(r"([Bb]earer|BEARER) +(?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{8,}")  # not the bearer of good news
 # pydantic-core's regex engine looks through 2.5 kB for all of these in 0.9 us; `re` needs 200 us, a single `in` 1.7 us.
 _suspect = SchemaValidator(
     core_schema.str_schema(pattern="|".join((*_SECRETS, *_AFTER_NAME)), regex_engine="rust-regex")
@@ -48,7 +49,8 @@ def redact_secrets(encoded: bytes) -> bytes:
         return encoded
     text = _SECRET.sub("[redacted]", encoded.decode())
     text = _BEARER.sub(r"\1 [redacted]", text)
-    return _NAMED.sub(r"\1\2[redacted]", text).encode()
+    clean = _NAMED.sub(r"\1\2[redacted]", text).encode()
+    return encoded if clean == encoded else clean
 
 
 class PersonalData:

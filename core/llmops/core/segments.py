@@ -26,7 +26,7 @@ def create_segment(folder: Path) -> tuple[int, Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / f"{new_id()}-{os.getpid()}{SUFFIX}"
     hidden = path.with_name(f".{path.name}")
-    descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         hidden.rename(path)
@@ -119,7 +119,10 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def backlog_bytes(folder: Path) -> int:
-    """How much lies in the folder that is not known to be in the lake yet."""
+    """How much lies in the folder that is not known to be in the lake yet; up to 1 MB a writer more than it is.
+
+    The room that a writer has prepared counts too: whoever asks cannot tell it from records without reading it.
+    """
     if not folder.exists():
         return 0
     waiting = 0

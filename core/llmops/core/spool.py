@@ -24,9 +24,9 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.core.commit import GroupCommit, OpenFile, Retire, TaskWaiter, ThreadWaiter
+from llmops.core.commit import GroupCommit, OpenFile, Prepare, Retire, TaskWaiter, ThreadWaiter
 from llmops.core.errors import StorageError, TooLargeError, UnavailableError, UserError
-from llmops.core.frames import MAX_PAYLOAD, Framer
+from llmops.core.frames import MAX_PAYLOAD, frame
 from llmops.core.redact import PersonalData, redact_secrets
 from llmops.core.segments import backlog_bytes, create_segment
 from llmops.core.tables import TABLES
@@ -50,7 +50,10 @@ class SpoolConfig(BaseModel):
 
 @dataclass
 class SpoolCounters:
-    """What happened since the spool was opened; read by metrics."""
+    """What happened since the spool was opened; read by metrics.
+
+    `appended` and `appended_bytes` are of the files done with; `Spool.appended` counts the current one too.
+    """
 
     appended: int = 0
     appended_bytes: int = 0
@@ -74,10 +77,12 @@ class Spool:
         self.folder = folder
         self.config = config or SpoolConfig()
         self.counters = SpoolCounters()
-        self._personal = PersonalData(self.config.personal_data)
-        self._framers: dict[str, tuple[Framer, tuple[tuple[str, str], ...]]] = {}
+        self._personal = PersonalData(self.config.personal_data) if self.config.personal_data else None
+        self._tables: dict[str, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
+        self._body_limit = self.config.body_bytes // 4  # in characters, that is safe without encoding
         self._backlog = backlog_bytes(folder)
         self._unmeasured = 0
+        self._room = min(_MEASURE_EVERY_BYTES, self.config.backlog_bytes - self._backlog)
         self._measured_at = time.monotonic()
         self._lock = threading.Lock()
         self._file: OpenFile | None = None
@@ -89,26 +94,17 @@ class Spool:
 
         A durable record is never shed: `UnavailableError` refuses it.
         """
-        frame = self._encode(table, record)
-        with self._lock:
-            if not self._admit(len(frame), durable):
-                return False
-            file = self._write(frame)
-            if not durable:
-                return True
-            waiter = ThreadWaiter(file, file.size)
-            self._committing().submit(waiter)
+        if not durable:
+            return self._put(table, record, None)
+        waiter = ThreadWaiter()
+        self._put(table, record, waiter)
         waiter.wait()
         return True
 
     async def append_durable(self, table: str, record: Mapping[str, Any]) -> None:
         """Like `append(..., durable=True)`, waiting without holding up the event loop."""
-        frame = self._encode(table, record)
-        with self._lock:
-            self._admit(len(frame), durable=True)
-            file = self._write(frame)
-            waiter = TaskWaiter(file, file.size, asyncio.get_running_loop().create_future())
-            self._committing().submit(waiter)
+        waiter = TaskWaiter(asyncio.get_running_loop().create_future())
+        self._put(table, record, waiter)
         await waiter.future
 
     @property
@@ -122,6 +118,11 @@ class Spool:
         return self._backlog + self._unmeasured
 
     @property
+    def appended(self) -> int:
+        """How many records were appended."""
+        return self.counters.appended + (self._file.records if self._file else 0)
+
+    @property
     def current(self) -> OpenFile | None:
         """The file being appended to."""
         return self._file
@@ -129,12 +130,10 @@ class Spool:
     def close(self) -> None:
         """Let the file go, so that the drainer may remove it; a later append begins a new one."""
         with self._lock:
+            self._leave_file()
             commit, self._commit = self._commit, None
-            file, self._file = self._file, None
         if commit is not None:
             commit.stop()
-        if file is not None:
-            os.close(file.descriptor)
 
     def __enter__(self) -> Spool:
         return self
@@ -142,16 +141,41 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _put(self, table: str, record: Mapping[str, Any], waiter: ThreadWaiter | TaskWaiter | None) -> bool:
+        """One write(2). A record that did not fit whole is taken back: no later one stands behind its pieces."""
+        data = self._encode(table, record)
+        size = len(data)
+        with self._lock:
+            self._unmeasured += size
+            if self._unmeasured > self._room and not self._admit(size, waiter is not None):
+                return False
+            file = self._file
+            if file is None or file.size + size > file.attention:
+                file = self._attend(size)
+            try:
+                written = os.pwrite(file.descriptor, data, file.size)
+            except OSError as error:
+                raise self._failure(error) from error
+            if written != size:
+                self._take_back(file)
+                raise self._failure(OSError(28, "no space left for the whole record"))
+            file.size += size
+            file.records += 1
+            if waiter is not None:
+                waiter.file, waiter.end = file, file.size
+                self._committing().submit(waiter)
+        return True
+
     def _encode(self, table: str, record: Mapping[str, Any]) -> bytes:
         try:
-            framer, bodies = self._framers[table]
+            prefix, bodies = self._tables[table]
         except KeyError:
-            framer, bodies = self._framers[table] = _table(table)
+            prefix, bodies = self._tables[table] = _table(table)
         for column, code in bodies:
             body = record.get(column)
-            if body is not None and (type(body) is not str or len(body) * 4 > self.config.body_bytes):
+            if body is not None and (type(body) is not str or len(body) > self._body_limit):
                 record = self._cut(record, column, code)
-        if self._personal:
+        if self._personal is not None:
             record = self._personal.redact(record)
         try:
             encoded = orjson.dumps(record, _plain)
@@ -162,7 +186,7 @@ class Spool:
             self.counters.redacted += 1
         if len(clean) > MAX_PAYLOAD - 1024:
             raise TooLargeError(f"a record of {len(clean)} bytes is too large for the spool", where=table)
-        return framer.frame(clean)
+        return frame(prefix, clean)
 
     def _cut(self, record: Mapping[str, Any], column: str, code: str) -> Mapping[str, Any]:
         body = record[column]
@@ -188,13 +212,12 @@ class Spool:
 
     def _admit(self, size: int, durable: bool) -> bool:
         """Whether the backlog has room; measured anew every few MB, and while it is full ten times a second."""
-        self._unmeasured += size
-        full = self._backlog + self._unmeasured > self.config.backlog_bytes
-        if full or self._unmeasured > _MEASURE_EVERY_BYTES:
-            now = time.monotonic()
-            if not full or now - self._measured_at > _MEASURE_EVERY_S:
-                self._backlog, self._unmeasured, self._measured_at = backlog_bytes(self.folder), size, now
-                full = self._backlog + size > self.config.backlog_bytes
+        cap, now = self.config.backlog_bytes, time.monotonic()
+        full = self._backlog + self._unmeasured > cap
+        if not full or now - self._measured_at > _MEASURE_EVERY_S:
+            self._backlog, self._unmeasured, self._measured_at = backlog_bytes(self.folder), size, now
+            self._room = min(_MEASURE_EVERY_BYTES, cap - self._backlog)
+            full = size > self._room
         if not full:
             return True
         self._unmeasured -= size
@@ -209,37 +232,29 @@ class Spool:
         self.counters.shed += 1
         return False
 
-    def _write(self, frame: bytes) -> OpenFile:
-        """One write(2). A record that did not fit whole is taken back: no later one stands behind its pieces."""
+    def _attend(self, size: int) -> OpenFile:
+        """The file to append to: a new one, or the old one whose next room is asked for."""
         file = self._file
-        if file is None or file.size + len(frame) > self.config.segment_bytes:
-            file = self._next_file()
-        try:
-            written = os.write(file.descriptor, frame)
-        except OSError as error:
-            raise self._failure(error) from error
-        if written != len(frame):
-            self._take_back(file)
-            raise self._failure(OSError(28, "no space left for the whole record"))
-        file.size += written
-        self.counters.appended += 1
-        self.counters.appended_bytes += written
+        if file is None or file.size + size > self.config.segment_bytes:
+            self._leave_file()
+            try:
+                file = OpenFile(*create_segment(self.folder), limit=self.config.segment_bytes)
+            except OSError as error:
+                raise self._failure(error) from error
+            self._file = file
+        elif file.size + size > file.attention:
+            file.attention = file.limit  # until there is more room
+            self._committing().submit(Prepare(file))
         return file
-
-    def _next_file(self) -> OpenFile:
-        self._leave_file()
-        try:
-            self._file = OpenFile(*create_segment(self.folder))
-        except OSError as error:
-            raise self._failure(error) from error
-        return self._file
 
     def _leave_file(self) -> None:
         old, self._file = self._file, None
         if old is None:
             return
+        self.counters.appended += old.records
+        self.counters.appended_bytes += old.size
         if self._commit is None:
-            os.close(old.descriptor)
+            old.close()
         else:
             self._commit.submit(Retire(old))  # somebody may still wait for its fsync
 
@@ -284,11 +299,11 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _table(table: str) -> tuple[Framer, tuple[tuple[str, str], ...]]:
+def _table(table: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
     if "\n" in table:
         raise UserError("a table's name has one line", where=repr(table))
     spec = TABLES.get(table.rpartition(".")[2])
-    return Framer(table), tuple(spec.bodies.items()) if spec else ()
+    return f"{table}\n".encode(), tuple(spec.bodies.items()) if spec else ()
 
 
 def _plain(value: Any) -> Any:

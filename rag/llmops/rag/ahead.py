@@ -1,4 +1,4 @@
-"""Runs a generator in a thread of its own, a bounded number of items ahead of its reader: how the stages of a refresh overlap."""
+"""Runs a generator in a thread of its own, some items ahead of its reader: how the stages of a refresh overlap."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class _End:
 def ahead(source: Iterator[T], *, room: int, name: str) -> Iterator[T]:
     """Give the items of `source`, which runs in a thread.
 
-    An error of the source is raised here, after the items before it. Closing this generator stops the source at its next
-    item, closes it, and waits for its thread.
+    An error of the source is raised here, after the items before it. Closing this generator stops the source at its
+    next item, closes it, and waits for its thread.
     """
     items: queue.Queue[T | _End] = queue.Queue(room)
     stop = threading.Event()
@@ -41,7 +41,7 @@ def ahead(source: Iterator[T], *, room: int, name: str) -> Iterator[T]:
                 put(item)
                 if stop.is_set():
                     break
-        except BaseException as raised:  # noqa: BLE001 - handed over to the reader's thread, which raises it
+        except BaseException as raised:  # noqa: BLE001 - raised again, in the reader's thread
             error = raised
         finally:
             close = getattr(source, "close", None)

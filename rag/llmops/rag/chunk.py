@@ -173,9 +173,13 @@ class _Cutter:
     def _cut_words(self, start: int, limit: int) -> int:
         """Between two words; within one only where that one alone is longer than a passage."""
         gap = _LAST_GAP.match(self.text, start, limit + 1)
-        if gap is None or (limit - gap.end() >= 0 and _GAP.search(self.text, limit, gap.end() + self.size + 1) is None):
+        if gap is None:
             return _between_characters(self.text, start, limit)
-        return gap.end()
+        word = gap.end()
+        furthest = min(word + self.size + 1, self.page_end)
+        behind = _GAP.search(self.text, word, furthest)
+        giant = (behind.start() if behind is not None else furthest) - word > self.size
+        return _between_characters(self.text, start, limit) if giant else word
 
 
 def _between_characters(text: str, start: int, limit: int) -> int:

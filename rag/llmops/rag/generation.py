@@ -1,13 +1,14 @@
-"""Which generation a configuration means: everything that decides what the chunks and vectors of a document are, as one name.
+"""Which generation a configuration means: all that decides what chunks and vectors a document has, as one name.
 
-Two refreshes with the same parser, chunker, settings and embedder go into one generation; anything else starts another beside it.
-Light: the embedder itself is opened only when something has to be embedded.
+Two refreshes with the same parser, chunker, settings and embedder go into one generation; anything else starts
+another beside it. Light: the embedder itself is opened only when something has to be embedded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.ids import digest
@@ -25,7 +26,7 @@ LAYOUT_VERSION = 1
 
 @dataclass(frozen=True)
 class Chosen:
-    """A generation, and how to open its embedder. `settings` is what the name is a hash of, and the embedder's description."""
+    """A generation, and how to open its embedder. `settings`: what the name is a hash of, and the embedder's spec."""
 
     name: str
     settings: dict[str, Any]
@@ -40,15 +41,10 @@ def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -
         embedder: in place of the one that the configuration names.
     """
     spec: dict[str, Any] | None = None
-    if embedder is not None:
-        fingerprint = embedder.fingerprint
-        opener: Callable[[], Embedder] = lambda: embedder  # noqa: E731
+    if embedder is None:
+        fingerprint, spec, opener = _configured(config, state)
     else:
-        from llmops.rag.embed import open_embedder, resolve
-
-        resolved = resolve(config.embedding, state.cache)
-        fingerprint, spec = resolved.fingerprint, asdict(resolved)
-        opener = lambda: open_embedder(resolved, state.cache)  # noqa: E731
+        fingerprint, opener = embedder.fingerprint, partial(_given, embedder)
     decisive = {
         "layout": LAYOUT_VERSION,
         "parser": PARSER_VERSION,
@@ -56,4 +52,17 @@ def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -
         "chunking": config.chunking.model_dump(),
         "embedder": fingerprint,
     }
-    return Chosen(digest(decisive)[:16], {**decisive, "embedder_spec": spec}, fingerprint, opener)
+    settings = {**decisive, "embedder_spec": spec}
+    return Chosen(digest(decisive)[:16], settings, fingerprint, opener)
+
+
+def _configured(config: IndexConfig, state: StateConfig) -> tuple[str, dict[str, Any], Callable[[], Embedder]]:
+    from llmops.rag.embed import open_embedder, resolve
+
+    spec = resolve(config.embedding, state.cache)
+    opener = partial(open_embedder, spec, state.cache, batch_tokens=config.embedding.batch_tokens)
+    return spec.fingerprint, asdict(spec), opener
+
+
+def _given(embedder: Embedder) -> Embedder:
+    return embedder

@@ -1,7 +1,8 @@
 """The refresh: after it, the index equals its documents, whatever happened before; its cost follows what changed.
 
-Holds the lock, decides what has to run, and keeps the fast path fast: where no document changed, nothing beyond the manifest is
-imported. The stages are `plan` (compare), `pipeline` (parse, chunk, embed) and `writer` (commit); `recovery` undoes a kill.
+Holds the lock, decides what has to run, and keeps the fast path fast: where no document changed, nothing beyond the
+manifest is imported. The stages are `plan` (compare), `pipeline` (parse, chunk, embed) and `writer` (commit);
+`recovery` undoes a kill.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (vectors that were cached)."""
+    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (cached) vectors."""
 
     index: str
     head: Head
@@ -109,7 +110,6 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
         manifest = Manifest.open(folder, create=True)
         try:
             done = _Run(config, options, chosen, manifest).run()
-            manifest.checkpoint()
         finally:
             manifest.close()
     done.seconds["total"] = time.monotonic() - began
@@ -170,6 +170,7 @@ class _Run:
         )
 
     def _changed(self, head: Head | None, known: Known, work: Work, *, certain: bool) -> Refresh:
+        from llmops.rag.compaction import compact
         from llmops.rag.pipeline import Stages
         from llmops.rag.writer import Changes, Target, Writer
 
@@ -200,6 +201,8 @@ class _Run:
             meter.end()
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
+        new_head = compact(self.manifest, self.generation, self.chosen.embedder_fingerprint) or new_head
+        self.manifest.checkpoint()
         return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
 
     def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:
@@ -251,7 +254,7 @@ class _Tally:
             quarantined=quarantine,
             chunks=head.chunks,
             embedded=embedded,
-            reused=writer.reused,
+            reused=max(0, writer.chunks - embedded),
             rebuilt=writer.store.rebuilt,
             seconds=seconds,
         )

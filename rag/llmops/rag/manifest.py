@@ -1,7 +1,8 @@
 """What is in an index, durably: the one record that decides; the vector store and the lexical index follow it.
 
-Knows generations, heads, intents, the quarantine and where vectors lie, in SQLite (WAL, synchronous=FULL). `records` holds the
-rows of documents and chunks. It knows no vector, no embedder, no parser: an unchanged refresh needs nothing but this.
+Knows generations, heads, intents, the quarantine and where vectors lie, in SQLite (WAL, synchronous=FULL). `records`
+holds the rows of documents and chunks. It knows no vector, no embedder, no parser: an unchanged refresh needs nothing
+but this.
 
 A refresh stages documents under the sequence number to come. They are invisible until its head is committed, in one
 transaction with everything that it replaces; what a killed refresh staged is removed at the next start.

@@ -1,13 +1,14 @@
 """Documents to vectors, as a stream: parse and chunk in one thread, embed in the next, hand over to the writer.
 
-Each stage runs a bounded number of items ahead of the one after it, so that parser processes, the embedder (which releases the
-interpreter lock) and the disk work at once, in bounded memory. Knows no store and commits nothing: `writer` does.
+Each stage runs a bounded number of items ahead of the one after it, so that parser processes, the embedder (which
+releases the interpreter lock) and the disk work at once, in bounded memory. Knows no store and commits nothing:
+`writer` does.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from llmops.rag.plan import Work
     from llmops.rag.progress import Meter
 
-WINDOW_TEXTS = 256
-"""Texts embedded and then committed together: enough to sort by length, and what a kill may cost at most."""
+WINDOW_CHARS = 300_000
+WINDOW_TEXTS = 1024
+"""Embedded and then committed together: some seconds of work, which is what a kill may cost; enough to sort by length,
+and for the embedder to take its way for long jobs."""
 WINDOW_CHUNKS = 4096
 _DOCUMENTS_AHEAD = 64
 
@@ -36,8 +39,8 @@ class Embedder(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def embed(self, texts: list[str]) -> Vectors:
-        """One float32 row of norm 1 a text, in the order of the texts."""
+    def embed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> Vectors:
+        """One float32 row of norm 1 a text, in the order of the texts; `on_batch` is told how many more are done."""
         ...
 
 
@@ -110,40 +113,44 @@ class Stages:
         return _Cut(staged, missing)
 
     def _embed(self, cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[Batch]:
-        for documents, rejected, missing in _windows(cuts):
-            if not missing:
-                yield Batch(documents, rejected, [], None)
+        for window in _windows(cuts):
+            if not window.missing:
+                yield Batch(window.documents, window.rejected, [], None)
                 continue
-            texts = list(missing.values())
+            texts = list(window.missing.values())
             embedder = self.embedder()
             began = time.monotonic()
-            vectors = embedder.embed(texts)
-            self.embedding.add(len(texts), time.monotonic() - began)
-            yield Batch(documents, rejected, list(missing), vectors)
+            vectors = embedder.embed(texts, self.embedding.add)
+            self.embedding.add(0, time.monotonic() - began)
+            yield Batch(window.documents, window.rejected, list(window.missing), vectors)
 
 
-_Window = tuple[list[StagedDocument], list[tuple[SourceItem, Rejected]], dict[bytes, str]]
+@dataclass
+class _Window:
+    documents: list[StagedDocument] = field(default_factory=list)
+    rejected: list[tuple[SourceItem, Rejected]] = field(default_factory=list)
+    missing: dict[bytes, str] = field(default_factory=dict)
+    chars: int = 0
+    chunks: int = 0
 
 
 def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[_Window]:
-    """Gather documents until enough texts are to be embedded; a long document's texts go ahead of it in several windows."""
-    documents: list[StagedDocument] = []
-    rejected: list[tuple[SourceItem, Rejected]] = []
-    missing: dict[bytes, str] = {}
-    chunks = 0
+    """Gather documents until enough is to be embedded; a long document's texts go ahead of it in several windows."""
+    window = _Window()
     for cut in cuts:
         if isinstance(cut, tuple):
-            rejected.append(cut)
+            window.rejected.append(cut)
             continue
         for key, text in cut.missing.items():
-            missing[key] = text
-            if len(missing) == WINDOW_TEXTS:
-                yield documents, rejected, missing
-                documents, rejected, missing, chunks = [], [], {}, 0
-        documents.append(cut.staged)
-        chunks += len(cut.staged.passages)
-        if chunks >= WINDOW_CHUNKS:
-            yield documents, rejected, missing
-            documents, rejected, missing, chunks = [], [], {}, 0
-    if documents or rejected or missing:
-        yield documents, rejected, missing
+            window.missing[key] = text
+            window.chars += len(text)
+            if window.chars >= WINDOW_CHARS or len(window.missing) >= WINDOW_TEXTS:
+                yield window
+                window = _Window()
+        window.documents.append(cut.staged)
+        window.chunks += len(cut.staged.passages)
+        if window.chunks >= WINDOW_CHUNKS:
+            yield window
+            window = _Window()
+    if window.documents or window.rejected or window.missing:
+        yield window

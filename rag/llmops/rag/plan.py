@@ -1,7 +1,8 @@
 """What a refresh has to do: documents as they lie now against documents as the manifest holds them.
 
-Compares by size and time, and reads (hashes) a file only where those may deceive or where it may be a known document under a new
-name. Knows files and manifest; parses nothing, writes nothing, and imports nothing heavy: it is most of an unchanged refresh.
+Compares by size and time, and reads (hashes) a file only where those may deceive or where it may be a known document
+under a new name. Knows files and manifest; parses nothing, writes nothing, and imports nothing heavy: it is most of
+an unchanged refresh.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from llmops.rag.records import DocumentStat, acl_json, metadata_json
 from llmops.rag.sources import scan
 
 RACY_NS = 2_000_000_000
-"""A file changed within 2 s before a scan may change again without showing: some file systems keep whole seconds only."""
+"""A file changed within 2 s before a scan may change again unseen: some file systems keep whole seconds only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ class Found:
 def look(sources: Iterable[SourceConfig]) -> Found:
     """List every document of every source.
 
-    A document that two sources hold may be read only by those who may read it through both, and has the metadata of both, the
-    later source's first: naming a private folder within a public one makes it private, in whatever order.
+    A document that two sources hold may be read only by those who may read it through both, and has the metadata of
+    both, the later source's first: naming a private folder within a public one makes it private, in whatever order.
 
     Raises:
         NotFoundError: a source is not there; nothing is taken for deleted.
@@ -128,7 +129,7 @@ def compare(found: Found, known: Known, *, full: bool = False) -> Work:
 def sha256_of(path: str) -> str | None:
     """The hash of a file's bytes, or None where it cannot be read now."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a path may hold what pathlib would normalise
+        with open(path, "rb") as file:  # noqa: PTH123 - as the scan gave it
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None  # parsing it will say why

@@ -16,7 +16,8 @@ class Progress(Protocol):
 
         Args:
             total: how many there will be, as far as is known by now.
-            rate: units a second since the phase began; documents for scan and parse, chunks for embed, write and verify.
+            rate: units a second since the phase began; documents for scan and parse, chunks for embed, write and
+                verify.
         """
         ...
 
@@ -26,7 +27,7 @@ def silent(phase: Phase, done: int, total: int | None, rate: float) -> None:
 
 
 class Meter:
-    """Counts one phase and tells a `Progress` about it, at most 20 times a second; also keeps the phase's working seconds."""
+    """Counts one phase and its working seconds, and tells a `Progress` of it, at most 20 times a second."""
 
     def __init__(self, phase: Phase, progress: Progress, total: int | None = None) -> None:
         self.phase: Phase = phase

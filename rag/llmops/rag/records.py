@@ -1,6 +1,7 @@
 """The rows of documents and chunks in a manifest, and the ids that make an index comparable to any other build of it.
 
-Knows how a document and its passages are written and read back. It opens no file and decides nothing about what to keep.
+Knows how a document and its passages are written and read back. It opens no file and decides nothing about what to
+keep.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MANY = 500
 
 @dataclass(frozen=True, slots=True)
 class DocumentStat:
-    """What a scan is compared with. `racy`: its file changed so shortly before the scan that a later change may hide."""
+    """What a scan is compared with. `racy`: the file changed so shortly before it that a later change may hide."""
 
     id: int
     uri: str
@@ -107,8 +108,8 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
             zlib.compress(parsed.text.encode(), 1),
         )
         document = manifest.db.execute(
-            "INSERT INTO documents (generation, seq, uri, size, mtime_ns, racy, sha256, title, media_type, acl, metadata,"
-            " parsed, pages, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO documents (generation, seq, uri, size, mtime_ns, racy, sha256, title, media_type, acl,"
+            " metadata, parsed, pages, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         ).lastrowid
         manifest.db.executemany(
@@ -175,7 +176,7 @@ def slots_of(manifest: Manifest, keys: Sequence[bytes]) -> dict[bytes, int]:
     for start in range(0, len(keys), _MANY):
         some = keys[start : start + _MANY]
         marks = ",".join("?" * len(some))
-        slots.update(manifest.query(f"SELECT key, slot FROM vectors WHERE key IN ({marks})", some))  # noqa: S608 - marks only
+        slots.update(manifest.query(f"SELECT key, slot FROM vectors WHERE key IN ({marks})", some))  # noqa: S608
     return slots
 
 

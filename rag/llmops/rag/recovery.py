@@ -1,6 +1,7 @@
 """Puts right what a killed refresh left behind, before the next one looks at anything.
 
-Knows intents, staged rows and the arena's size. The store is put right by `index.sync` when it is next opened, from the manifest.
+Knows intents, staged rows and the arena's size. The store is put right by `index.sync` when it is next opened, from
+the manifest.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def lost_vectors(manifest: Manifest, generation: int, embedder: str) -> int:
 
 
 def mark_incomplete(manifest: Manifest, generation: int) -> int:
-    """Mark documents that have a chunk without a vector, so that the next comparison finds them changed; in a transaction."""
+    """Mark documents that lack a vector, so that the next comparison finds them changed; in a transaction."""
     return manifest.db.execute(
-        "UPDATE documents SET size = ? WHERE generation = ? AND id IN (SELECT document FROM chunks c WHERE c.generation = ?"
-        " AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.key = c.vector))",
+        "UPDATE documents SET size = ? WHERE generation = ? AND id IN (SELECT document FROM chunks c"
+        " WHERE c.generation = ? AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.key = c.vector))",
         (_UNKNOWN, generation, generation),
     ).rowcount
 

@@ -1,4 +1,4 @@
-"""What is in an index, for people and programs that look at it: `ingest status` and `ingest inspect`. Reads the manifest only."""
+"""What is in an index, for whoever looks at it (`ingest status`, `ingest inspect`), from its manifest."""
 
 from __future__ import annotations
 

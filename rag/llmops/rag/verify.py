@@ -1,7 +1,7 @@
-"""Proves that an index is whole: documents, chunks, vectors, vector store, lexical index and head, each against the manifest.
+"""Proves that an index is whole: documents, chunks, vectors, store, lexical index and head, each by the manifest.
 
-Reads everything and writes nothing; `repair` marks what is damaged and lets an ordinary refresh put it right, so that there is one
-way only in which an index is written. Needs the ingest lock: what is being written can't be judged.
+Reads everything and writes nothing; `repair` marks what is damaged and lets an ordinary refresh put it right, so that
+there is one way only in which an index is written. Needs the ingest lock: what is being written can't be judged.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ class _Examination:
                 yield Problem("vectors", f"{error.what} ({error.where})")
                 return vectors
         found = self.manifest.query(
-            "SELECT DISTINCT c.vector, v.slot, v.crc FROM chunks c LEFT JOIN vectors v ON v.key = c.vector WHERE c.generation = ?",
+            "SELECT DISTINCT c.vector, v.slot, v.crc FROM chunks c LEFT JOIN vectors v ON v.key = c.vector"
+            " WHERE c.generation = ?",
             (self.generation,),
         )
         missing = sum(1 for _, slot, _ in found if slot is None)

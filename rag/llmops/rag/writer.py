@@ -1,8 +1,8 @@
-"""The last stage of a refresh: everything it writes, in the one order in which a crash loses nothing and shows nothing half done.
+"""The last stage of a refresh: all that it writes, in the one order in which a crash loses and shows nothing half done.
 
 Vectors first (cached for good), then staged documents, then the store, then the head with all that it replaces in one
-transaction, and only then is what was replaced taken from the store. Knows manifest, arena, store and lexical segments; parses
-and embeds nothing.
+transaction, and only then is what was replaced taken from the store. Knows manifest, arena, store and lexical
+segments; parses and embeds nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Writer:
         self.manifest = manifest
         self.target = target
         self.staged = 0
-        self.reused = 0
+        self._doubtful = False
+        self.chunks = 0
         self.store = StoreSync(manifest, target.generation, target.name)
         self.meter = meter
         self.same: list[tuple[int, SourceItem, bool]] = []
@@ -85,6 +86,7 @@ class Writer:
         if record is not None:
             self._arena = Arena(arena_path(self.manifest, record), record.dimension, record.slots)
         self.store.open(self._vectors(), certain=certain)
+        self._doubtful = not certain or self.store.rebuilt > 0
 
     def write(self, batch: Batch) -> None:
         """Commit a batch's vectors, then stage its documents, then pass full batches on to the store."""
@@ -98,7 +100,7 @@ class Writer:
             else:
                 fresh.append(staged)
         if fresh:
-            self._stage(fresh, {*batch.keys})
+            self._stage(fresh)
         self.meter.add(sum(len(staged.passages) for staged in fresh), time.monotonic() - began)
 
     def commit(self, changes: Changes, *, force: bool = False) -> Head | None:
@@ -121,7 +123,10 @@ class Writer:
                 records.remove_documents(self.manifest, removed)
                 self._write_head()
             self.manifest.set_intent(self.target.generation, self.target.seq, "clean")
-        self.store.delete(dead)
+        if force or self._doubtful:  # the store was made while vectors were missing that are there now
+            self.store.reconcile(self._vectors())
+        else:
+            self.store.delete(dead)
         self.manifest.clear_intent(self.target.generation)
         self.meter.add(seconds=time.monotonic() - began, count=0)
         return self.manifest.head(self.target.generation)
@@ -165,7 +170,7 @@ class Writer:
             == replace(staged.parsed, metadata=dict(staged.parsed.metadata))
         )
 
-    def _stage(self, documents: list[StagedDocument], just_embedded: set[bytes]) -> None:
+    def _stage(self, documents: list[StagedDocument]) -> None:
         place = (self.target.generation, self.target.seq)
         with self.manifest.transaction():
             end = records.stage(self.manifest, place, documents, self._row)
@@ -179,9 +184,9 @@ class Writer:
             self._new.update(staged.ids)
             self._lexical += [(self._row + n, p.indexed_text) for n, p in enumerate(staged.passages)]
             self._row += len(staged.passages)
-            self.reused += sum(1 for key in staged.keys if key not in just_embedded)
         assert self._row == end
         self.staged += len(documents)
+        self.chunks += sum(len(staged.passages) for staged in documents)
         if len(self._waiting) >= _STORE_BATCH:
             self._flush_store()
         if len(self._lexical) >= _SEGMENT_ROWS:

@@ -1,4 +1,4 @@
-"""Real parser processes under real faults: each document may cost only itself, and no process may do what it must not."""
+"""Real parser processes under real faults: a document may cost only itself, and no process may do what it must not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
+from tests.support import documents
 
 from llmops.core.errors import UnavailableError
 from llmops.rag.config import ParsingConfig
 from llmops.rag.document import CODES, Parsed, Rejected, SourceItem
 from llmops.rag.parse.pool import ParserPool
-from tests.support import documents
 
 HOSTILE = Path(__file__).parents[2] / "support" / "hostile_parser"
 
@@ -50,11 +50,12 @@ def outcomes(pool: ParserPool, items: list[SourceItem]) -> dict[str, str]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    return list(psutil.Process().children())
 
 
 @pytest.mark.parametrize(
-    ("deed", "code"), [("segfault", "crashed"), ("exit 0", "crashed"), ("allocate 4000", "memory"), ("forge x", "crashed")]
+    ("deed", "code"),
+    [("segfault", "crashed"), ("exit 0", "crashed"), ("allocate 4000", "memory"), ("forge x", "crashed")],
 )
 def test_a_dying_parser_costs_only_its_document(folder: Path, deed: str, code: str) -> None:
     with ParserPool(ParsingConfig(memory_mb=256, workers=1)) as pool:
@@ -152,20 +153,20 @@ def test_a_slow_reader_is_no_time_out(folder: Path) -> None:
 
 def test_a_process_that_is_killed_from_outside_is_replaced(folder: Path) -> None:
     def feed() -> Iterator[SourceItem]:
-        yield from order(folder, "say one", "sleep 30")
-        pid = next(child.pid for child in children())
-        os.kill(pid, signal.SIGKILL)
+        yield from order(folder, "say one", "sleep 0.5")
+        os.kill(children()[0].pid, signal.SIGKILL)
         (folder / "more").mkdir()
         yield from order(folder / "more", "say x")
 
     with ParserPool(ParsingConfig(workers=1)) as pool:
         codes = [getattr(outcome, "code", "fine") for _, outcome in pool.parse(feed())]
-    assert len(codes) == 3
-    assert codes.count("fine") >= 1
+    assert codes == ["fine"] * 3  # tried again in a new process
 
 
 def test_a_broken_installation_is_no_verdict_about_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if "site-packages" not in entry and "/rag" not in entry])
+    monkeypatch.setattr(
+        sys, "path", [entry for entry in sys.path if "site-packages" not in entry and "/rag" not in entry]
+    )
     path = tmp_path / "a.pdf"
     path.write_bytes(b"%PDF-1.7\n")
     with ParserPool(ParsingConfig()) as pool, pytest.raises(UnavailableError, match="cannot start"):
@@ -173,7 +174,17 @@ def test_a_broken_installation_is_no_verdict_about_documents(tmp_path: Path, mon
 
 
 def test_a_process_imports_nothing_heavy() -> None:
-    heavy = ("pydantic", "numpy", "torch", "trafilatura", "kreuzberg", "lxml", "sqlalchemy", "yaml", "llmops.rag.config")
+    heavy = (
+        "pydantic",
+        "numpy",
+        "torch",
+        "trafilatura",
+        "kreuzberg",
+        "lxml",
+        "sqlalchemy",
+        "yaml",
+        "llmops.rag.config",
+    )
     program = f"import sys, llmops.rag.parse.worker; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"

@@ -98,7 +98,7 @@ def load(files: ModelFiles, device: str = "cpu") -> Any:
     """
     _ = files.weights_sha256
     with quiet():
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - 14 s
+        from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(
             str(files.folder),
@@ -117,7 +117,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+            from transformers.utils import logging as transformers_logging
 
             transformers_logging.disable_progress_bar()
             for logger in loggers:
@@ -152,8 +152,8 @@ def _packaged_folder() -> Path:
 
 
 def _hub_folder(model: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     name = model if "/" in model else f"sentence-transformers/{model}"
     wanted = ["*.safetensors", *_SMALL_FILES]

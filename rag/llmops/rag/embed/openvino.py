@@ -16,7 +16,8 @@ import shutil
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,8 +32,11 @@ from llmops.rag.embed.loader import file_sha256, quiet
 from llmops.rag.embed.spec import EmbedderSpec, Vectors
 
 _GRAPH, _WEIGHTS, _TOKENIZER, _MANIFEST = "model.xml", "model.bin", "tokenizer.json", "manifest.json"
-_LONG_JOB_TOKENS = 60_000
-"""From here a second compilation (0.2 s) pays for itself."""
+_LONG_JOB_CHARS = 160_000
+"""Once so much has been embedded (some 200 chunks), a second compilation (0.2 s) pays for itself."""
+
+
+_import_lock = threading.RLock()
 
 
 def export(model: Any, facts: dict[str, Any], folder: Path) -> None:
@@ -94,7 +98,7 @@ class OpenvinoEmbedder:
         facts = verify(folder)
         if (facts["weights_sha256"], facts["files_sha256"]) != (spec.weights_sha256, spec.files_sha256):
             raise IntegrityError("the exported model is of other weights", where=str(folder))
-        from tokenizers import Tokenizer  # noqa: PLC0415
+        from tokenizers import Tokenizer
 
         self.fingerprint = spec.fingerprint
         self.dimension = spec.dimension
@@ -111,13 +115,15 @@ class OpenvinoEmbedder:
         self._swift = self._compile("LATENCY")
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs: Any = None
+        self._embedded_chars = 0
         self._job_lock = threading.Lock()
 
     def embed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> Vectors:
         prompt = self._prompts["document"]
         prompted = [prompt + text for text in texts] if prompt else texts
         out = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        if sum(map(len, texts)) / 4 < _LONG_JOB_TOKENS:
+        self._embedded_chars += sum(map(len, texts))
+        if self._embedded_chars < _LONG_JOB_CHARS:
             for batch in self._tokens.batches(prompted):
                 out[batch.places] = self._infer(batch)
                 if on_batch:
@@ -185,24 +191,35 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _openvino() -> ModuleType:
-    """OpenVINO without its telemetry, which would report to a server; it falls back to a stub where that is missing."""
-    hidden = "openvino" not in sys.modules and "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino  # noqa: PLC0415
-    finally:
-        if hidden:
-            del sys.modules["openvino_telemetry"]
+    """OpenVINO's runtime alone: without its converter, half of the time to import, and its telemetry to a server."""
+    with _without("openvino.tools", "openvino_telemetry"):
+        import openvino
     module: ModuleType = openvino
     return module
 
 
+@contextmanager
+def _without(*packages: str) -> Iterator[None]:
+    """Let optional packages look as if they were not installed, unless somebody has imported them already."""
+    with _import_lock:
+        hidden = [name for name in packages if name not in sys.modules]
+        modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+        modules.update(dict.fromkeys(hidden))  # None means: cannot be imported
+        try:
+            yield
+        finally:
+            for name in hidden:
+                del sys.modules[name]
+
+
 def _traced(model: Any) -> Any:
     """The model as an OpenVINO graph with free batch and length."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    with quiet():
+    with quiet(), _without("openvino_telemetry"):
+        _openvino()
+        from openvino.tools.ovc import convert_model
+
         keys = {key for key, value in model.preprocess(["probe"]).items() if isinstance(value, torch.Tensor)}
         if not {"input_ids", "attention_mask"} <= keys <= {"input_ids", "attention_mask", "token_type_ids"}:
             raise ValueError(f"the model takes other inputs: {sorted(keys)}")
@@ -220,6 +237,6 @@ def _traced(model: Any) -> Any:
 
         ids = torch.full((2, 16), 5, dtype=torch.int64)
         with torch.no_grad():
-            return _openvino().convert_model(
+            return convert_model(
                 Whole().eval(), example_input={"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             )

@@ -32,6 +32,13 @@ log = logging.getLogger(__name__)
 _PREFERENCE = 0.85
 """An earlier candidate wins unless a later one is faster by more than this: noise must not change a fingerprint."""
 _CHILD_TIMEOUT_S = 900.0
+_COMMAND = (sys.executable, "-P", "-m", "llmops.rag.embed.prepare")
+
+
+class EngineCrashedError(UnavailableError):
+    """Native code died in a trial, as happens where a CPU is not what it says it is."""
+
+    code = "engine_crashed"
 
 
 def resolve(config: EmbeddingConfig, cache: Path) -> EmbedderSpec:
@@ -69,10 +76,10 @@ def open_embedder(spec: EmbedderSpec, cache: Path, *, batch_tokens: int = 2048) 
         IntegrityError: the model's files are no longer those the spec names.
     """
     if spec.backend == "torch":
-        from llmops.rag.embed.torch import TorchEmbedder  # noqa: PLC0415
+        from llmops.rag.embed.torch import TorchEmbedder
 
         return TorchEmbedder(spec, locate(spec.model), batch_tokens=batch_tokens)
-    from llmops.rag.embed.openvino import OpenvinoEmbedder  # noqa: PLC0415
+    from llmops.rag.embed.openvino import OpenvinoEmbedder
 
     folder = _export_folder(cache, spec.weights_sha256, spec.files_sha256)
     try:
@@ -105,7 +112,14 @@ def _remembered(record: Path) -> EmbedderSpec | None:
 
 def _choose(config: EmbeddingConfig, files: ModelFiles, cache: Path) -> tuple[EmbedderSpec, dict[str, Any]]:
     folder = _export_folder(cache, files.weights_sha256, files.files_sha256)
-    result = _child({"model": config.model, "backend": config.backend, "folder": str(folder), "measure": True})
+    job = {"model": config.model, "backend": config.backend, "folder": str(folder), "measure": True}
+    try:
+        result = _child(job)
+    except EngineCrashedError as error:
+        if config.backend != "auto":
+            raise
+        log.warning("%s: going on without OpenVINO", error.what)
+        result = _child(job | {"backend": "torch"})
     trials = result["trials"]
     fit = [trial for trial in trials if trial["exact"]]
     if not fit:
@@ -141,14 +155,15 @@ def _child(job: dict[str, Any]) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    command = [sys.executable, "-P", "-m", "llmops.rag.embed.prepare"]
     try:
         done = subprocess.run(  # noqa: S603 - our own module, no shell
-            command, input=json.dumps(job), capture_output=True, text=True, env=environment, check=False,
+            _COMMAND, input=json.dumps(job), capture_output=True, text=True, env=environment, check=False,
             timeout=_CHILD_TIMEOUT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"preparing `{job['model']}` took over {_CHILD_TIMEOUT_S:.0f} s") from None
+    if done.returncode < 0:
+        raise EngineCrashedError(f"preparing `{job['model']}` died of signal {-done.returncode}")
     if done.returncode or not done.stdout:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise UnavailableError(f"preparing `{job['model']}` failed with exit code {done.returncode}", hint=last)

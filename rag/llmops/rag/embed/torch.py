@@ -59,7 +59,7 @@ class TorchEmbedder:
         return vector
 
     def _encode(self, encode: Callable[..., Any], texts: list[str]) -> Vectors:
-        import torch  # noqa: PLC0415
+        import torch
 
         kind = torch.bfloat16
         with self._lock, quiet(), torch.autocast(self._device, kind, enabled=self._bf16):

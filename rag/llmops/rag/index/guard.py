@@ -1,4 +1,4 @@
-"""Keeps readers from loading the vector store's files while they are written: Chroma crashes on a half-written graph."""
+"""Keeps readers from loading the vector store while it is written: Chroma crashes on a half-written graph."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Searching one state of an index, and following its head.
 
-`Index` keeps the newest state loaded, in a thread of its own, so that a request never waits for a refresh; `IndexReader` is one
-state, which does not change under whoever holds it. Dense search asks Chroma where that is faster, and scans the vectors exactly
-where rows are filtered or few, or while Chroma cannot answer.
+`Index` keeps the newest state loaded, in a thread of its own, so that a request never waits for a refresh;
+`IndexReader` is one state, which does not change under whoever holds it. Dense search asks Chroma where that is
+faster, and scans the vectors exactly where rows are filtered or few, or while Chroma cannot answer.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmops.rag.index")
 
 EXACT_BELOW = 10_000
-"""Chunks up to which an exact scan is used at all times: at 5,600 it takes 0.15 ms where Chroma takes 1.2 ms (and its import
-one second), with a recall of 1 instead of 0.999; the two meet somewhere past this."""
+"""Chunks up to which an exact scan is always used: at 5,600 it takes 0.15 ms where Chroma takes 1.2 ms (and a second to
+import), with a recall of 1 instead of 0.999; the two meet somewhere past this."""
 
 POLL_S = 0.5
 
@@ -237,7 +237,7 @@ class Index:
         return reader
 
     def _load_store(self, reader: IndexReader) -> None:
-        """Open Chroma for a state, if it would be asked and nobody is writing; else the exact scan goes on answering."""
+        """Open Chroma for a state, if it would be asked and nobody is writing; else the exact scan goes on."""
         if reader.head.chunks < self._exact_below or self._reader is not reader:
             return
         folder = store_folder(self.folder, self.generation)

@@ -1,4 +1,4 @@
-"""One committed state of a generation, held by a read transaction: what it shows stays as it is, whatever is written meanwhile.
+"""One committed state of a generation, held by a read transaction: it stays as it is, whatever is written meanwhile.
 
 Knows how to load a head into arrays, and how to read chunks and documents of that head. It searches nothing.
 """
@@ -60,7 +60,7 @@ class Snapshot:
             raise
 
     def renew(self) -> bool:
-        """Hold the same head by a younger transaction, so that the write-ahead log can be folded; False if the head moved."""
+        """Hold the same head by a younger transaction, so that the write-ahead log can shrink; False if it moved."""
         fresh = Manifest.open(self._manifest.path.parent)
         fresh.query("BEGIN")
         if fresh.head(self.number) != self.head:
@@ -79,8 +79,9 @@ class Snapshot:
                 some = [int(row) for row in rows[start : start + _MANY]]
                 marks = ",".join("?" * len(some))
                 got = self._manifest.query(
-                    "SELECT c.row, c.id, d.uri, d.title, c.page, c.start, c.end, c.text, c.context, d.metadata, d.parsed"  # noqa: S608 - marks only
-                    f" FROM chunks c JOIN documents d ON d.id = c.document WHERE c.generation = ? AND c.row IN ({marks})",
+                    "SELECT c.row, c.id, d.uri, d.title, c.page, c.start, c.end, c.text, c.context, d.metadata,"  # noqa: S608 - marks
+                    " d.parsed FROM chunks c JOIN documents d ON d.id = c.document"
+                    f" WHERE c.generation = ? AND c.row IN ({marks})",
                     [self.number, *some],
                 )
                 found.update((row[0], row) for row in got)

@@ -1,7 +1,7 @@
 """How the vector store's folder looked when it was last whole, told from file names, sizes and times alone.
 
-Chroma's native code dies with a segmentation fault on a torn graph file, so the folder is compared with this stamp before it is
-opened at all. Light: an unchanged refresh uses it without importing Chroma.
+Chroma's native code dies with a segmentation fault on a torn graph file, so the folder is compared with this stamp
+before it is opened at all. Light: an unchanged refresh uses it without importing Chroma.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The vector store: one Chroma collection a generation, in a folder of its own, embedded in this process.
 
-The only module that imports chromadb. Knows chunk ids and vectors; texts, access and truth are the manifest's, from which a
-store can always be rebuilt. It knows no manifest: `index.sync` makes the one follow the other.
+The only module that imports chromadb. Knows chunk ids and vectors; texts, access and truth are the manifest's, from
+which a store can always be rebuilt. It knows no manifest: `index.sync` makes the one follow the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _opening = threading.Lock()
 
 
 class Store:
-    """An open store. Writing is for the holder of the ingest lock; a client opened before another process wrote is stale."""
+    """An open store. Writing is for the holder of the ingest lock; one opened before another process wrote is stale."""
 
     def __init__(self, folder: Path, system: Any, collection: Any, batch: int) -> None:
         self.folder = folder
@@ -149,6 +149,10 @@ def _errors(folder: Path) -> Iterator[None]:
         if is_disk_full(str(error)):
             hint = "free some space, then run again: the index as it was last committed is intact"
             raise StorageError(f"the vector store cannot be written: {error}", where=str(folder), hint=hint) from error
+        raise _damaged(folder / DATABASE, str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Chroma's Rust part met what it did not expect
+            raise
         raise _damaged(folder / DATABASE, str(error)) from error
 
 

@@ -1,7 +1,7 @@
 """Makes the vector store follow the manifest: adds, deletes, and rebuilds it where it cannot be trusted.
 
-The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next opening.
-Knows manifest, arena and store; decides nothing about documents.
+The store's stamp is taken away before a write and given back after it, so that a crash in between is seen at the next
+opening. Knows manifest, arena and store; decides nothing about documents.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class StoreSync:
             self._store = Store.create(self.folder)
             self._add(self._store, list(wanted), wanted, vectors)
             self._manifest.set_store_stamp(self._generation, self._store.sync())
-        if why is not None:
+        if why is not None and wanted:
             self.rebuilt = len(wanted)
             seconds = time.monotonic() - began
             _log.warning(

@@ -1,112 +1,188 @@
-"""DOCX to Markdown-like text, by kreuzberg: headings, lists and tables survive.
+"""DOCX to Markdown-like text: headings, lists, tables and notes of WordprocessingML (ECMA-376 part 1, chapter 17).
 
-Before its XML is parsed, the archive is measured and searched: it must not unpack to more than allowed, and no part may
-declare a document type (Open Packaging forbids it, ECMA-376 part 2; entities that expand or read files need one).
+Reads the XML itself: the library that was chosen first, kreuzberg 4.10, drops `&`, `<`, `>` and tabs from every
+paragraph, so that "x < 3" becomes "x 3". Elements are told by their local names, as the strict and the transitional
+format differ in namespaces only. Pictures, headers, footers, comments and deleted text are not read.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from io import BytesIO
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-import kreuzberg
-
-from llmops.rag.document import RefusedDocumentError
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.markup import Markup
-from llmops.rag.parse.media import DOCX
+from llmops.rag.parse.package import Package
 from llmops.rag.parse.text import first_line_title, tidy_title
 
-_MAX_PARTS = 20_000
-_MAX_XML_BYTES = 512_000_000
-_MAX_RATIO = 200
-"""Office XML packs 5 to 30 times; deflate can do 1,032 times, and only bombs come near it."""
-_RATIO_FROM_BYTES = 10_000_000
-_BLOCK = 1 << 20
-_DECLARATIONS = tuple(
-    word.encode(encoding) for word in ("<!DOCTYPE", "<!ENTITY") for encoding in ("utf-8", "utf-16-le", "utf-16-be")
+_NOT_READ = frozenset(
+    ("del", "moveFrom", "pPr", "rPr", "Fallback", "sectPr", "commentRangeStart", "instrText", "delText")
 )
+_CHARACTERS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_HEADING_NAME = re.compile(r"heading (\d)", re.IGNORECASE)
 _NO_TITLE = ("word document", "microsoft word document", "untitled", "document")
 
 
 def extract(data: bytes, limits: Limits) -> Extracted:
-    """The body's text in reading order.
+    """The body's text in reading order, then its notes.
 
     Raises:
         RefusedDocumentError: `broken`, `encrypted`, `zip_bomb` or `xml_entities`.
     """
-    _check_archive(data, limits)
-    config = kreuzberg.ExtractionConfig(
-        use_cache=False, enable_quality_processing=False, include_document_structure=True, output_format="plain"
-    )
-    try:
-        result = kreuzberg.extract_bytes_sync(data, DOCX, config)
-    except kreuzberg.KreuzbergError as error:
-        raise RefusedDocumentError("broken", f"the DOCX is damaged: {' '.join(str(error).split())[:200]}") from error
-    markup = Markup()
-    for node in (result.document or {}).get("nodes", ()):
-        _write(node["content"], markup)
-    text = markup.text() or result.content
-    named = str(result.metadata.get("title") or "")
+    with Package(data) as package:
+        main = package.main_part()
+        related = package.related(main)
+        styles = _Styles.read(package.xml(related["styles"])) if "styles" in related else _Styles()
+        markup = Markup()
+        for body in _children(package.xml(main), "body"):
+            _write_blocks(body, styles, markup)
+        for kind in ("footnotes", "endnotes"):
+            for note in package.xml(related[kind]) if kind in related else ():
+                if _attribute(note, "type") is None:  # the typed ones are lines drawn between text and notes
+                    _write_blocks(note, styles, markup)
+        named = package.title() or ""
+    text = markup.text()
     title = None if named.strip().lower() in _NO_TITLE else tidy_title(named)
     return Extracted(text, title or tidy_title(markup.first_heading or "") or first_line_title(text))
 
 
-def _check_archive(data: bytes, limits: Limits) -> None:
-    try:
-        with zipfile.ZipFile(BytesIO(data)) as archive:
-            parts = archive.infolist()
-            if any(part.flag_bits & 1 for part in parts):
-                raise RefusedDocumentError("encrypted")
-            _check_directory(parts, limits)
-            for part in parts:
-                if part.filename.lower().endswith((".xml", ".rels")):
-                    _check_part(archive, part)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, OSError) as error:
-        raise RefusedDocumentError("broken", f"the archive is damaged: {error}") from error
+@dataclass
+class _Styles:
+    """What a paragraph's style makes of it; looked up when a paragraph asks, as files carry hundreds that none uses."""
+
+    elements: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, root: Any) -> _Styles:
+        return cls({_attribute(style, "styleId") or "": style for style in _children(root, "style")})
+
+    def of(self, name: str) -> tuple[int | None, int | None]:
+        """Heading level and list depth, each from the nearest ancestor that has one; a circle of ancestors ends."""
+        if name not in self.known:
+            level = depth = None
+            seen: set[str] = set()
+            ancestor = name
+            while ancestor in self.elements and ancestor not in seen:
+                seen.add(ancestor)
+                style = self.elements[ancestor]
+                level = level if level is not None else _own_level(style)
+                depth = depth if depth is not None else _number(style)
+                ancestor = _value(style, "basedOn") or ""
+            self.known[name] = level, depth
+        return self.known[name]
 
 
-def _check_directory(parts: list[zipfile.ZipInfo], limits: Limits) -> None:
-    total = sum(part.file_size for part in parts)
-    packed = sum(part.compress_size for part in parts)
-    xml = sum(part.file_size for part in parts if part.filename.lower().endswith((".xml", ".rels")))
-    swollen = total > _RATIO_FROM_BYTES and total > _MAX_RATIO * max(packed, 1)
-    if len(parts) > _MAX_PARTS or xml > _MAX_XML_BYTES or total > 10 * limits.max_bytes or swollen:
-        raise RefusedDocumentError("zip_bomb", f"{packed:,} bytes unpack to {total:,}")
-    if not any(part.filename == "word/document.xml" or part.filename.startswith("word/document") for part in parts):
-        raise RefusedDocumentError("broken", "the archive holds no Word document")
+def _own_level(style: Any) -> int | None:
+    """The heading level that a style gives: by its name (the same in every language), or by its outline level."""
+    name = _value(style, "name") or ""
+    if name.lower() == "title":
+        return 1
+    named = _HEADING_NAME.fullmatch(name)
+    return int(named.group(1)) if named else _outline_level(style)
 
 
-def _check_part(archive: zipfile.ZipFile, part: zipfile.ZipInfo) -> None:
-    """Unpack a part in blocks: more bytes than its directory says, or a declaration, refuse the document."""
-    tail = b""
-    with archive.open(part) as stream:
-        while block := stream.read(_BLOCK):
-            window = tail + block
-            if any(word in window for word in _DECLARATIONS):
-                raise RefusedDocumentError("xml_entities")
-            tail = window[-32:]
+def _outline_level(element: Any) -> int | None:
+    level = next((_value(properties, "outlineLvl") for properties in _children(element, "pPr")), None)
+    return int(level) + 1 if level is not None and level.isdigit() and int(level) < 9 else None
 
 
-def _write(content: dict[str, Any], markup: Markup) -> None:
-    """Write one node of kreuzberg's flat document structure; groups repeat what their children say."""
-    kind = content["node_type"]
-    if kind in ("heading", "title"):
-        markup.heading(content.get("level", 1), content["text"])
-    elif kind == "list_item":
-        markup.item(content["text"])
-    elif kind == "table":
-        markup.table(_rows(content["grid"]))
-    elif kind == "code":
-        markup.code(content["text"])
-    elif kind not in ("group", "list", "page_break", "image") and content.get("text"):
-        markup.paragraph(content["text"])
+def _number(element: Any) -> int | None:
+    """The depth of a list entry; -1 for what is said to be none, None where nothing is said."""
+    for properties in _children(element, "pPr"):
+        for number in _children(properties, "numPr"):
+            which, depth = _value(number, "numId"), _value(number, "ilvl") or "0"
+            if which is not None:
+                return -1 if which == "0" else int(depth) if depth.isdigit() else 0
+    return None
 
 
-def _rows(grid: dict[str, Any]) -> list[list[str]]:
-    rows = [[""] * grid["cols"] for _ in range(grid["rows"])]
-    for cell in grid["cells"]:
-        rows[cell["row"]][cell["col"]] = cell["content"]
-    return rows
+def _write_blocks(parent: Any, styles: _Styles, markup: Markup) -> None:
+    for element in _read(parent):
+        kind = _local(element)
+        if kind == "p":
+            _write_paragraph(element, styles, markup)
+        elif kind == "tbl":
+            _write_table(element, styles, markup)
+        else:
+            _write_blocks(element, styles, markup)
+
+
+def _write_paragraph(paragraph: Any, styles: _Styles, markup: Markup) -> None:
+    words = "".join(_words(paragraph))
+    style = next((_value(properties, "pStyle") for properties in _children(paragraph, "pPr")), None) or ""
+    style_level, style_depth = styles.of(style)
+    level = _outline_level(paragraph) or style_level
+    depth = _number(paragraph)
+    depth = depth if depth is not None else style_depth
+    if level is not None:
+        markup.heading(level, words)
+    elif depth is not None and depth >= 0:
+        markup.item(words, depth)
+    else:
+        markup.paragraph(words)
+
+
+def _write_table(table: Any, styles: _Styles, markup: Markup) -> None:
+    """A table by rows; one of a single column only frames its text."""
+    rows = [list(_nearest(row, "tc")) for row in _nearest(table, "tr")]
+    if all(len(row) == 1 for row in rows):
+        for (cell,) in rows:
+            _write_blocks(cell, styles, markup)
+    else:
+        markup.table([" ".join("".join(_words(cell)).split()) for cell in row] for row in rows)
+
+
+def _words(parent: Any) -> Iterator[str]:
+    """The characters beneath an element in order; paragraphs within it (cells, text boxes) get lines of their own."""
+    for element in _read(parent):
+        kind = _local(element)
+        if kind == "t":
+            yield element.text or ""
+        elif kind in _CHARACTERS:
+            yield _CHARACTERS[kind]
+        elif kind == "p":
+            yield "\n"
+            yield from _words(element)
+            yield "\n"
+        else:
+            yield from _words(element)
+
+
+def _read(parent: Any) -> Iterator[Any]:
+    return (element for element in parent if _local(element) not in _NOT_READ)
+
+
+def _nearest(parent: Any, kind: str) -> Iterator[Any]:
+    """Elements of a kind beneath this one, through wrappers such as content controls, but not in a table within."""
+    for element in _read(parent):
+        if _local(element) == kind:
+            yield element
+        elif _local(element) != "tbl":
+            yield from _nearest(element, kind)
+
+
+def _children(parent: Any, kind: str) -> Iterator[Any]:
+    return (element for element in parent if _local(element) == kind)
+
+
+def _local(element: Any) -> str:
+    """An element's name without its namespace; nothing for comments and entities, whose tag is no text."""
+    return _name(element.tag)
+
+
+@lru_cache(maxsize=1024)
+def _name(tag: object) -> str:
+    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+
+
+def _value(parent: Any, kind: str) -> str | None:
+    """The `val` attribute of the first child of a kind."""
+    return next((_attribute(child, "val") for child in _children(parent, kind)), None)
+
+
+def _attribute(element: Any, name: str) -> str | None:
+    return next((str(value) for key, value in element.attrib.items() if _name(key) == name), None)

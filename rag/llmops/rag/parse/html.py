@@ -1,7 +1,9 @@
-"""HTML to Markdown-like text: the main content by trafilatura, everything visible where it finds none.
+"""HTML to Markdown-like text: the main content by trafilatura, unless the page knows better.
 
-Knows elements; scripts, styles and comments are no text, and what the text says in angle brackets stays text. Nothing
-is fetched. Trafilatura was the best of the extractors measured (F1 .96).
+Trafilatura was the best extractor measured on the open web (F1 .96), but it takes reference pages for lists of links:
+of 24 pages of Rust's documentation it kept .72 of the words. Where a page marks its `<main>` part and trafilatura drops
+much of it, the marked part is written in full; where it finds nothing, everything visible is. Scripts, styles and
+comments are no text, what the text says in angle brackets stays text, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -17,56 +19,15 @@ from llmops.rag.document import RefusedDocumentError
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.markup import Markup
 from llmops.rag.parse.text import decode, tidy_title
+from llmops.rag.parse.visible import INVISIBLE, visible_chars, write_visible
 
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
-_INVISIBLE = ("script", "style", "noscript", "template", "svg", "head", "iframe", "object")
-_HEADINGS = {f"h{level}": level for level in range(1, 7)}
-_BREAKING = frozenset(
-    (
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "header",
-        "hr",
-        "html",
-        "legend",
-        "li",
-        "main",
-        "menu",
-        "nav",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "summary",
-        "table",
-        "tbody",
-        "td",
-        "tfoot",
-        "th",
-        "thead",
-        "tr",
-        "ul",
-    )
-)
+_KEPT = 0.7
+"""Share of the marked main part that trafilatura must keep to be trusted: below it, what it drops is no boilerplate."""
 
 
 def extract(data: bytes, limits: Limits) -> Extracted:
-    """The page's main content; its title is the only first-level heading, or what the browser's tab would say.
+    """The page's main content and its title.
 
     Raises:
         RefusedDocumentError: `broken`, `wrong_encoding` or `binary`.
@@ -74,13 +35,25 @@ def extract(data: bytes, limits: Limits) -> Extracted:
     text, metadata = _decode(data)
     root = _parse(text)
     title = _title(root)
-    found = bare_extraction(_parse(text), include_comments=False, include_tables=True)
     markup = Markup()
+    found = bare_extraction(_parse(text), include_comments=False, include_tables=True)
     if found is not None and found.body is not None:
         _write_children(found.body, markup)
-    if not markup.text():
-        _write_visible(root, markup)
+    main = _main(root)
+    if main is not None and markup.size() < _KEPT * visible_chars(main):
+        markup = Markup()
+        write_visible(main, markup)
+    elif not markup.size():
+        body = root.find("body")
+        write_visible(body if body is not None else root, markup)
     return Extracted(markup.text(), title or tidy_title(markup.first_heading or ""), metadata=metadata)
+
+
+def _main(root: Any) -> Any:
+    """The one part that the page itself calls its main content."""
+    marked = root.xpath("//main | //*[@role='main']") or root.xpath("//article")
+    outermost = [part for part in marked if not any(other in marked for other in part.iterancestors())]
+    return outermost[0] if len(outermost) == 1 else None
 
 
 def _decode(data: bytes) -> tuple[str, dict[str, Any]]:
@@ -104,18 +77,20 @@ def _parse(text: str) -> Any:
     except (etree.ParserError, etree.XMLSyntaxError) as error:
         code = "empty" if "empty" in str(error).lower() else "broken"
         raise RefusedDocumentError(code, f"no HTML document: {error}") from error
-    for element in root.xpath(" | ".join(f"//{name}" for name in _INVISIBLE if name != "head")):
+    if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):  # libxml2 stopped there, in silence
+        raise RefusedDocumentError("broken", "its elements are nested too deep, or too large")
+    for element in list(root.iter(*INVISIBLE)):
         if element.getparent() is not None:
             element.drop_tree()
     return root
 
 
 def _title(root: Any) -> str | None:
-    tops = [" ".join(top.text_content().split()) for top in root.iter("h1")]
+    """The first heading where the browser's tab begins with it, else the tab's title, else the first heading."""
+    headings = [" ".join(heading.text_content().split()) for name in ("h1", "h2") for heading in root.iter(name)]
+    top = next((words for words in headings if words), "")
     tab = tidy_title(root.findtext(".//title") or "")
-    if len(tops) == 1 and tops[0] and (tab is None or tops[0].casefold() in tab.casefold()):
-        return tidy_title(tops[0])
-    return tab or tidy_title(next((top for top in tops if top), ""))
+    return tidy_title(top) if tab is None or (top and tab.casefold().startswith(top.casefold())) else tab
 
 
 def _write_children(parent: Any, markup: Markup) -> None:
@@ -165,25 +140,3 @@ def _words(element: Any, skip: str | None = None) -> str:
             parts.append(_words(child, skip))
         parts.append(child.tail or "")
     return "".join(parts)
-
-
-def _write_visible(root: Any, markup: Markup) -> None:
-    """Write every visible word, block by block: for pages in which no main content can be told."""
-    body = root.find("body")
-    line: list[str] = []
-    for event, element in etree.iterwalk(body if body is not None else root, events=("start", "end")):
-        if not isinstance(element.tag, str):
-            continue
-        if element.tag in _BREAKING or element.tag in _HEADINGS or element.tag == "br":
-            _flush(line, markup, _HEADINGS.get(element.tag) if event == "end" else None)
-        line.append((element.text if event == "start" else element.tail) or "")
-    _flush(line, markup, None)
-
-
-def _flush(line: list[str], markup: Markup, level: int | None) -> None:
-    words = " ".join("".join(line).split())
-    line.clear()
-    if level is not None:
-        markup.heading(level, words)
-    elif words:
-        markup.paragraph(words)

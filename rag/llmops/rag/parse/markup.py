@@ -1,8 +1,7 @@
 """Writes parsed structure as plain Markdown, so that one chunker reads every marked-up document.
 
-Knows the few marks the outline looks for (`#`, `-`, `|`, fences). Words are written as they stand, not escaped: the text
-is searched and quoted, not rendered. Only a line that would pass for a heading or a fence gets a
-backslash.
+Knows the few marks the outline looks for (`#`, `-`, `|`, fences). Words are written as they stand, not escaped: the
+text is searched and quoted, not rendered. Only a line that would pass for a heading or a fence gets a backslash.
 """
 
 from __future__ import annotations
@@ -59,6 +58,10 @@ class Markup:
         if words.strip():
             fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", words)), default=0))
             self._add(f"{fence}\n{words}\n{fence}")
+
+    def size(self) -> int:
+        """Characters written so far, blanks aside."""
+        return sum(len("".join(block.split())) for block in self._blocks)
 
     def text(self) -> str:
         return printable("\n\n".join(self._blocks))

@@ -63,7 +63,7 @@ def by_content(path: str, data: bytes) -> str:
         RefusedDocumentError: `encrypted` (office files), `unsupported`, or `broken` (a PDF or DOCX by name only).
     """
     named = by_name(path)
-    if b"%PDF-" in data[:1024] and not (named in (HTML, MARKDOWN) and data[:1].isspace()):
+    if data[:1024].lstrip(b"\xef\xbb\xbf\r\n\t \0").startswith(b"%PDF-") or (named == PDF and b"%PDF-" in data[:1024]):
         return PDF
     if data.startswith(_OLE):
         if _ENCRYPTED_PACKAGE in data:

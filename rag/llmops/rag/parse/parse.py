@@ -6,7 +6,6 @@ Knows which module parses what, and what every text must satisfy. Parsers are im
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 
 from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.parse import media
@@ -27,7 +26,9 @@ PARSERS = {
 
 def fingerprint() -> dict[str, str | int]:
     """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser."""
-    libraries = {name: version(name) for name in ("pypdfium2", "kreuzberg", "trafilatura", "lxml")}
+    from importlib.metadata import version  # 15 ms, and only needed here
+
+    libraries = {name: version(name) for name in ("pypdfium2", "trafilatura", "lxml")}
     return {"parser": PARSER_VERSION, **libraries}
 
 

@@ -20,6 +20,7 @@ _HYPHENATED = re.compile(r"[\x02\ufffe]\s?(?=\w)")
 _NO_TITLE = re.compile(
     r"(untitled|microsoft (word|powerpoint)).*|document\d*|title|.*\.(docx?|pdf|tex|dvi|indd|pptx?|odt|rtf|html?)", re.I
 )
+_WORD_CHARS = 40
 _BETWEEN = "\n\n"
 _PAGES_SEARCHED_FOR_PICTURES = 10
 
@@ -76,8 +77,16 @@ def _page_texts(document: Any, limits: Limits) -> list[str]:
 
 def _tidy(text: str) -> str:
     """Plain line ends, divided words whole again, no blanks at the ends of lines."""
-    lines = _HYPHENATED.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    lines = _HYPHENATED.sub(_join, text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
     return printable("\n".join(line.rstrip() for line in lines).strip())
+
+
+def _join(mark: re.Match[str]) -> str:
+    """A hyphen that divides a word goes; one that belongs to a compound (state-of-the-art) or a number stays."""
+    before = mark.string[max(0, mark.start() - _WORD_CHARS) : mark.start()].split()
+    after = mark.string[mark.end() : mark.end() + 1]
+    divides = after.islower() and bool(before) and before[-1][-1:].islower() and "-" not in before[-1]
+    return "" if divides else "-"
 
 
 def _has_pictures(document: Any) -> bool:

@@ -10,7 +10,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -76,8 +76,8 @@ class ParserPool:
         for child in list(self._busy):
             self._drop(child)
 
-    def parse(self, items: Iterable[SourceItem]) -> Iterator[Outcome]:
-        """Parse documents; the order of the results is that in which they finish.
+    def parse(self, items: Iterable[SourceItem]) -> Generator[Outcome, None, None]:
+        """Parse documents; the order of the results is that in which they finish; `close()` ends the rest.
 
         Raises:
             UnavailableError: no parser process can be started here.
@@ -90,11 +90,14 @@ class ParserPool:
                     yield item, here
                 else:
                     waiting.append(_Job(item))
-                self._dispatch(waiting)
-                yield from self._collect(waiting, wait=bool(waiting))
+                    self._dispatch(waiting)
+                while waiting:
+                    yield from self._collect(waiting, wait=True)
+                    self._dispatch(waiting)
+                yield from self._collect(waiting, wait=False)
             while waiting or self._busy:
-                self._dispatch(waiting)
                 yield from self._collect(waiting, wait=True)
+                self._dispatch(waiting)
         finally:
             for child in list(self._busy):
                 self._drop(child)

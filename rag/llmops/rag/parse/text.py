@@ -64,7 +64,7 @@ def _not_text(data: bytes) -> RefusedDocumentError:
 
 def _guess(data: bytes) -> tuple[str, dict[str, Any]]:
     """Detect the encoding on a sample, and believe it only where the whole file decodes without control characters."""
-    from charset_normalizer import from_bytes  # noqa: PLC0415 - 60 ms, and rarely needed
+    from charset_normalizer import from_bytes  # 60 ms, and rarely needed
 
     best = from_bytes(data[:_SAMPLE_BYTES]).best()
     for encoding in (best.encoding if best is not None else None, "cp1252"):

@@ -89,7 +89,10 @@ def unpack(header: dict[str, Any], body: bytes) -> Parsed | RefusedDocumentError
     """
     try:
         if "refused" in header:
-            return RefusedDocumentError(str(header["refused"]), str(header["reason"])[:1000])
+            code, reason = str(header["refused"]), str(header["reason"])[:1000]
+            if code not in CODES:
+                raise BrokenFrameError("an unknown code")
+            return RefusedDocumentError(code, reason)
         text = body.decode()
         pages = tuple(PageSpan(int(number), int(start), int(end)) for number, start, end in header["pages"])
         edges = [edge for page in pages for edge in (page.start, page.end)]
@@ -106,7 +109,3 @@ def unpack(header: dict[str, Any], body: bytes) -> Parsed | RefusedDocumentError
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenFrameError(f"the answer is malformed: {error!r}") from error
-
-
-def is_known(refusal: RefusedDocumentError) -> bool:
-    return refusal.error_code in CODES

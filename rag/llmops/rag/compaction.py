@@ -1,0 +1,86 @@
+"""Gives back what is mostly dead: vectors that no chunk has any more, and row numbers of chunks that are gone.
+
+Runs at the end of a refresh, under its lock, after its head is committed; each of the two is one transaction of its
+own. Readers of an older state keep the file that they mapped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+
+from llmops.core.ids import new_id
+from llmops.rag import lexicon
+from llmops.rag.arena import Arena, map_slots
+from llmops.rag.manifest import ArenaRecord, Head, Manifest
+
+_log = logging.getLogger("llmops.rag.ingest")
+
+SPARE_SLOTS = 20_000
+"""Dead vectors always kept: a revert finds them again, and the file is small."""
+SPARE_ROWS = 20_000
+_BATCH = 10_000
+_LIVE = "v.arena = ? AND EXISTS (SELECT 1 FROM chunks c WHERE c.vector = v.key)"
+
+
+def compact(manifest: Manifest, generation: int, embedder: str) -> Head | None:
+    """Compact what is mostly dead; returns the head where that made a new one."""
+    remove_unused_files(manifest)
+    record = manifest.arena(embedder)
+    if record is not None:
+        live = manifest.query(f"SELECT count(*) FROM vectors v WHERE {_LIVE}", (record.id,))[0][0]  # noqa: S608
+        if record.slots > 2 * live + SPARE_SLOTS:
+            _compact_arena(manifest, record)
+    head = manifest.head(generation)
+    if head is not None and head.size > 2 * head.chunks + SPARE_ROWS:
+        _renumber(manifest, generation, head)
+        return manifest.head(generation)
+    return None
+
+
+def remove_unused_files(manifest: Manifest) -> None:
+    """Delete vector files that the manifest no longer names; a reader that still maps one is not disturbed."""
+    folder = manifest.path.parent / "vectors"
+    used = {Path(row[0]).name for row in manifest.query("SELECT file FROM arenas")}
+    for path in folder.glob("*.f32"):
+        if path.name not in used and time.time() - path.stat().st_mtime > 60:  # a reader may be about to map it
+            path.unlink()
+
+
+def _compact_arena(manifest: Manifest, record: ArenaRecord) -> None:
+    """Copy the vectors that chunks have into a new file, then change over in one transaction."""
+    folder = manifest.path.parent
+    name = f"vectors/{record.embedder[:32]}-{new_id()[:13]}.f32"
+    old = np.asarray(map_slots(folder / record.file, record.dimension, record.slots))
+    kept = manifest.query(f"SELECT v.key, v.slot FROM vectors v WHERE {_LIVE} ORDER BY v.slot", (record.id,))  # noqa: S608
+    new = Arena(folder / name, record.dimension, 0)
+    try:
+        for start in range(0, len(kept), _BATCH):
+            new.append(old[[slot for _, slot in kept[start : start + _BATCH]]])
+    finally:
+        new.close()
+    with manifest.transaction():
+        manifest.db.execute("UPDATE vectors SET slot = -1 WHERE arena = ?", (record.id,))
+        manifest.db.executemany(
+            "UPDATE vectors SET slot = ? WHERE key = ?", [(n, key) for n, (key, _) in enumerate(kept)]
+        )
+        manifest.db.execute("DELETE FROM vectors WHERE arena = ? AND slot = -1", (record.id,))
+        manifest.db.execute("UPDATE arenas SET file = ?, slots = ? WHERE id = ?", (name, len(kept), record.id))
+    _log.info("compacted the vectors of %s: %d of %d kept", record.embedder[:12], len(kept), record.slots)
+
+
+def _renumber(manifest: Manifest, generation: int, head: Head) -> None:
+    """Number the chunks from 0 again, in their order, as a head of its own with the same digest."""
+    rows = [row[0] for row in manifest.query("SELECT row FROM chunks WHERE generation = ? ORDER BY row", (generation,))]
+    with manifest.transaction():
+        # Ascending, each number at most the old one: no two chunks ever meet.
+        manifest.db.executemany(
+            "UPDATE chunks SET row = ? WHERE generation = ? AND row = ?",
+            [(new, generation, old) for new, old in enumerate(rows) if new != old],
+        )
+        lexicon.rebuild(manifest, generation)
+        values = (generation, head.seq + 1, head.digest, len(rows), head.documents, head.chunks, time.time())
+        manifest.db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", values)

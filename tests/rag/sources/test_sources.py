@@ -1,0 +1,213 @@
+"""What a scan lists, and what it must never mistake: a missing root, a loop, a hidden file, a namesake elsewhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.core.errors import NotFoundError
+from llmops.rag.config import SourceConfig
+from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.sources import scan, scan_all
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}")
+    return root
+
+
+def uris(root: Path, path: str = "docs", **config: Any) -> list[str]:
+    return [found.uri for found in scan(SourceConfig(path=path, **config), root)]
+
+
+def codes(root: Path, path: str = "docs", **config: Any) -> dict[str, str]:
+    found = scan(SourceConfig(path=path, **config), root)
+    return {one.uri: one.code if isinstance(one, Rejected) else "ok" for one in found}
+
+
+def test_a_folder_gives_its_documents_in_order_with_what_a_refresh_needs(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/b.md", "docs/a/z.txt", "docs/a.pdf", "docs/picture.png", "docs/Makefile", "other/c.md")
+    found = list(scan(SourceConfig(path="docs", acl=("staff",), metadata={"team": "ops"}), tmp_path))
+    assert [one.uri for one in found] == ["docs/a/z.txt", "docs/a.pdf", "docs/b.md"]
+    first = found[0]
+    status = (tmp_path / "docs/a/z.txt").stat()
+    assert first == SourceItem(
+        "docs/a/z.txt", str(tmp_path / "docs/a/z.txt"), status.st_size, status.st_mtime_ns, ("staff",), {"team": "ops"}
+    )
+
+
+def test_the_same_names_in_other_folders_are_other_documents(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/a/README.md", "docs/b/README.md", "docs/README.md")
+    assert uris(tmp_path) == ["docs/README.md", "docs/a/README.md", "docs/b/README.md"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Übersicht.md", unicodedata.normalize("NFD", "Übersicht.md"), "日本語 概要.md", "🙂 a'b\"c.md"]
+)
+def test_names_are_kept_as_they_are_on_disk(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, f"docs/{name}")
+    (found,) = scan(SourceConfig(path="docs"), tmp_path)
+    assert isinstance(found, SourceItem)
+    assert found.uri == f"docs/{name}"
+    assert Path(found.path).read_text() == f"text of docs/{name}"
+
+
+def test_a_name_that_no_text_can_hold_is_reported(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/a.md")
+    (tmp_path / "docs" / os.fsdecode(b"caf\xe9.md")).write_text("x")
+    assert codes(tmp_path) == {"docs/a.md": "ok", "docs/caf\\udce9.md": "bad_name"}
+
+
+def test_hidden_version_control_and_lock_files_are_no_documents(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        "docs/.git/a.md",
+        "docs/.hidden.md",
+        "docs/CVS/a.md",
+        "docs/~$open.docx",
+        "docs/.llmops/a.md",
+        "docs/a.md",
+    )
+    assert uris(tmp_path) == ["docs/a.md"]
+
+
+def test_a_hidden_root_that_is_named_is_meant(tmp_path: Path) -> None:
+    tree(tmp_path, ".notes/a.md", ".single.md")
+    assert uris(tmp_path, ".notes") == [".notes/a.md"]
+    assert uris(tmp_path, ".single.md") == [".single.md"]
+
+
+def test_a_missing_root_is_an_error_at_once(tmp_path: Path) -> None:
+    for path in ("docs", "docs/a.md", "docs/*.md", "docs/**/*.md"):
+        with pytest.raises(NotFoundError, match="not there"):
+            scan(SourceConfig(path=path), tmp_path)
+
+
+def test_a_dangling_root_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "docs").symlink_to("nowhere")
+    with pytest.raises(NotFoundError, match="cannot be read"):
+        scan(SourceConfig(path="docs"), tmp_path)
+
+
+def test_links(tmp_path: Path) -> None:
+    docs = tree(tmp_path, "docs/real/a.md", "secret/b.md") / "docs"
+    (docs / "alias.md").symlink_to("real/a.md")
+    (docs / "again").symlink_to("real")
+    (docs / "real/up").symlink_to("..")
+    (docs / "self.md").symlink_to("self.md")
+    (docs / "gone.md").symlink_to("missing.md")
+    (docs / "out.md").symlink_to("../secret/b.md")
+    (docs / "outside").symlink_to("../secret")
+    (docs / "gone.png").symlink_to("missing.png")
+    assert codes(tmp_path) == {
+        "docs/alias.md": "ok",
+        "docs/gone.md": "unreadable",
+        "docs/out.md": "outside_root",
+        "docs/outside": "outside_root",
+        "docs/real/a.md": "ok",
+        "docs/real/up": "symlink_loop",
+        "docs/self.md": "symlink_loop",
+    }
+
+
+def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
+    docs = tree(tmp_path, "docs/a/x.md", "docs/b/y.md") / "docs"
+    (docs / "a/to_b").symlink_to("../b")
+    (docs / "b/to_a").symlink_to("../a")
+    assert uris(tmp_path) == ["docs/a/x.md", "docs/b/y.md"]
+
+
+def test_a_mounted_volume_of_links_into_a_hidden_folder_is_read(tmp_path: Path) -> None:
+    docs = tree(tmp_path, "docs/..2026_01/guide/a.md", "docs/..2026_01/b.md") / "docs"
+    (docs / "..data").symlink_to("..2026_01")
+    (docs / "guide").symlink_to("..data/guide")
+    (docs / "b.md").symlink_to("..data/b.md")
+    assert codes(tmp_path) == {"docs/b.md": "ok", "docs/guide/a.md": "ok"}
+
+
+def test_a_link_as_root_is_followed(tmp_path: Path) -> None:
+    tree(tmp_path, "real/a.md")
+    (tmp_path / "docs").symlink_to("real")
+    assert uris(tmp_path) == ["docs/a.md"]
+
+
+def test_what_is_no_file_is_reported_where_a_document_was_expected(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/a.md")
+    os.mkfifo(tmp_path / "docs/pipe.md")
+    os.mkfifo(tmp_path / "docs/pipe.sock")
+    assert codes(tmp_path) == {"docs/a.md": "ok", "docs/pipe.md": "unreadable"}
+
+
+def test_a_folder_without_permission_is_unknown_not_deleted() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        tree(root, "docs/open/a.md", "docs/shut/b.md")
+        (root / "docs/shut").chmod(0)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                os.write(writer, repr(list(scan(SourceConfig(path="docs"), root))).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as answer:
+            said = answer.read()
+        os.waitpid(pid, 0)
+        (root / "docs/shut").chmod(0o755)
+    assert "uri='docs/open/a.md'" in said
+    assert "Rejected(uri='docs/shut'" in said
+    assert "subtree=True" in said
+
+
+def test_include_and_exclude(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/a.md", "docs/drafts/b.md", "docs/sub/drafts/c.md", "docs/sub/d.log", "docs/sub/e.md")
+    assert uris(tmp_path, exclude=("drafts/",)) == ["docs/a.md", "docs/sub/e.md"]
+    assert uris(tmp_path, include=("*.log",)) == ["docs/sub/d.log"]
+    assert uris(tmp_path, include=("sub/*.md", "a.*")) == ["docs/a.md", "docs/sub/e.md"]
+    assert uris(tmp_path, exclude=("/drafts/**", "**/c.md")) == ["docs/a.md", "docs/sub/e.md"]
+
+
+def test_globs(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/a.md", "docs/b.rst", "docs/x/c.md", "docs/x/y/d.md", "docs/.hidden/e.md")
+    assert uris(tmp_path, "docs/*.md") == ["docs/a.md"]
+    assert uris(tmp_path, "docs/**/*.md") == ["docs/a.md", "docs/x/c.md", "docs/x/y/d.md"]
+    assert uris(tmp_path, "docs/*/[cd].md") == ["docs/x/c.md"]
+    assert uris(tmp_path, "*/a.m?") == ["docs/a.md"]
+    assert uris(tmp_path, str(tmp_path / "docs/**")) == ["docs/a.md", "docs/b.rst", "docs/x/c.md", "docs/x/y/d.md"]
+
+
+def test_a_file_that_only_looks_like_a_glob_is_itself(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/[draft].md", "docs/d.md")
+    assert uris(tmp_path, "docs/[draft].md") == ["docs/[draft].md"]
+
+
+def test_documents_outside_the_working_folder_have_their_absolute_path(tmp_path: Path) -> None:
+    tree(tmp_path, "elsewhere/a.md", "work/b.md")
+    assert uris(tmp_path / "work", "../elsewhere") == [str(tmp_path / "elsewhere/a.md")]
+    assert uris(tmp_path / "work", ".") == ["b.md"]
+
+
+def test_the_first_source_of_a_document_decides(tmp_path: Path) -> None:
+    tree(tmp_path, "docs/private/a.md", "docs/b.md")
+    sources = [SourceConfig(path="docs/private", acl=("hr",)), SourceConfig(path="docs")]
+    found = {one.uri: one.acl for one in scan_all(sources, tmp_path) if isinstance(one, SourceItem)}
+    assert found == {"docs/private/a.md": ("hr",), "docs/b.md": ("everyone",)}
+
+
+def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
+    names = [f"docs/{letter}{number}.md" for letter in "zab" for number in (10, 9, 1)]
+    tree(tmp_path, *names)
+    assert uris(tmp_path) == sorted(names)

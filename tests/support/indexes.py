@@ -1,0 +1,104 @@
+"""What an index holds, in a form that can be compared with another build of the same documents."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tests.support.embedder import WordEmbedder
+
+from llmops.core.identity import Principal
+from llmops.core.state import StateConfig
+from llmops.rag.config import ChunkingConfig, IndexConfig, SourceConfig
+from llmops.rag.index.snapshot import Snapshot
+from llmops.rag.index.store import Store
+from llmops.rag.index.sync import store_folder
+from llmops.rag.ingest import Options, Refresh, refresh
+from llmops.rag.manifest import Manifest
+
+NAME = "dev.docs.index"
+QUERIES = ("budget river", "alpha", "the committee on rivers", "page", "zzz")
+EVERYBODY = Principal("tester", groups=frozenset({"hr", "finance"}))
+
+
+@dataclasses.dataclass
+class Workplace:
+    """A folder of documents, and the configuration that indexes it into a state folder."""
+
+    docs: Path
+    state: StateConfig
+    embedder: WordEmbedder = dataclasses.field(default_factory=WordEmbedder)
+    chunk_chars: int = 200
+    acl: tuple[str, ...] = ("everyone",)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def at(cls, folder: Path) -> Workplace:
+        docs = folder / "docs"
+        docs.mkdir(parents=True)
+        return cls(docs, StateConfig(dir=folder / "state"))
+
+    @property
+    def config(self) -> IndexConfig:
+        source = SourceConfig(path=str(self.docs), acl=self.acl, metadata=self.metadata)
+        return IndexConfig(name=NAME, sources=(source,), chunking=ChunkingConfig(size_chars=self.chunk_chars))
+
+    @property
+    def folder(self) -> Path:
+        return self.state.index(NAME)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.docs / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def refresh(self, **options: Any) -> Refresh:
+        return refresh(self.config, self.state, Options(embedder=self.embedder, **options))
+
+    def scratch(self, folder: Path) -> Workplace:
+        """The same documents under the same configuration, to be built from nothing."""
+        return dataclasses.replace(self, state=StateConfig(dir=folder))
+
+
+def contents(state: StateConfig, generation: str) -> dict[str, Any]:
+    """Everything that a build decides, by chunk id and uri; row numbers, slots and sequence numbers are not part."""
+    folder = state.index(NAME)
+    snapshot = Snapshot(folder, generation, {})
+    try:
+        rows = sorted(snapshot.row_of.values())
+        chunks = dict(zip(rows, snapshot.chunks(rows), strict=True))
+        id_of = {row: chunk.id for row, chunk in chunks.items()}
+        lexical = {q: {id_of[row]: snapshot.lexical.scores(q)[row] for row in rows} for q in QUERIES}
+        vectors = {id_of[row]: snapshot.vectors[snapshot.slots[row]].tobytes() for row in rows}
+        uris = sorted({chunk.uri for chunk in chunks.values()})
+        documents = {uri: snapshot.document(uri, EVERYBODY) for uri in uris}
+        return {
+            "digest": snapshot.head.digest,
+            "counts": (snapshot.head.documents, snapshot.head.chunks),
+            "chunks": {chunk.id: dataclasses.asdict(chunk) for chunk in chunks.values()},
+            "documents": {uri: dataclasses.asdict(document) for uri, document in documents.items()},
+            "vectors": vectors,
+            "lexical": lexical,
+            "store": {i: v.round(5).tobytes() for i, v in stored(state, generation).items()},
+        }
+    finally:
+        snapshot.close()
+
+
+def stored(state: StateConfig, generation: str) -> dict[str, Any]:
+    """The ids and vectors that Chroma holds."""
+    folder = state.index(NAME)
+    manifest = Manifest.open(folder)
+    try:
+        stamp = manifest.store_stamp(manifest.generation(generation))
+    finally:
+        manifest.close()
+    store = Store.open(store_folder(folder, generation), stamp)
+    try:
+        ids = store.ids()
+        assert len(ids) == len(set(ids))
+        return store.vectors(ids)
+    finally:
+        store.close()
