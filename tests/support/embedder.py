@@ -17,7 +17,7 @@ class WordEmbedder:
     def __init__(self, fingerprint: str = "words-1", dimension: int = DIMENSION) -> None:
         self.fingerprint = fingerprint
         self.dimension = dimension
-        self.texts: Sequence[str] = []
+        self.texts: list[str] = []
         self._words: dict[str, NDArray[np.float32]] = {}
 
     def embed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> NDArray[np.float32]:
