@@ -11,7 +11,7 @@ import statistics
 import time
 from dataclasses import dataclass
 
-from benchmarks import corpora
+from benchmarks import question_sets
 from llmops.core.chain import ChainContext, Delta
 from llmops.core.identity import LOCAL
 from llmops.rag.answer.prompt import DEFAULT_PROMPT
@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    data = corpora.data_folder()
+    data = question_sets.data_folder()
     if data is None:
         print("Skipped: LLMOPS_DATA names no folder with the question sets.")
         return
-    corpus = corpora.first_documents(corpora.load(data, "scifact"), chosen.chunks)
-    chunks = corpora.ingest(corpus)
+    corpus = question_sets.first_documents(question_sets.load(data, "scifact"), chosen.chunks)
+    chunks = question_sets.ingest(corpus)
     timings = measure(corpus, [question.text for question in corpus.questions[: chosen.questions]])
     if chosen.json:
         print(json.dumps({"chunks": chunks, "timings": [timing.__dict__ for timing in timings]}, indent=1))
@@ -55,7 +55,7 @@ def main() -> None:
         print(table(chunks, timings))
 
 
-def measure(corpus: corpora.Corpus, questions: list[str]) -> list[Timing]:
+def measure(corpus: question_sets.Corpus, questions: list[str]) -> list[Timing]:
     """Ask each question once, step by step."""
     index = open_index(corpus.state, corpus.index.name)
     embedder = open_embedder(index.reader().embedder_spec, corpus.state.cache)

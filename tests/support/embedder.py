@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ class WordEmbedder:
         self.texts: list[str] = []
         self._words: dict[str, NDArray[np.float32]] = {}
 
-    def embed(self, texts: list[str], on_batch: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         self.texts += texts
         if on_batch is not None:
             on_batch(len(texts))
