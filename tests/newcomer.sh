@@ -38,16 +38,18 @@ import json
 import sys
 import urllib.parse
 import urllib.request
+import uuid
 
 answer = json.load(open(sys.argv[1]))
 base = f"http://localhost:{sys.argv[2]}"
-details = answer["llmops"]
-citation = details["citations"][0]
+request_id = answer["llmops"]["request_id"]
+citation = answer["choices"][0]["message"]["citations"][0]
 assert citation["uri"].startswith("docs/"), citation
-query = urllib.parse.urlencode({key: citation[key] for key in ("uri", "start", "end")})
+query = urllib.parse.urlencode({"model": "chat", **{key: citation[key] for key in ("uri", "start", "end")}})
 passage = json.load(urllib.request.urlopen(f"{base}/v1/passages?{query}"))
 assert passage["text"][passage["highlight_start"] : passage["highlight_end"]] == citation["text"], passage
-thumb = {"request_id": details["request_id"], "value": "down", "reason": "incomplete", "comment": "newcomer"}
+thumb = {"feedback_id": str(uuid.uuid4()), "request_id": request_id, "value": "down", "reason": "incomplete"}
+thumb["comment"] = "newcomer"
 request = urllib.request.Request(f"{base}/v1/feedback", json.dumps(thumb).encode(), {"content-type": "application/json"})
 assert urllib.request.urlopen(request).status == 200
 print("newcomer: answered from", citation["uri"], "-", citation["text"][:80])
