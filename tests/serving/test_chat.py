@@ -11,7 +11,8 @@ import pytest
 from tests.support.chain import Shelf, SmallChain
 from tests.support.serving import Running, ask, question, running, stream
 
-from llmops.core.tables import spec_of, to_arrow
+from llmops.core.convert import to_arrow
+from llmops.core.tables import spec_of
 
 
 def test_a_whole_answer_carries_its_citations_and_its_version(server: Running) -> None:

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from tests.support.serving import Running, ask, running
 
+from llmops.core.convert import to_arrow
 from llmops.core.ids import new_id
-from llmops.core.tables import spec_of, to_arrow
+from llmops.core.tables import spec_of
 
 MINE = {"authorization": "Bearer lk_one"}
 
