@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.core.ids import digest
 from llmops.rag.chunk import CHUNKER_VERSION
-from llmops.rag.parse.parse import PARSER_VERSION
+from llmops.rag.parse import parse
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -47,7 +47,7 @@ def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -
         fingerprint, opener = embedder.fingerprint, partial(_given, embedder)
     decisive = {
         "layout": LAYOUT_VERSION,
-        "parser": PARSER_VERSION,
+        "parser": parse.fingerprint(),
         "chunker": CHUNKER_VERSION,
         "chunking": config.chunking.model_dump(),
         "embedder": fingerprint,

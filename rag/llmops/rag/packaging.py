@@ -26,8 +26,7 @@ from llmops.rag.answer.prompt import DEFAULT_PROMPT, PromptTemplate
 from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, Condense, RagChain
 from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
-from llmops.rag.ingest import CURRENT
-from llmops.rag.manifest import Manifest
+from llmops.rag.manifest import CURRENT, Manifest
 from llmops.rag.retrieve import QueryEmbedder, Retriever
 
 if TYPE_CHECKING:

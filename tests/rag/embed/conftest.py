@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmops.core.ids import digest
-from llmops.rag import embed
 from llmops.rag.config import EmbeddingConfig
 from llmops.rag.embed import Embedder, EmbedderSpec, open_embedder, resolve
 from llmops.rag.embed.loader import ModelFiles, load, locate, quiet
@@ -19,11 +17,8 @@ CONFIG = EmbeddingConfig()
 
 
 @pytest.fixture(scope="session")
-def cache(pytestconfig: pytest.Config) -> Path:
-    """Kept between runs, since an export takes half a minute: it belongs to this state of the embedder's sources."""
-    sources = sorted(Path(embed.__file__).parent.glob("*.py"))
-    state = digest([[path.name, path.read_text(encoding="utf-8")] for path in sources])[:16]
-    return pytestconfig.cache.mkdir(f"llmops-embed-{state}")
+def cache(embedder_cache: Path) -> Path:
+    return embedder_cache
 
 
 @pytest.fixture(scope="session")

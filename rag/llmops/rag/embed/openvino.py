@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,10 @@ from llmops.core.files import sync_directory, write_atomic
 from llmops.core.ids import digest
 from llmops.rag.embed.batches import Batch, Tokens
 from llmops.rag.embed.loader import file_sha256, quiet
-from llmops.rag.embed.spec import EmbedderSpec, Vectors
+from llmops.rag.embed.spec import EmbedderSpec
+
+if TYPE_CHECKING:
+    from llmops.rag.embed.spec import Vectors
 
 _GRAPH, _WEIGHTS, _TOKENIZER, _MANIFEST = "model.xml", "model.bin", "tokenizer.json", "manifest.json"
 _LONG_JOB_CHARS = 160_000

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmops.core.errors import IntegrityError
 from llmops.rag.embed.loader import ModelFiles, load, quiet
-from llmops.rag.embed.spec import EmbedderSpec, Vectors
+from llmops.rag.embed.spec import EmbedderSpec
+
+if TYPE_CHECKING:
+    from llmops.rag.embed.spec import Vectors
 
 _LONGEST_TEXT = 100_000
 _WINDOW = 4096

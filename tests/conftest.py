@@ -1,0 +1,18 @@
+"""What several parts' tests share: the exported embedding model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmops.core.ids import digest
+from llmops.rag import embed
+
+
+@pytest.fixture(scope="session")
+def embedder_cache(pytestconfig: pytest.Config) -> Path:
+    """Kept between runs, since an export takes half a minute: it belongs to this state of the embedder's sources."""
+    sources = sorted(Path(embed.__file__).parent.glob("*.py"))
+    state = digest([[path.name, path.read_text(encoding="utf-8")] for path in sources])[:16]
+    return pytestconfig.cache.mkdir(f"llmops-embed-{state}")
