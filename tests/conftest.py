@@ -8,6 +8,7 @@ import pytest
 
 from llmops.core.ids import digest
 from llmops.rag import embed
+from llmops.rag.config import EmbeddingConfig
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +16,6 @@ def embedder_cache(pytestconfig: pytest.Config) -> Path:
     """Kept between runs, since an export takes half a minute: it belongs to this state of the embedder's sources."""
     sources = sorted(Path(embed.__file__).parent.glob("*.py"))
     state = digest([[path.name, path.read_text(encoding="utf-8")] for path in sources])[:16]
-    return pytestconfig.cache.mkdir(f"llmops-embed-{state}")
+    folder = pytestconfig.cache.mkdir(f"llmops-embed-{state}")
+    embed.resolve(EmbeddingConfig(), folder)
+    return folder
