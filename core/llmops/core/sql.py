@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -171,13 +172,25 @@ def _prepare_sqlite(sql: Sql) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with sql._translated(), sql._engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                raw.execute("PRAGMA journal_mode = WAL")
+            _turn_wal_on(connection.connection.dbapi_connection)
         if fresh:
             sync_directory(path.parent)
     except OSError as error:
         raise errors.StorageError(f"cannot make the state folder: {error.strerror}", where=str(path.parent)) from error
+
+
+def _turn_wal_on(raw: Any) -> None:
+    """Switch to the write-ahead log. SQLite asks no busy handler for this lock, so the waiting is done here."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                raw.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _revision(connection: Connection) -> str | None:
