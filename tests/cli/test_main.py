@@ -132,3 +132,9 @@ def test_completion_scripts_name_the_program(shell: str) -> None:
     assert done.returncode == 0
     assert "_LLMOPS_COMPLETE" in done.stdout
     assert run("completion", "tcsh").returncode == 1
+
+
+def test_the_bare_command_is_a_request_for_help() -> None:
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Commands:" in done.stdout

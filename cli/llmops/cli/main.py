@@ -78,6 +78,9 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
         outcome: Any = cli.main(args=arguments, prog_name="llmops", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         _show_usage_error(error)
         return 1
