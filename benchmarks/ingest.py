@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).parent
 ENVIRONMENT = ROOT / ".benchmarks" / "ingest-peers"
 PACKAGES = (
     *("langchain-chroma>=1,<2", "langchain-classic>=1,<2", "langchain-text-splitters>=1,<2", "langchain-core>=1,<2"),
@@ -128,7 +128,7 @@ def ours(docs: Path, state: Path, kind: str, extra: Path) -> dict[str, Any]:
 
 
 def peer(name: str, docs: Path, state: Path) -> dict[str, Any]:
-    return run([str(ENVIRONMENT / "bin" / "python"), str(PEERS / f"ingest_{name}.py"), str(docs), str(state)])
+    return run([str(ENVIRONMENT / "bin" / "python"), str(PEERS / f"peer_{name}.py"), str(docs), str(state)])
 
 
 def install_peers() -> str | None:

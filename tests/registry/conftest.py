@@ -18,6 +18,12 @@ from llmops.registry import Registry
 from llmops.registry.mlflow_adapter import MlflowStore
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow, called without our adapter, writes into the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = StateConfig(dir=tmp_path_factory.mktemp("mlflow"))

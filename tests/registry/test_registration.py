@@ -126,12 +126,9 @@ def test_code_that_does_not_run_leaves_nothing(registry: Registry, state: StateC
     assert list((state.mlflow_artifacts / "models").glob("*")) == []
 
 
-def test_a_classic_model_registers_from_its_run_and_predicts(
-    registry: Registry, state: StateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_classic_model_registers_from_its_run_and_predicts(registry: Registry, state: StateConfig) -> None:
     import mlflow
 
-    monkeypatch.chdir(tmp_path)  # MLflow puts a run's files into ./mlruns
     with MlflowStore(state)._client(), mlflow.start_run() as run:
         mlflow.pyfunc.log_model(name="model", python_model=MODELS / "table.py", pip_requirements=["mlflow"])
         uri = f"models:/{mlflow.last_logged_model().model_id}"

@@ -1,4 +1,4 @@
-"""One refresh by LangChain: `index()` with its record manager, into Chroma. Usage: ingest_langchain.py DOCS STATE"""
+"""One refresh by LangChain: `index()` with its record manager, into Chroma. Usage: peer_langchain.py DOCS STATE"""
 
 # ruff: noqa: E402 - the clock starts before the imports
 from __future__ import annotations
