@@ -50,8 +50,8 @@ class Splitter:
         data = self.whole(data)
         if not data:
             return []
-        blocks = _BLANK.split(data) if b"\r" in data else data.split(b"\n\n")
-        return [event for event in map(_event, blocks) if event is not None]
+        pieces = _BLANK.split(data) if b"\r" in data else data.split(b"\n\n")
+        return [event for event in map(read_event, pieces) if event is not None]
 
     def whole(self, data: bytes) -> bytes:
         """The bytes up to the end of the last whole event, unchanged; what follows is kept for the next call."""
@@ -94,8 +94,21 @@ class Splitter:
         return end
 
 
-def _event(block: bytes) -> Event | None:
-    """One block of lines; the usual two shapes first."""
+def blocks(data: bytes) -> list[bytes]:
+    """Whole events, each with the blank line that ends it: joined again, they are `data`."""
+    if b"\r" not in data:
+        pieces = data.split(b"\n\n")
+        rest = pieces.pop()
+        found = [piece + b"\n\n" for piece in pieces]
+        return [*found, rest] if rest else found
+    ends = [match.end() for match in _BLANK.finditer(data)]
+    if not ends or ends[-1] != len(data):
+        ends.append(len(data))
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def read_event(block: bytes) -> Event | None:
+    """Name and data of one block of lines; None for one without data, as comments are. The usual shapes first."""
     if block[:6] == b"data: " and b"\n" not in block and b"\r" not in block:
         return b"", block[6:]
     if block[:7] == b"event: " and b"\r" not in block:
