@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops.gateway.calls import Fault, Json, Usage
+from llmops.gateway.ceilings import asked_output
 from llmops.gateway.reading import CALLER
 
 GENERATION = frozenset(
@@ -75,13 +76,10 @@ def refuse_unknown(body: Json, known: frozenset[str], provider: str) -> None:
 
 def output_limit(body: Json, ceiling: int) -> int:
     """The most output tokens of this call: what the caller asked for, never above the target's ceiling."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        if body.get(name) is not None:
-            asked = CALLER.count(body[name], name)
-            if asked < 1:
-                raise CALLER.fault(name, "must be at least 1")
-            return min(asked, ceiling)
-    return ceiling
+    limit = asked_output("chat", body, ceiling)
+    if limit < 1:
+        raise CALLER.fault("max_completion_tokens", "must be at least 1")
+    return limit
 
 
 def stop_sequences(body: Json) -> list[str]:
@@ -347,12 +345,25 @@ def usage_json(usage: Usage) -> Json:
     }
 
 
-def tokens_in(text: str) -> int:
-    """About how many tokens a piece of text holds, at least one: four bytes a token is usual for English.
+class Tally:
+    """Counts the tokens of a stream as they come: the larger of pieces seen (at least a token each) and bytes / 4.
 
     Source: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
     """
-    return max(1, (len(text.encode(errors="replace")) + 3) // 4)
+
+    __slots__ = ("_bytes", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces = self._bytes = 0
+
+    def add(self, text: str) -> None:
+        if text:
+            self._pieces += 1
+            self._bytes += len(text.encode(errors="replace"))
+
+    @property
+    def tokens(self) -> int:
+        return max(self._pieces, (self._bytes + 3) // 4)
 
 
 def unsupported_url(where: str, provider: str) -> Fault:

@@ -27,12 +27,12 @@ class Progress:
         self.finished = False
         self.fault: Fault | None = None
         self._secret = secret
-        self._received = 0
+        self._tally = chat.Tally()
         self._told: Usage | None = None
 
     @property
     def received(self) -> int:
-        return self._received
+        return self._tally.tokens
 
     def follow(self, kind: Any, event: Json) -> None:
         """Take note of one event."""
@@ -54,10 +54,10 @@ class Progress:
     def _count(self, delta: Json) -> None:
         for name in ("text", "partial_json", "thinking"):
             piece = delta.get(name)
-            if isinstance(piece, str) and piece:
-                self._received += chat.tokens_in(piece)
+            if isinstance(piece, str):
+                self._tally.add(piece)
         if self.usage is not None and self.usage.estimated:
-            self.usage.output_tokens = max(self.usage.output_tokens, self._received)
+            self.usage.output_tokens = max(self.usage.output_tokens, self._tally.tokens)
 
 
 class MessagesRelay(Progress):
