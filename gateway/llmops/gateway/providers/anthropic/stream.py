@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmops.gateway import chat
+from llmops.gateway import answers
 from llmops.gateway.calls import Fault, Json, Usage
 from llmops.gateway.providers.anthropic.reply import estimated, finish_reason, read_usage, refusal, told_fault
 from llmops.gateway.reading import UPSTREAM, dumped
@@ -27,7 +27,7 @@ class Progress:
         self.finished = False
         self.fault: Fault | None = None
         self._secret = secret
-        self._tally = chat.Tally()
+        self._tally = answers.Tally()
         self._told: Usage | None = None
 
     @property
@@ -87,7 +87,7 @@ class ChatReader(Progress):
     def __init__(self, secret: str | None = None) -> None:
         super().__init__(secret)
         self._splitter = Splitter()
-        self._chunks = chat.Chunks()
+        self._chunks = answers.Chunks()
         self._blocks: dict[int, Json] = {}
         self._calls = 0
 
