@@ -140,9 +140,9 @@ def test_a_record_that_did_not_fit_is_taken_back(tmp_path: Path, monkeypatch: py
     with Spool(tmp_path) as spool:
         spool.append(FEEDBACK, rows[0])
         with monkeypatch.context() as patch:
-            write = os.pwrite
-            patch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:40], offset))
-            with pytest.raises(StorageError, match="no space left"):
+            write = os.pwritev
+            patch.setattr(os, "pwritev", lambda descriptor, data, offset: write(descriptor, data[:1], offset))
+            with pytest.raises(StorageError, match="No space left"):
                 spool.append(FEEDBACK, thumb(), durable=True)
         spool.append(FEEDBACK, rows[1])
 
