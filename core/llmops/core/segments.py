@@ -119,7 +119,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def backlog_bytes(folder: Path) -> int:
-    """How much lies in the folder that is not known to be in the lake yet; up to 256 kB a writer more than it is.
+    """How much lies in the folder that is not known to be in the lake yet; up to 0.5 MB a writer more than it is.
 
     The room that a writer has made counts too: whoever asks cannot tell it from records without reading it.
     """

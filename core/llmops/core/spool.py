@@ -1,8 +1,8 @@
 """The spool: where a request leaves its record in a few microseconds, to reach the lake later and exactly once.
 
-Each process appends to a file of its own; no lock is shared between processes. `append` returns after write(2): what it
-took survives a SIGKILL, not a power cut. `durable=True` returns after an fsync that many writers share. Records are
-redacted and their long bodies cut before they touch the disk. What becomes of the files is `core.drain`'s matter.
+Each process appends to a file of its own; no lock is shared between processes. `append` returns once the kernel has the
+record: it survives a SIGKILL, not a power cut. `durable=True` returns after an fsync that many writers share. Records
+are redacted and their long bodies cut before they touch the disk. What becomes of the files is `core.drain`'s matter.
 
 A refused durable append may still reach the lake (its bytes may have been on the disk when the fsync failed): give a
 retry the same primary key.
@@ -135,7 +135,7 @@ class Spool:
         self.close()
 
     def _put(self, table: str, record: Mapping[str, Any], waiter: ThreadWaiter | TaskWaiter | None) -> bool:
-        """One copy, or one write(2). A record that did not fit whole is taken back: none stands behind its pieces."""
+        """One append. A record that did not fit whole is taken back: none stands behind its pieces."""
         head, body = self._encode(table, record)
         size = len(head) + len(body)
         with self._lock:
