@@ -112,4 +112,4 @@ def _pull(target: Target, now: float) -> float:
 
 
 def _expected_cost(target: Target, size: Size) -> int:
-    return target.price.worst(size.input_estimate, size.output_at(target.config))
+    return target.price.worst(size.input_estimate, size.worst(target.config)[1])

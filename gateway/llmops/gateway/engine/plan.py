@@ -18,6 +18,7 @@ from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteC
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.escalation import Escalation
 from llmops.gateway.engine.host import Host
+from llmops.gateway.guard import Guards, open_guards
 
 Header = tuple[bytes, bytes]
 
@@ -81,6 +82,7 @@ class Route:
     salt: str
     roi: tuple[RoiRule, ...]
     escalation: Escalation | None
+    guards: Guards
     first_byte_s: float
     idle_s: float
     total_s: float
@@ -197,6 +199,7 @@ def _route(
         salt=(route.experiment.salt or route.experiment.id) if route.experiment else "",
         roi=route.roi,
         escalation=Escalation(route.escalate) if route.escalate else None,
+        guards=open_guards(route.guards),
         first_byte_s=route.timeouts.first_byte_s,
         idle_s=route.timeouts.idle_s,
         total_s=route.timeouts.total_s,
