@@ -26,7 +26,7 @@ from llmops.gateway.http.server import HttpServer
 from llmops.gateway.http.timers import Timers
 
 PASSED = ((b"content-type", b"application/json"), (b"authorization", b"Bearer upstream-key"))
-STREAM = b'"stream":true'
+STREAM = b'"stream": true'
 
 
 class Passing:
@@ -36,7 +36,7 @@ class Passing:
 
     def __init__(self, pool: OriginPool, request: Request, responder: Responder) -> None:
         self._responder = responder
-        self._streamed = STREAM in request.body.replace(b" ", b"")
+        self._streamed = STREAM in request.body
         self._status = 0
         self._headers: Headers = ()
         self._whole = b""
@@ -99,6 +99,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         "requests": served,
         "cpu_s": round(used, 3),
         "cpu_us_a_request": round(used / max(served, 1) * 1e6, 2),
+        "sys_us": round(resource.getrusage(resource.RUSAGE_SELF).ru_stime / max(served, 1) * 1e6, 2),
         "rss_mb": round(rss_kb() / 1024, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }

@@ -59,12 +59,13 @@ class Answer:
         if self._bodyless:
             body = b""
         self._state = _OVER
-        parts = (STATUS_LINES[status], connection.timers.date, lines, self._persistence(), size)
+        persistence = b"" if self._minor and connection.keep else self._persistence()
+        date = connection.timers.date
         if len(body) <= JOINED_BYTES:
-            connection.write(b"".join((*parts, body)))
+            connection.transport.write(b"".join((STATUS_LINES[status], date, lines, persistence, size, body)))
         else:
-            connection.write(b"".join(parts))
-            connection.write(body)
+            connection.transport.write(b"".join((STATUS_LINES[status], date, lines, persistence, size)))
+            connection.transport.write(body)
         connection.answered()
         return None
 
@@ -95,7 +96,7 @@ class Answer:
         elif self._head:
             data = self._head + data
         self._head = b""
-        self._connection.write(data)
+        self._connection.transport.write(data)
         return None
 
     def end(self) -> None:
@@ -104,7 +105,7 @@ class Answer:
         self._state = _OVER
         last = b"0\r\n\r\n" if self._chunked and not self._bodyless else b""
         if self._head or last:
-            self._connection.write(self._head + last)
+            self._connection.transport.write(self._head + last)
             self._head = b""
         self._connection.answered()
         return None
@@ -127,7 +128,7 @@ class Answer:
 
     def _flush(self) -> None:
         if self._head and self._state == _STREAMING:
-            self._connection.write(self._head)
+            self._connection.transport.write(self._head)
             self._head = b""
 
     def _persistence(self) -> bytes:

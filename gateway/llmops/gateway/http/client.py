@@ -17,7 +17,7 @@ import logging
 import re
 from collections import deque
 
-from llmops.gateway.calls import Fault, Listener, UpstreamRequest
+from llmops.gateway.calls import Fault, Headers, Listener, UpstreamRequest
 from llmops.gateway.config import ProviderConfig
 from llmops.gateway.http.dial import Dialer, Origin
 from llmops.gateway.http.frame import field_lines
@@ -43,6 +43,7 @@ class OriginPool:
 
     def __init__(self, config: ProviderConfig, timers: Timers, *, reply_bytes: int = REPLY_BYTES) -> None:
         self.config = config
+        self._idle_s = config.idle_connection_s
         self.timers = timers
         self.reply_bytes = reply_bytes
         self.deadline = NEVER
@@ -56,6 +57,8 @@ class OriginPool:
         self._dials: set[asyncio.Task[None]] = set()
         self._waiting: deque[Call] = deque()
         self._prefixes: dict[tuple[str, str], bytes] = {}
+        self._last_headers: Headers = ()
+        self._last_lines = b""
         self._closed = False
         timers.watch(self)
 
@@ -117,7 +120,7 @@ class OriginPool:
             connection.begin(self._waiting.popleft())
             self._mark()
         else:
-            connection.deadline = self.timers.now + self.config.idle_connection_s
+            connection.deadline = self.timers.now + self._idle_s
             self._idle.append(connection)
 
     def lost(self, connection: Upstream) -> None:
@@ -190,10 +193,16 @@ class OriginPool:
 
     def _wire(self, request: UpstreamRequest) -> bytes:
         prefix = self._prefixes.get((request.method, request.path)) or self._prefix(request)
-        body = request.body
+        headers, body = request.headers, request.body
+        if headers is self._last_headers:
+            lines = self._last_lines
+        else:
+            lines = field_lines(headers)
+            if type(headers) is tuple:  # a provider's constant: checked and laid out once
+                self._last_headers, self._last_lines = headers, lines
         if not body and request.method in ("GET", "HEAD"):
-            return b"%b%b\r\n" % (prefix, field_lines(request.headers))
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (prefix, field_lines(request.headers), len(body), body)
+            return b"".join((prefix, lines, b"\r\n"))
+        return b"".join((prefix, lines, b"content-length: %d\r\n\r\n" % len(body), body))
 
     def _prefix(self, request: UpstreamRequest) -> bytes:
         """Request line and the headers that are always the same. Raises ValueError for a path that is none."""

@@ -44,8 +44,8 @@ class Connection(asyncio.Protocol):
     """One client connection of the server."""
 
     __slots__ = (
-        "_answer", "_body", "_chunks", "_head", "_held", "_pending", "_scanned", "_server", "_state", "_transport",
-        "deadline", "full", "keep", "peer", "timers",
+        "_answer", "_body", "_chunks", "_head", "_held", "_pending", "_scanned", "_server", "_state",
+        "deadline", "full", "keep", "peer", "timers", "transport",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self.full = False
         self.keep = True
         self.peer = ""
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._state = _HEAD
         self._held = bytearray()
         self._scanned = 0
@@ -68,8 +68,8 @@ class Connection(asyncio.Protocol):
     # --- called by the loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self.deadline = self.timers.now + self._server.config.head_s
@@ -133,9 +133,6 @@ class Connection(asyncio.Protocol):
     def lost(self) -> bool:
         return self._state == _LOST
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
     def soon(self, callback: Callable[[], None]) -> None:
         self._server.loop.call_soon(callback)
 
@@ -147,7 +144,7 @@ class Connection(asyncio.Protocol):
             self._finish()
             return
         self._state = _HEAD
-        self.deadline = self.timers.now + self._server.config.idle_s
+        self.deadline = self.timers.now + self._server.idle_s
         if self._held:
             self._server.loop.call_soon(self._next)  # not from here: a long pipeline would be a deep stack
 
@@ -157,7 +154,7 @@ class Connection(asyncio.Protocol):
         if not reset:
             self._finish()
             return
-        sock = self._transport.get_extra_info("socket")
+        sock = self.transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._close_now()
@@ -167,12 +164,12 @@ class Connection(asyncio.Protocol):
     def _begin(self, data: bytes) -> None:
         """Bytes that begin a request; the usual case is that they are one, whole."""
         end = data.find(b"\r\n\r\n")
-        if end < 0 or end > self._server.config.header_bytes:
+        if end < 0 or end > self._server.head_limit:
             self._held += data
             self._partial_head(end)
             return
         head = parse_request(data[:end])
-        length = head.length
+        length = head[1]
         if length > self._server.body_limit:
             self._too_large()
         at = end + 4
@@ -184,8 +181,8 @@ class Connection(asyncio.Protocol):
         self.deadline = self.timers.now + self._server.config.body_s
         self._chunks = Chunks() if length == CHUNKED else None
         self._feed_body(data[at:])
-        if self._state == _BODY and head.expects and not self._body:
-            self._transport.write(_CONTINUE)
+        if self._state == _BODY and head[4] and not self._body:
+            self.transport.write(_CONTINUE)
 
     def _more(self, data: bytes) -> None:
         state = self._state
@@ -201,7 +198,7 @@ class Connection(asyncio.Protocol):
         elif state == _ANSWER:
             self._held += data
             if len(self._held) > PIPELINED_BYTES:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
 
     def _next(self) -> None:
         """Take up what is held. Runs by itself, too, after a pipelined request was answered."""
@@ -210,7 +207,7 @@ class Connection(asyncio.Protocol):
         data = bytes(self._held)
         self._held.clear()
         self._scanned = 0
-        self._transport.resume_reading()
+        self.transport.resume_reading()
         self.data_received(data)
 
     def _partial_head(self, end: int) -> None:
@@ -232,7 +229,7 @@ class Connection(asyncio.Protocol):
         if self._chunks is not None:
             self._feed_chunks(head, self._chunks, data)
             return
-        length = head.length
+        length = head[1]
         if not self._body and len(data) == length:
             self._dispatch(head, data)
             return
@@ -258,16 +255,17 @@ class Connection(asyncio.Protocol):
             self._dispatch(head, body)
 
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
-        request = head.request
+        request, _, keep, minor, _ = head
         request.body = body
         request.peer = self.peer
+        server = self._server
         self._head = None
         self._state = _ANSWER
         self.deadline = NEVER
-        self.keep = head.keep and not self._server.draining
-        answer = self._answer = Answer(self, head.minor, request.method == "HEAD")
+        self.keep = keep and not server.draining
+        answer = self._answer = Answer(self, minor, request.method == "HEAD")
         try:
-            self._server.handler(request, answer)
+            server.handler(request, answer)
         except Exception:
             log.exception("a request could not be handled")
             self._fail(answer)
@@ -291,12 +289,12 @@ class Connection(asyncio.Protocol):
         if self._state in (_CLOSING, _LINGER, _LOST):
             return
         self._drop()
-        self._transport.write(error_reply(status, code, message, self.timers.date))
+        self.transport.write(error_reply(status, code, message, self.timers.date))
         self._state = _LINGER
         self.deadline = self.timers.now + LINGER_S
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
 
     def _finish(self) -> None:
         """Close once everything written has left; a caller that takes nothing is not waited for."""
@@ -305,11 +303,11 @@ class Connection(asyncio.Protocol):
         self._drop()
         self._state = _CLOSING
         self._await_flush()
-        self._transport.close()
+        self.transport.close()
 
     def _close_now(self) -> None:
         self._lose()
-        self._transport.abort()
+        self.transport.abort()
 
     def _lose(self) -> None:
         answer = self._answer
@@ -330,12 +328,12 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
 
     def _await_flush(self) -> None:
-        self._pending = self._transport.get_write_buffer_size()
+        self._pending = self.transport.get_write_buffer_size()
         self.deadline = self.timers.now + self._server.config.write_s
 
     def _flushes(self) -> bool:
         """Whether the caller took something of what waits for it since this was last asked."""
-        left = self._transport.get_write_buffer_size()
+        left = self.transport.get_write_buffer_size()
         if not left or 0 < self._pending <= left:
             return False
         self._await_flush()

@@ -44,11 +44,10 @@ def field_lines(headers: Headers) -> bytes:
         return b""
     if not _safe_names.issuperset(map(_name_of, headers)):
         _check_names(headers)
-    lines = b"\r\n".join(map(_pair, headers))
-    breaks = len(headers) - 1
-    if lines.count(b"\n") != breaks or lines.count(b"\r") != breaks or b"\0" in lines:
+    lines = b"\r\n".join(map(_pair, headers)) + b"\r\n"
+    if len(lines.splitlines()) != len(headers) or 0 in lines:  # splits at CR, LF and CRLF alike
         raise ValueError("a header value holds a line break or NUL")
-    return lines + b"\r\n"
+    return lines
 
 
 def error_body(status: int, code: str, message: str) -> bytes:

@@ -32,7 +32,7 @@ SINGLE = SECRETS | frozenset(
 _KEPT_LINES = 2048
 _KEPT_BYTES = 160
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BAD_VALUE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
+_VALUE_BYTES = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _TARGET = re.compile(rb"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(/?.*)", re.IGNORECASE)
@@ -56,22 +56,13 @@ class RequestLine(NamedTuple):
     """Of a target in absolute form; must agree with Host."""
 
 
-class RequestHead(NamedTuple):
-    """A checked head: the request without its body, and how the body comes."""
+RequestHead = tuple[Request, int, bool, int, bool]
+"""The request without its body; the body's length or `CHUNKED`; whether the connection may be kept; the minor version;
+whether `100 Continue` is awaited. A plain tuple: this is made for every request."""
 
-    request: Request
-    length: int
-    keep: bool
-    minor: int
-    expects: bool
-
-
-class ReplyHead(NamedTuple):
-    status: int
-    headers: list[Field]
-    length: int | None
-    """None: until the connection closes. `CHUNKED`: as the chunks say."""
-    keep: bool
+ReplyHead = tuple[int, list[Field], int | None, bool, bool]
+"""Status; headers; the body's length, `CHUNKED`, or None for until the connection closes; whether the connection may be
+kept; whether the body is an event stream."""
 
 
 class _Lines(dict[bytes, Field]):
@@ -107,15 +98,28 @@ class _StatusLines(dict[bytes, tuple[int, int]]):
         return parsed
 
 
+class _Names(dict[bytes, bytes]):
+    """Checked header names in lower case."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        if _TOKEN.fullmatch(name) is None:
+            raise BadMessageError(400, "bad_header", "a header line has no valid name before a colon")
+        lower = name.lower()
+        if len(name) <= 64 and len(self) < _KEPT_LINES:
+            self[name] = lower
+        return lower
+
+
 _field = _Lines().__getitem__
-_request_line = _RequestLines().__getitem__
-_status_line = _StatusLines().__getitem__
+_request_lines = _RequestLines()
+_status_lines = _StatusLines()
+_names = _Names()
 
 
 def parse_request(block: bytes) -> RequestHead:
     """Read a head without its empty line. Raises `BadMessageError` with the status to answer."""
     lines = block.split(b"\r\n")
-    method, path, query, minor, authority = _request_line(lines[0])
+    method, path, query, minor, authority = _request_lines[lines[0]]
     del lines[0]
     headers = dict(map(_field, lines))
     if len(headers) != len(lines):
@@ -126,39 +130,50 @@ def parse_request(block: bytes) -> RequestHead:
     host = get(b"host")
     if (host is None and minor) or (authority and host != authority):
         raise BadMessageError(400, "bad_host", "the Host header is missing or is not the target's")
+    size = get(b"content-length")
+    length = 0 if size is None else parse_length(size)
+    if b"transfer-encoding" in headers:
+        length = _coded(headers, minor)
     connection = get(b"connection")
     keep = minor == 1 if connection is None else _keeps(connection, minor)
-    length = _request_length(get(b"content-length"), get(b"transfer-encoding"), minor)
     expects = b"expect" in headers and _expects(headers[b"expect"], minor)
-    return RequestHead(Request(method, path, query, headers, b""), length, keep, minor, expects)
+    return Request(method, path, query, headers, b""), length, keep, minor, expects
 
 
 def parse_reply(block: bytes, bodyless: bool = False) -> ReplyHead:
     """Read an upstream's head without its empty line; `bodyless` for the reply to HEAD."""
     lines = block.split(b"\r\n")
-    status, minor = _status_line(lines[0])
+    status, minor = _status_lines[lines[0]]
     del lines[0]
     headers = list(map(_field, lines))
     fields = dict(headers)
     if len(fields) != len(headers):
         fields = _joined(headers)
-    connection = fields.get(b"connection")
+    if b"content-encoding" in fields and fields[b"content-encoding"].lower() != b"identity":
+        raise BadMessageError(502, "bad_encoding", "it is compressed, which was not asked for")
+    get = fields.get
+    connection = get(b"connection")
     keep = minor == 1 if connection is None else _keeps(connection, minor)
+    streamed = get(b"content-type", b"").startswith(b"text/event-stream")
     if bodyless or status in (204, 304) or status < 200:
-        return ReplyHead(status, headers, 0, keep)
-    length = _reply_length(fields.get(b"content-length"), fields.get(b"transfer-encoding"))
-    return ReplyHead(status, headers, length, keep and length is not None)
+        return status, headers, 0, keep, streamed
+    size = get(b"content-length")
+    if b"transfer-encoding" in fields:
+        length: int | None = _coded(fields, minor)
+    else:
+        length = None if size is None else parse_length(size)
+    return status, headers, length, keep and length is not None, streamed
 
 
 def parse_field(line: bytes) -> Field:
     """One header line as lower-case name and bare value; values stay bytes, whatever their encoding."""
-    name, colon, value = line.partition(b":")
-    if not colon or _TOKEN.fullmatch(name) is None:
-        raise BadMessageError(400, "bad_header", "a header line has no valid name before a colon")
-    if _BAD_VALUE.search(value) is not None:
-        raise BadMessageError(400, "bad_header", "a header value holds a control character")
-    name = name.lower()
+    name, _, value = line.partition(b":")
+    name = _names[name]
     value = value.strip(b" \t")
+    if value.translate(None, _VALUE_BYTES):
+        raise BadMessageError(400, "bad_header", "a header value holds a control character")
+    if len(name) + len(value) == len(line):
+        raise BadMessageError(400, "bad_header", "a header line has no colon")
     if name == b"host" and _HOST.fullmatch(value) is None:
         raise BadMessageError(400, "bad_host", "the Host header names no host")
     return name, value
@@ -203,21 +218,11 @@ def _keeps(connection: bytes, minor: int) -> bool:
     return b"close" not in options and (minor == 1 or b"keep-alive" in options)
 
 
-def _request_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
-    if coding is None:
-        return 0 if length is None else parse_length(length)
-    if length is not None:
+def _coded(headers: dict[bytes, bytes], minor: int) -> int:
+    if b"content-length" in headers:
         raise BadMessageError(400, "two_lengths", "both Content-Length and Transfer-Encoding are there")
-    if coding.lower() != b"chunked" or minor == 0:
+    if headers[b"transfer-encoding"].lower() != b"chunked" or minor == 0:
         raise BadMessageError(400, "bad_transfer_encoding", "the only transfer coding is `chunked`, in HTTP/1.1")
-    return CHUNKED
-
-
-def _reply_length(length: bytes | None, coding: bytes | None) -> int | None:
-    if coding is None:
-        return None if length is None else parse_length(length)
-    if length is not None or coding.lower() != b"chunked":
-        raise BadMessageError(502, "bad_transfer_encoding", "the reply's length can be read in two ways")
     return CHUNKED
 
 

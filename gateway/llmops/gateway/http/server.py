@@ -27,7 +27,9 @@ class HttpServer:
     def __init__(self, handler: Handler, config: HttpConfig, timers: Timers) -> None:
         self.handler = handler
         self.config = config
-        self.body_limit = config.body_bytes
+        self.body_limit = config.body_bytes  # pydantic's attributes are slow to read
+        self.head_limit = config.header_bytes
+        self.idle_s = config.idle_s
         self.timers = timers
         self.loop = asyncio.get_running_loop()
         self.draining = False

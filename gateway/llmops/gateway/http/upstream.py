@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from llmops.gateway.calls import Fault, Listener
 from llmops.gateway.http.chunks import Chunks
-from llmops.gateway.http.head import CHUNKED, BadMessageError, ReplyHead, parse_reply
+from llmops.gateway.http.head import CHUNKED, BadMessageError, parse_reply
 from llmops.gateway.http.timers import NEVER
 
 if TYPE_CHECKING:
@@ -121,7 +121,12 @@ class Upstream(asyncio.Protocol):
             self.cut()
             return
         try:
-            self._receive(call, data)
+            if self._state == _HEAD:
+                self._read_head(call, data)
+                return
+            if not call.paused:
+                self.deadline = self._timers.now + call.idle_s
+            self._read_body(call, data)
         except BadMessageError as error:
             self._fault(Fault("invalid", f"the upstream's reply cannot be read: {error.what}"))
         except Exception:
@@ -176,14 +181,6 @@ class Upstream(asyncio.Protocol):
 
     # --- a reply ---
 
-    def _receive(self, call: Call, data: bytes) -> None:
-        if self._state == _HEAD:
-            self._read_head(call, data)
-            return
-        if not call.paused:
-            self.deadline = self._timers.now + call.idle_s
-        self._read_body(call, data)
-
     def _read_head(self, call: Call, data: bytes) -> None:
         if self._held:
             data = self._held + data
@@ -198,18 +195,19 @@ class Upstream(asyncio.Protocol):
                 return
             head = parse_reply(data[:end], call.bodyless)
             data = data[end + 4 :]
-            if head.status >= 200:
+            if head[0] >= 200:
                 break
             self._interim += 1
-            if head.status == 101 or self._interim > INTERIM_REPLIES:
+            if head[0] == 101 or self._interim > INTERIM_REPLIES:
                 raise BadMessageError(502, "bad_interim", "it changes the protocol, or announces itself for ever")
-        self._begin_body(call, head, data)
+        status, headers, length, self._keep, streamed = head
+        self._begin_body(call, length, streamed)
+        call.listener.on_head(status, headers)  # type: ignore[union-attr]
+        if self._call is call and (data or not length):
+            self._read_body(call, data)
 
-    def _begin_body(self, call: Call, head: ReplyHead, data: bytes) -> None:
-        length = head.length
-        self._keep = head.keep
-        self._received = 0
-        self._check_head(head)
+    def _begin_body(self, call: Call, length: int | None, streamed: bool) -> None:
+        self._received = -(1 << 62) if streamed else 0
         if length is None:
             self._state = _UNTIL_CLOSE
         elif length == CHUNKED:
@@ -218,24 +216,9 @@ class Upstream(asyncio.Protocol):
         else:
             self._state = _LENGTH
             self._left = length
+            if length > self._pool.reply_bytes and not streamed:
+                self._too_large()
         self.deadline = NEVER if call.paused else self._timers.now + call.idle_s
-        listener = cast("Listener", call.listener)
-        listener.on_head(head.status, head.headers)
-        if self._call is call and (data or not length):
-            self._read_body(call, data)
-
-    def _check_head(self, head: ReplyHead) -> None:
-        streamed = False
-        for name, value in head.headers:
-            if name == b"content-type":
-                streamed = value.startswith(b"text/event-stream")
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise BadMessageError(502, "bad_encoding", "it is compressed, which was not asked for")
-        limit = self._pool.reply_bytes
-        if streamed:
-            self._received = -(1 << 62)
-        elif head.length is not None and head.length > limit:
-            raise BadMessageError(502, "reply_too_large", f"it is larger than {limit} bytes")
 
     def _read_body(self, call: Call, data: bytes) -> None:
         listener = cast("Listener", call.listener)
@@ -261,11 +244,14 @@ class Upstream(asyncio.Protocol):
                 self._keep = False
         self._received += len(data)
         if self._received > self._pool.reply_bytes:
-            raise BadMessageError(502, "reply_too_large", f"it is larger than {self._pool.reply_bytes} bytes")
+            self._too_large()
         if data:
             listener.on_data(data)
         if over and self._call is call:
             self._end()
+
+    def _too_large(self) -> None:
+        raise BadMessageError(502, "reply_too_large", f"it is larger than {self._pool.reply_bytes} bytes")
 
     # --- ends ---
 
