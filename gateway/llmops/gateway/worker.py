@@ -21,7 +21,7 @@ from llmops.core.config import load_config
 from llmops.core.errors import LlmopsError, render
 from llmops.core.secret import resolve_secret
 from llmops.core.spool import Spool
-from llmops.gateway.allowance import Pricing, open_allowances
+from llmops.gateway.allowance import open_allowances
 from llmops.gateway.config import GatewayConfig, ProviderConfig
 from llmops.gateway.engine.gate import Gate, Staff
 from llmops.gateway.engine.metrics import Metrics
@@ -31,6 +31,7 @@ from llmops.gateway.http.server import HttpServer
 from llmops.gateway.http.timers import Timers
 from llmops.gateway.keyring import SNAPSHOT, Ring
 from llmops.gateway.listen import listen
+from llmops.gateway.pricing import PriceTable
 from llmops.gateway.providers import open_provider
 from llmops.gateway.published import METRICS, load_published
 
@@ -86,7 +87,8 @@ class Worker:
         self._timers = Timers(loop)
         plan = build_plan(config, _parts(config, self._timers))
         ring = Ring.load(config.folder / SNAPSHOT)
-        allowances = await open_allowances(config, self._number)
+        allowances = open_allowances(config)
+        await allowances.start()
         with Spool(config.state.spool) as self._spool:
             staff = Staff(allowances, self._spool, self._metrics, self._timers, loop)
             self._gate = Gate(plan, ring, staff)
@@ -149,13 +151,11 @@ class Worker:
 
 
 def _parts(config: GatewayConfig, timers: Timers) -> Parts:
-    pricing = Pricing(config)
-
     def connect(name: str, provider: ProviderConfig) -> Connected:
         api_key = resolve_secret(provider.api_key) if provider.api_key else None
         return Connected(provider, open_provider(provider, api_key), OriginPool(provider, timers), api_key)
 
-    return Parts(connect, pricing.of)
+    return Parts(connect, PriceTable.load(config.prices))
 
 
 def main(arguments: list[str]) -> int:

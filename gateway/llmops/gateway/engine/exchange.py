@@ -19,6 +19,7 @@ import orjson
 
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
+from llmops.gateway import pricing
 from llmops.gateway.calls import (
     Fault,
     Headers,
@@ -49,7 +50,6 @@ _JSON_HEADER = (b"content-type", b"application/json")
 _STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
 _NO_USAGE = Usage()
-_URL_MARKS = (b"url", b"uri", b"Uri", b"images", b"\\u")  # what only a body with something to fetch can hold
 _log = logging.getLogger(__name__)
 _clock = time.monotonic
 
@@ -58,11 +58,12 @@ class Exchange:
     """One client call. A `Listener` to the upstream call under way."""
 
     __slots__ = (
-        "_call", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target", "_timer", "_tries",
-        "_unresolved", "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body", "cached", "client_id", "cost", "deadline",
-        "dialect", "done", "findings", "first_at", "flow", "gate", "grant", "invocation_id", "logged_request", "native",
-        "operation", "plan", "policy", "propensity", "raw", "request", "request_id", "responder", "route", "session",
-        "size", "started", "streaming", "tab", "tags", "time_us", "trace_id", "unit", "user", "waited_s",
+        "_call", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target", "_timer",
+        "_tries", "_unresolved", "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body", "cached",
+        "client_id", "cost", "deadline", "dialect", "done", "findings", "first_at", "flow", "gate", "grant",
+        "invocation_id", "logged_request", "native", "operation", "plan", "policy", "propensity", "raw", "request",
+        "request_id", "responder", "route", "session", "size", "started", "streaming", "tab", "tags", "time_us",
+        "trace_id", "unit", "user", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -141,7 +142,7 @@ class Exchange:
             self.trace_id = admission.read_trace(shown)
         self.streaming = self.body.get("stream") is True
         self.size: Size = measure(self.operation, self.body, self.raw)
-        if self.route.guards.checks_input or any(mark in self.raw for mark in _URL_MARKS):
+        if self.route.guards.checks_input or not self.size.plain:
             self._check_input()
         self._search = Search(self.route, self.operation, self.size, 0, None)
         if self.route.roi:
@@ -227,7 +228,8 @@ class Exchange:
         assert target is not None
         try:
             most_input, most_output = self.size.worst(target.config)
-            worst = target.price.worst(most_input, most_output)
+            searches = 0 if self.operation != "rerank" else self.size.searches
+            worst = pricing.worst(most_input, most_output, target.price, searches)
             if self.tab.try_cover(worst, most_input + most_output):
                 self._ask()
             else:
@@ -632,7 +634,7 @@ class Exchange:
         self._call = None
 
     def _book(self, target: Target, usage: Usage) -> None:
-        self.cost = target.price.cost(usage)
+        self.cost = pricing.cost(usage, target.price)
         self.tab.book(self.cost, usage)
 
     def _drop_call(self) -> None:
