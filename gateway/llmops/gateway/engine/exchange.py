@@ -146,7 +146,7 @@ class Exchange:
             self._check_input()
         self._search = Search(self.route, self.operation, self.size, 0, None)
         if self.route.roi:
-            tags = {**grant.tags, **(self.tags or {})}
+            tags = {**(self.tags or {}), **grant.tags}
             self._search.tier = start_tier(self.route.roi, self.body, self.size, tags)
         if self.route.arms:
             self._assign()
