@@ -253,6 +253,8 @@ async def upstream(script: Script, **options: Any) -> AsyncIterator[Upstream]:
             await script(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             state.left.set()
+        except asyncio.CancelledError:
+            pass  # the test is over
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
