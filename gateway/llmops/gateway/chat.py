@@ -1,6 +1,6 @@
-"""The canonical chat format, read with care and built in one place: what translators to and from it share.
+"""Reads a canonical chat request with care: what all translators from it share.
 
-Knows OpenAI's chat-completions shapes and the extension fields below; knows no provider. Extension fields carry what
+Knows OpenAI's chat-completions request and the extension fields below; knows no provider. Extension fields carry what
 OpenAI's format has no word for, so that a conversation survives a round trip through it:
 
     message.reasoning_content     the visible reasoning, as text
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import binascii
 import re
-import time
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmops.gateway.calls import Fault, Json, Usage
+from llmops.gateway.calls import Fault, Json
+from llmops.gateway.ceilings import asked_output
 from llmops.gateway.reading import CALLER
 
 GENERATION = frozenset(
@@ -75,13 +75,10 @@ def refuse_unknown(body: Json, known: frozenset[str], provider: str) -> None:
 
 def output_limit(body: Json, ceiling: int) -> int:
     """The most output tokens of this call: what the caller asked for, never above the target's ceiling."""
-    for name in ("max_completion_tokens", "max_tokens"):
-        if body.get(name) is not None:
-            asked = CALLER.count(body[name], name)
-            if asked < 1:
-                raise CALLER.fault(name, "must be at least 1")
-            return min(asked, ceiling)
-    return ceiling
+    limit = asked_output("chat", body, ceiling)
+    if limit < 1:
+        raise CALLER.fault("max_completion_tokens", "must be at least 1")
+    return limit
 
 
 def stop_sequences(body: Json) -> list[str]:
@@ -291,68 +288,16 @@ def reasoning_effort(body: Json) -> str | None:
     raise CALLER.fault("reasoning_effort", f"must be one of {', '.join(EFFORTS)}")
 
 
-# --- building replies ------------------------------------------------------------------------------------------------
-
-
-def completion(id_: str, model: str, message: Json, finish: str, usage: Usage | None) -> Json:
-    """A whole chat completion with one choice."""
-    return {
-        "id": id_,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-        "usage": usage_json(usage or Usage()),
-    }
-
-
-@dataclass(slots=True)
-class Chunks:
-    """Builds the chunks of one streamed completion, which share id, time and model."""
-
-    id: str = ""
-    model: str = ""
-    created: int = 0
-
-    def begin(self, id_: str, model: str) -> Json:
-        self.id, self.model, self.created = id_, model, int(time.time())
-        return self.delta({"role": "assistant", "content": ""})
-
-    def delta(self, delta: Json, finish: str | None = None) -> Json:
-        return self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}])
-
-    def usage(self, usage: Usage) -> Json:
-        return {**self._chunk([]), "usage": usage_json(usage)}
-
-    def _chunk(self, choices: Sequence[Json]) -> Json:
-        return {
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        }
-
-
-def usage_json(usage: Usage) -> Json:
-    return {
-        "prompt_tokens": usage.input_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached_tokens,
-            "cache_write_tokens": usage.cache_write_tokens,
-        },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
-def tokens_in(text: str) -> int:
-    """About how many tokens a piece of text holds, at least one: four bytes a token is usual for English.
-
-    Source: https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them
-    """
-    return max(1, (len(text.encode(errors="replace")) + 3) // 4)
+def embedding_texts(body: Json) -> list[str]:
+    """The texts of an embeddings request in OpenAI's format."""
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts:
+        raise CALLER.fault("input", "must be a string, or a list of strings that is not empty")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise CALLER.fault(f"input.{number}", "must be a string: token numbers mean nothing to another model")
+    return texts
 
 
 def unsupported_url(where: str, provider: str) -> Fault:

@@ -1,8 +1,9 @@
 """Says a Claude client's request in canonical chat.
 
 Knows the Messages API's request format; refuses what only Anthropic's own servers can do (server tools, containers,
-files), naming the parameter, since the answer would not be what was asked for. What chat has no word for travels in the
-extension fields of `llmops.gateway.chat`.
+files), naming the parameter, since the answer would not be what was asked for. Left out, since strict servers refuse a
+field they do not know and the answer is the same without: cache breakpoints, thinking that Anthropic signed (no other
+model reads it), the mark of a tool's error (its text tells).
 
 Source: https://platform.claude.com/docs/en/api/messages/create
 """
@@ -18,10 +19,10 @@ from llmops.gateway.reading import CALLER, dumped
 _TAKEN = frozenset(
     {
         *("model", "messages", "system", "max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
-        *("tools", "tool_choice", "metadata", "thinking", "output_config", "service_tier", "cache_control"),
+        *("tools", "tool_choice", "metadata", "thinking", "output_config", "service_tier"),
     }
 )
-_HINTS = frozenset({"diagnostics", "context_management"})
+_HINTS = frozenset({"cache_control", "diagnostics", "context_management"})
 """They save tokens or explain cache misses; the answer is the same without them."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"speed": ("standard",), "betas": ([],), "mcp_servers": ([],)}
@@ -105,8 +106,6 @@ def _part(block: Json, where: str) -> Json:
         part = {"type": "text", "text": _search_result(block, where)}
     else:
         raise CALLER.fault(f"{where}.type", f"`{kind}` is known to Anthropic's own models only")
-    if block.get("cache_control") is not None:
-        part["cache_control"] = block["cache_control"]
     return part
 
 
@@ -166,11 +165,10 @@ def _tool_result(block: Json, where: str) -> tuple[Json, list[Json]]:
     texts = [part for part in found if part["type"] != "image"]
     pictures = [part for part in found if part["type"] == "image"]
     id_ = CALLER.text(block.get("tool_use_id"), f"{where}.tool_use_id")
-    message: Json = {"role": "tool", "tool_call_id": id_, "content": _content(texts, f"{where}.content")}
-    if block.get("is_error") is True:
-        message["is_error"] = True
-    if block.get("cache_control") is not None:
-        message["cache_control"] = block["cache_control"]
+    content = _content(texts, f"{where}.content")
+    if not content and block.get("is_error") is True:
+        content = "error"
+    message: Json = {"role": "tool", "tool_call_id": id_, "content": content}
     if pictures:
         pictures.insert(0, {"type": "text", "text": f"Pictures of the tool result {id_}:"})
     return message, pictures
@@ -178,14 +176,14 @@ def _tool_result(block: Json, where: str) -> tuple[Json, list[Json]]:
 
 def _assistant(blocks: list[Json], where: str) -> Json:
     message: Json = {"role": "assistant", "content": None}
-    texts, thoughts, thinking, calls = [], [], [], []
+    texts, thoughts, calls = [], [], []
     for number, block in enumerate(blocks):
         path, kind = f"{where}.{number}", block["type"]
         if kind == "thinking":
-            thoughts.append(CALLER.text(block.get("thinking"), f"{path}.thinking"))
-            thinking += [block] if block.get("signature") else []
+            if not block.get("signature"):  # it came from this gateway, which signs nothing
+                thoughts.append(CALLER.text(block.get("thinking"), f"{path}.thinking"))
         elif kind == "redacted_thinking":
-            thinking.append(block)
+            continue
         elif kind == "tool_use":
             calls.append(_tool_call(block, path))
         elif kind == "text":
@@ -196,8 +194,6 @@ def _assistant(blocks: list[Json], where: str) -> Json:
         message["content"] = _content(texts, where)
     if any(thoughts):
         message["reasoning_content"] = "".join(thoughts)
-    if thinking:
-        message["thinking_blocks"] = thinking
     if calls:
         message["tool_calls"] = calls
     return message
@@ -207,9 +203,8 @@ def _tool_call(block: Json, where: str) -> Json:
     arguments = dumped(CALLER.object(block.get("input"), f"{where}.input")).decode()
     function = {"name": CALLER.text(block.get("name"), f"{where}.name"), "arguments": arguments}
     call: Json = {"id": CALLER.text(block.get("id"), f"{where}.id"), "type": "function", "function": function}
-    for name in ("cache_control", "extra_content"):
-        if block.get(name) is not None:
-            call[name] = block[name]
+    if block.get("extra_content") is not None:
+        call["extra_content"] = block["extra_content"]
     return call
 
 
@@ -243,10 +238,7 @@ def _tool(tool: Json, where: str) -> Json:
         function["description"] = CALLER.text(tool["description"], f"{where}.description")
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"] is True
-    told: Json = {"type": "function", "function": function}
-    if tool.get("cache_control") is not None:
-        told["cache_control"] = tool["cache_control"]
-    return told
+    return {"type": "function", "function": function}
 
 
 def _put_thinking(body: Json, request: Json) -> None:
@@ -281,8 +273,6 @@ def _put_hints(body: Json, request: Json) -> None:
     metadata = CALLER.object(body.get("metadata") or {}, "metadata")
     if metadata.get("user_id") is not None:
         request["user"] = CALLER.text(metadata["user_id"], "metadata.user_id")
-    if body.get("cache_control") is not None:
-        request["cache_control"] = CALLER.object(body["cache_control"], "cache_control")
     if (tier := body.get("service_tier")) is not None:
         if tier not in _TIERS:
             raise CALLER.fault("service_tier", "must be auto or standard_only")

@@ -15,6 +15,7 @@ from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.anthropic.reply import chat_reply, native_reply, reply_fault
 from llmops.gateway.providers.anthropic.request import NAME, messages_request
 from llmops.gateway.providers.anthropic.stream import ChatReader, MessagesRelay
+from llmops.gateway.providers.openai import own_headers
 from llmops.gateway.reading import CALLER, dumped
 
 API_VERSION = "2023-06-01"
@@ -28,10 +29,10 @@ class Anthropic:
     def __init__(self, config: ProviderConfig, api_key: str | None) -> None:
         self._base = urlsplit(config.base_url).path.rstrip("/")
         self._secret = api_key
-        headers = {"anthropic-version": config.api_version or API_VERSION, "content-type": "application/json"}
+        headers = [*own_headers(config), (b"anthropic-version", (config.api_version or API_VERSION).encode())]
         if api_key:
-            headers["x-api-key"] = api_key
-        self._headers = tuple((name.encode(), value.encode()) for name, value in headers.items())
+            headers.append((b"x-api-key", api_key.encode("ascii")))
+        self._headers: Headers = tuple(headers)
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
         if operation == "messages":

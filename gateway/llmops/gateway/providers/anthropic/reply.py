@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from llmops.gateway import chat
+from llmops.gateway import answers
 from llmops.gateway.calls import Fault, Headers, Json, Reply, Usage
 from llmops.gateway.providers.faults import NO_QUOTA_RETRY_S, read_fault
 from llmops.gateway.reading import UPSTREAM, dumped
@@ -96,7 +96,7 @@ def chat_reply(body: bytes) -> Reply:
     message = _assistant(UPSTREAM.objects(told.get("content"), "content"))
     if finish == "content_filter":
         message["refusal"] = refusal(told.get("stop_details"))
-    completion = chat.completion(UPSTREAM.text(told.get("id"), "id"), model, message, finish, usage)
+    completion = answers.completion(UPSTREAM.text(told.get("id"), "id"), model, message, finish, usage)
     return Reply(dumped(completion), usage, model, finish)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmops.gateway import chat
+from llmops.gateway import answers
 from llmops.gateway.calls import Fault, Json, Usage
 from llmops.gateway.providers.anthropic.reply import estimated, finish_reason, read_usage, refusal, told_fault
 from llmops.gateway.reading import UPSTREAM, dumped
@@ -27,12 +27,12 @@ class Progress:
         self.finished = False
         self.fault: Fault | None = None
         self._secret = secret
-        self._received = 0
+        self._tally = answers.Tally()
         self._told: Usage | None = None
 
     @property
     def received(self) -> int:
-        return self._received
+        return self._tally.tokens
 
     def follow(self, kind: Any, event: Json) -> None:
         """Take note of one event."""
@@ -54,10 +54,10 @@ class Progress:
     def _count(self, delta: Json) -> None:
         for name in ("text", "partial_json", "thinking"):
             piece = delta.get(name)
-            if isinstance(piece, str) and piece:
-                self._received += chat.tokens_in(piece)
+            if isinstance(piece, str):
+                self._tally.add(piece)
         if self.usage is not None and self.usage.estimated:
-            self.usage.output_tokens = max(self.usage.output_tokens, self._received)
+            self.usage.output_tokens = max(self.usage.output_tokens, self._tally.tokens)
 
 
 class MessagesRelay(Progress):
@@ -87,7 +87,7 @@ class ChatReader(Progress):
     def __init__(self, secret: str | None = None) -> None:
         super().__init__(secret)
         self._splitter = Splitter()
-        self._chunks = chat.Chunks()
+        self._chunks = answers.Chunks()
         self._blocks: dict[int, Json] = {}
         self._calls = 0
 
