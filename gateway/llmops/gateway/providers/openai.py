@@ -6,32 +6,30 @@ maximum of output tokens, and `stream_options.include_usage`. Knows no dialect b
 
 from __future__ import annotations
 
-import re
 from urllib.parse import urlsplit
 
 import orjson
 
 from llmops.core.errors import ConfigError
-from llmops.core.secret import resolve_secret
 from llmops.gateway.calls import Fault, Headers, Json, Operation, Reader, Relay, Reply, UpstreamRequest
 from llmops.gateway.ceilings import asked_output, choice_count
 from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.faults import read_fault
 from llmops.gateway.providers.openai_reply import read_reply
+from llmops.gateway.providers.openai_request import (
+    PATHS,
+    own_headers,
+    refuse_background,
+    stream_options,
+    streamed,
+    wants_usage,
+    without_extensions,
+)
 from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, ResponsesRelay
 
-_PATHS: dict[Operation, str] = {
-    "chat": "/chat/completions",
-    "completions": "/completions",
-    "responses": "/responses",
-    "embeddings": "/embeddings",
-    "rerank": "/rerank",
-}
 _STREAMED = frozenset({"chat", "completions", "responses"})
 _OPENAI_HOST = "api.openai.com"
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
-_REFERENCE = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)")
 
 
 class OpenAI:
@@ -43,7 +41,7 @@ class OpenAI:
         self._is_openai = url.hostname == _OPENAI_HOST
         self._secret = api_key
         self.native: frozenset[Operation] = frozenset(config.operations or self._default_operations())
-        if unknown := sorted(self.native - _PATHS.keys()):
+        if unknown := sorted(self.native - PATHS.keys()):
             raise ConfigError(
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
@@ -97,13 +95,13 @@ class OpenAI:
         return headers
 
     def _path(self, operation: Operation, target: TargetConfig) -> str:
-        return self._base + _PATHS[operation]
+        return self._base + PATHS[operation]
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
         """The body for this upstream, a copy."""
         out = {**body, "model": target.model}
         if operation == "responses":
-            _refuse_background(body)
+            refuse_background(body)
             out["max_output_tokens"] = asked_output("responses", body, target.max_output_tokens)
         elif operation in ("chat", "completions"):
             limit = asked_output(operation, body, target.max_output_tokens)
@@ -113,8 +111,8 @@ class OpenAI:
                     out.pop(other, None)
             out[name] = limit
         if operation in _STREAMED and streamed(body) and operation != "responses":
-            out["stream_options"] = {**_stream_options(body), "include_usage": True}
-        return out
+            out["stream_options"] = {**stream_options(body), "include_usage": True}
+        return without_extensions(out) if self._is_openai else out
 
     def _limit_name(self, operation: Operation) -> str:
         """OpenAI's reasoning models refuse `max_tokens`; many compatible servers know nothing else.
@@ -122,50 +120,3 @@ class OpenAI:
         Source: https://platform.openai.com/docs/api-reference/chat/create (max_tokens: deprecated)
         """
         return "max_completion_tokens" if operation == "chat" and self._is_openai else "max_tokens"
-
-
-def own_headers(config: ProviderConfig) -> list[tuple[bytes, bytes]]:
-    """The content type and the configuration's further headers, their references resolved.
-
-    Raises:
-        ConfigError: a header that the transport writes itself, or characters that no header can carry.
-    """
-    headers = [(b"content-type", b"application/json")]
-    for name, value in config.headers.items():
-        if name.lower() in _OWN_HEADERS or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
-            raise ConfigError(f"the header `{name[:100]}` cannot be set for a provider")
-        resolved = resolve_secret(value) if _REFERENCE.fullmatch(value) else value
-        if not resolved.isascii() or not resolved.isprintable():
-            raise ConfigError(f"the header `{name}` holds characters that no header can carry")
-        headers.append((name.lower().encode("ascii"), resolved.encode("ascii")))
-    return headers
-
-
-def streamed(body: Json) -> bool:
-    """Whether a stream is asked for. Fault(`bad_request`) for a `stream` that is neither true, false nor null."""
-    stream = body.get("stream")
-    if stream is None or isinstance(stream, bool):
-        return bool(stream)
-    raise Fault("bad_request", "`stream` is neither true nor false", 400, param="stream")
-
-
-def wants_usage(body: Json) -> bool:
-    """Whether the caller of a stream asked for the usage event."""
-    return _stream_options(body).get("include_usage") is True
-
-
-def _stream_options(body: Json) -> Json:
-    options = body.get("stream_options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise Fault("bad_request", "`stream_options` is not an object", 400, param="stream_options")
-    return options
-
-
-def _refuse_background(body: Json) -> None:
-    """A response made in the background costs after its call has ended, where nothing here could book it."""
-    if body.get("background"):
-        raise Fault(
-            "bad_request", "`background` responses are not offered: leave it out, and stream", 400, param="background"
-        )
