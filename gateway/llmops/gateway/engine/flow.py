@@ -1,0 +1,88 @@
+"""A streamed reply on its way: the provider's events in, the caller's events out, and what is kept of them for the log.
+
+Knows nothing of connections and time. Where the formats agree, bytes pass through `Relay`; else a `Reader` turns them
+into chat chunks, a guard may hold some back, and a `Writer` says them in the caller's format.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from llmops.gateway.calls import Fault, Json, Reader, Relay, StreamState, Writer
+
+KEPT_BYTES = 1024 * 1024
+
+
+class Checks(Protocol):
+    """An output guard over the chunks of one stream (guard.StreamGuard)."""
+
+    def feed(self, chunks: list[Json]) -> list[Json]: ...
+
+    def end(self) -> list[Json]: ...
+
+
+class Flow:
+    """One stream. `kept` holds what went to the caller, up to a bound; `cut` tells that there was more."""
+
+    __slots__ = ("_checks", "_reader", "_relay", "_writer", "cut", "kept", "kept_bytes", "state")
+
+    def __init__(
+        self,
+        relay: Relay | None,
+        reader: Reader | None = None,
+        writer: Writer | None = None,
+        checks: Checks | None = None,
+        keep: bool = True,
+    ) -> None:
+        self._relay = relay
+        self._reader = reader
+        self._writer = writer
+        self._checks = checks
+        self.kept: list[bytes] = []
+        self.kept_bytes = 0 if keep else KEPT_BYTES
+        self.cut = False
+        state: StreamState | None = relay if relay is not None else reader
+        assert state is not None
+        self.state = state
+
+    def feed(self, data: bytes) -> bytes:
+        """What goes to the caller now; empty while there is nothing whole.
+
+        Raises:
+            Fault: the provider's stream cannot be read, or a guard stopped it.
+        """
+        out = self._relay.feed(data) if self._relay is not None else self._translated(data)
+        if out:
+            self._keep(out)
+        return out
+
+    def end(self) -> bytes:
+        """The last bytes of a good stream."""
+        if self._writer is None:
+            return b""
+        out = b""
+        if self._checks is not None and (held := self._checks.end()):
+            out = self._writer.feed(held)
+        out += self._writer.end()
+        if out:
+            self._keep(out)
+        return out
+
+    def _translated(self, data: bytes) -> bytes:
+        assert self._reader is not None and self._writer is not None
+        chunks = self._reader.feed(data)
+        if self._checks is not None and chunks:
+            chunks = self._checks.feed(chunks)
+        return self._writer.feed(chunks) if chunks else b""
+
+    def _keep(self, out: bytes) -> None:
+        if self.kept_bytes < KEPT_BYTES:
+            self.kept.append(out)
+            self.kept_bytes += len(out)
+        else:
+            self.cut = True
+
+
+def state_fault(state: StreamState) -> Fault:
+    """Why a stream that ended is no good stream."""
+    return state.fault or Fault("cut", "the provider's reply ended before its end", 502)
