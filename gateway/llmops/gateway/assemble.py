@@ -1,7 +1,7 @@
 """Rebuilds the whole answer from its stream, for the log: a row holds an answer, not its pieces.
 
-Knows the events of OpenAI's chat, completions and responses and of Anthropic's messages. Takes what is there: a stream that was cut gives the
-answer as far as it came, and bytes that are no events give nothing. Never raises.
+Knows the events of OpenAI's chat, completions and responses and of Anthropic's messages. Takes what is there: a stream
+that was cut gives the answer as far as it came, and bytes that are no events give nothing. Never raises.
 """
 
 from __future__ import annotations
