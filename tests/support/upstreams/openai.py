@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.upstreams.wire import KEY, Answer, RefusedError, Seen, WireServer, need
+from tests.support.upstreams.wire import KEY, Answer, Charge, RefusedError, Seen, WireServer, need
 
 _CHAT = (
     "model messages stream stream_options max_completion_tokens max_tokens temperature top_p n stop tools tool_choice "
@@ -79,6 +79,11 @@ class OpenAIServer(WireServer):
         if seen.path == "/v1/rerank":
             return _reranked(seen)
         return {**_outline(seen), "choices": _choices(seen, answer), "usage": _usage(seen, answer)}
+
+    def cost(self, seen: Seen, answer: Answer) -> Charge:
+        if seen.path in ("/v1/embeddings", "/v1/rerank"):
+            return Charge(seen.input_tokens, 0)
+        return Charge(seen.input_tokens, answer.output_tokens * (seen.body.get("n") or 1), answer.cached)
 
     def events(self, seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
         include = (seen.body.get("stream_options") or {}).get("include_usage") is True
