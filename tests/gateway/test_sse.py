@@ -55,9 +55,7 @@ def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
     return [raw[start:end] for start, end in zip(ends, ends[1:], strict=False)]
 
 
-STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=25).map(
-    lambda lines: b"".join(text + end for text, end in lines)
-)
+STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=25).map(lambda lines: b"".join(text + end for text, end in lines))
 CUTS = st.lists(st.integers(0, 10_000), max_size=20)
 
 
