@@ -233,7 +233,7 @@ def test_what_cannot_be_is_refused(config: dict[str, Any], says: str) -> None:
 
 
 HOSTILE = ("a" * 200_000, "a@" * 100_000, "1 " * 100_000, "-" * 200_000, "AA11 " * 40_000, "+1" * 100_000,
-           "1:" * 100_000, "1111-" * 40_000, "password" * 25_000, "Bearer " * 30_000, "a" * 100_000 + "!", "\u200b" * 100_000,
+           "1:" * 100_000, "1111-" * 40_000, "password" * 25_000, "Bearer " * 30_000, "\u200b" * 100_000,
            "-----BEGIN A PRIVATE KEY-----" * 7_000, "ignore all " * 20_000, "![" * 100_000)  # fmt: skip
 
 

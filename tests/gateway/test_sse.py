@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.json_values import CUTS, pieces
 
 from llmops.gateway.calls import Fault
 from llmops.gateway.sse import Splitter, blocks, read_event
@@ -50,13 +51,7 @@ def by_the_standard(raw: bytes) -> list[tuple[bytes, bytes]]:
     return events
 
 
-def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
-    ends = sorted({cut % (len(raw) + 1) for cut in cuts} | {0, len(raw)})
-    return [raw[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-
-
 STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=25).map(lambda lines: b"".join(text + end for text, end in lines))
-CUTS = st.lists(st.integers(0, 10_000), max_size=20)
 
 
 @given(raw=st.one_of(STREAMS, ALPHABET.map(b"".join)), cuts=CUTS, bom=st.booleans())
