@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from tests.sizes import PARTS, oversized
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,37 @@ def test_constraints_pin_every_requirement_without_local_suffix() -> None:
     ]
     names = {requirement_name(item) for item in wanted} - {"llmops"}
     assert names - pinned == set()
+
+
+def installed_by(extra: str) -> set[str]:
+    """The names of everything that `pip install llmops[extra]` brings, as the installed distributions declare it."""
+    project = PROJECT["project"]
+    queue = [Requirement(item) for item in (*project["dependencies"], *project["optional-dependencies"][extra])]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while queue:
+        wanted = queue.pop()
+        key = (requirement_name(wanted.name), frozenset(wanted.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        if key[0] == "llmops":
+            queue.extend(Requirement(item) for name in wanted.extras for item in project["optional-dependencies"][name])
+            continue
+        for text in metadata.requires(wanted.name) or ():
+            needed = Requirement(text)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": name}) for name in (*wanted.extras, "")):
+                queue.append(needed)
+    return {name for name, _ in seen} - {"llmops"}
+
+
+def test_a_gateway_container_holds_no_model_library() -> None:
+    brought = installed_by("gateway")
+    assert {"uvloop", "httptools", "sqlalchemy", "deltalake"} <= brought
+    assert brought & {"torch", "transformers", "mlflow", "mlflow-skinny", "chromadb", "numpy", "pandas"} == set()
+
+
+def test_the_closure_can_fail() -> None:
+    assert {"mlflow", "torch", "chromadb"} <= installed_by("rag")
 
 
 def requirement_name(requirement: str) -> str:

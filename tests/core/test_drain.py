@@ -119,6 +119,26 @@ def test_a_torn_tail_waits_for_its_writer_and_is_skipped_after_its_death(state: 
     assert len(drainer.lake.rows(FEEDBACK)) == 2
 
 
+def test_a_hole_in_a_living_segment_is_waited_for(state: StateConfig, spool: Spool) -> None:
+    """A reader that is held up sees a record that was written while it read, and zeros where the one before belongs."""
+    rows = [thumb() for _ in range(3)]
+    ends = []
+    for row in rows:
+        spool.append(FEEDBACK, row)
+        ends.append(spool.current.size if spool.current else 0)
+    (path,) = segments(state)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: ends[0]] + bytes(ends[1] - ends[0]) + whole[ends[1] :])
+    drainer = Drainer(state)
+
+    assert drainer.drain_once() == 1
+    path.write_bytes(whole)
+    assert drainer.drain_once() == 2
+    assert drainer.counters.torn == 0
+    stored = drainer.lake.rows(FEEDBACK, include_pending=False)
+    assert {row["feedback_id"] for row in stored} == {row["feedback_id"] for row in rows}
+
+
 def test_records_behind_damage_are_drained(state: StateConfig, spool: Spool) -> None:
     rows = [thumb() for _ in range(3)]
     for row in rows:
@@ -127,6 +147,7 @@ def test_records_behind_damage_are_drained(state: StateConfig, spool: Spool) -> 
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(bytes(data))
+    spool.close()
     drainer = Drainer(state)
 
     assert drainer.drain_once() == 2

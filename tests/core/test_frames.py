@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.core.frames import HEADER, MAGIC, Damage, Frame, frame, scan
+from llmops.core.frames import HEADER, MAGIC, Damage, Frame, Framer, scan
 
 bodies = st.lists(st.binary(max_size=60), max_size=12)
 
@@ -13,7 +13,8 @@ def frames(data: bytes) -> list[bytes]:
 
 
 def written(contents: list[bytes]) -> list[bytes]:
-    return [frame(b"dev.serving.feedback\n", body) for body in contents]
+    framer = Framer("dev.serving.feedback")
+    return [framer.head(body) + body for body in contents]
 
 
 @given(bodies)

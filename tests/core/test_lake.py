@@ -51,6 +51,24 @@ def test_logs_are_partitioned_by_day_and_found_by_folder_names(lake: Lake, state
     assert lake.tables() == [LOG]
 
 
+TAGS = {"target": "openai/gpt-4o"}
+
+
+def test_a_log_shows_under_the_other_names_too(lake: Lake) -> None:
+    row = log_row(asset_name="dev.docs.chat", asset_version="3", latency_ms=12.6, request_json="{}", tags=TAGS)
+    lake.append(LOG, [row])
+
+    (payload,) = lake.query(f"SELECT * FROM {LOG}_payload")
+    (requests,) = lake.query(f"SELECT * FROM {LOG}_requests WHERE destination_name = ?", ["openai/gpt-4o"])
+
+    assert payload["databricks_request_id"] == requests["request_id"] == row["request_id"]
+    assert payload["execution_duration_ms"] == 13
+    assert payload["served_entity_id"] == "dev.docs.chat/3"
+    assert requests["request_tags"] == TAGS
+    assert payload["request"] == requests["request"] == row["request_json"]
+    assert lake.query(f"SELECT count(*) AS n FROM {LOG}_payload", include_pending=True) == [{"n": 1}]
+
+
 def test_a_repeated_transaction_appends_nothing(lake: Lake) -> None:
     assert lake.append(FEEDBACK, [thumb()], ("segment", 100)) is not None
     assert lake.append(FEEDBACK, [thumb()], ("segment", 100)) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.upstream import Reply, Upstream, running_upstream
 
-from llmops.core.chain import Cancelled, CancelToken, Message, Usage
+from llmops.core.chain import Cancelled, CancelToken, ChainContext, Message, Usage
 from llmops.core.errors import ConfigError, RateLimitedError, UpstreamError
 from llmops.core.llm import Completion, LlmClient, LlmEnd, LlmEndpoint, LlmText, Sampling
 
@@ -170,7 +170,7 @@ def test_cancel_from_another_thread_hangs_up(upstream: Upstream, reply: Reply) -
     token = CancelToken()
     threading.Timer(0.2, token.cancel).start()
     with pytest.raises(Cancelled):
-        client(upstream).complete(ASK, Sampling(), token)
+        client(upstream).complete(ASK, Sampling(), ChainContext(cancel=token))
     assert upstream.requests[0].client_left.wait(5)
 
 
@@ -179,7 +179,7 @@ def test_cancel_ends_the_pause_between_attempts(upstream: Upstream) -> None:
     token = CancelToken()
     threading.Timer(0.2, token.cancel).start()
     with pytest.raises(Cancelled):
-        client(upstream).complete(ASK, Sampling(), token)
+        client(upstream).complete(ASK, Sampling(), ChainContext(cancel=token))
     assert len(upstream.requests) == 1
 
 
@@ -187,7 +187,7 @@ def test_cancelled_before_the_start_asks_nothing(upstream: Upstream) -> None:
     token = CancelToken()
     token.cancel()
     with pytest.raises(Cancelled):
-        client(upstream).complete(ASK, Sampling(), token)
+        client(upstream).complete(ASK, Sampling(), ChainContext(cancel=token))
     assert upstream.requests == []
 
 
@@ -197,6 +197,14 @@ def test_closing_the_stream_hangs_up(upstream: Upstream) -> None:
     assert next(events) == LlmText("a")
     events.close()  # type: ignore[attr-defined]
     assert upstream.requests[0].client_left.wait(5)
+
+
+def test_a_call_names_the_request_it_belongs_to(upstream: Upstream) -> None:
+    context = ChainContext()
+    client(upstream).complete(ASK, Sampling(), context)
+    headers = upstream.requests[0].headers
+    assert headers["x-request-id"] == context.request_id
+    assert headers["x-llmops-parent-invocation"] == context.invocation_id
 
 
 def test_key_is_read_at_each_call(upstream: Upstream, tmp_path: Path) -> None:

@@ -140,9 +140,9 @@ def test_a_record_that_did_not_fit_is_taken_back(tmp_path: Path, monkeypatch: py
     with Spool(tmp_path) as spool:
         spool.append(FEEDBACK, rows[0])
         with monkeypatch.context() as patch:
-            write = os.pwrite
-            patch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:40], offset))
-            with pytest.raises(StorageError, match="no space left"):
+            write = os.pwritev
+            patch.setattr(os, "pwritev", lambda descriptor, data, offset: write(descriptor, data[:1], offset))
+            with pytest.raises(StorageError, match="No space left"):
                 spool.append(FEEDBACK, thumb(), durable=True)
         spool.append(FEEDBACK, rows[1])
 
@@ -150,18 +150,20 @@ def test_a_record_that_did_not_fit_is_taken_back(tmp_path: Path, monkeypatch: py
         assert (spool.appended, spool.counters.failed) == (2, 1)
 
 
-def test_a_full_disk_is_said_and_nothing_before_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("room", "body"), [(5_000, 500), (700_000, 50_000)])
+def test_a_full_disk_is_said_and_nothing_before_is_lost(tmp_path: Path, room: int, body: int) -> None:
     """The file size limit of a child process stands in for the disk: write(2) first falls short, then fails."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
             with Spool(tmp_path) as spool:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
                 failed = 0
                 for place in range(20):
                     try:
-                        spool.append(LOG, log_row(session_id=str(place), request_json="x" * 500), durable=True)
+                        row = log_row(session_id=str(place), request_json="x" * body)
+                        spool.append(LOG, row, durable=True)
                     except StorageError:
                         failed += 1
                 code = 0 if 0 < failed < 20 and spool.appended == 20 - failed else 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from tests.support.upstream import Reply, Upstream, running_upstream
 
-from llmops.core.chain import CancelToken, Message
+from llmops.core.chain import ChainContext, Message
 from llmops.core.errors import UpstreamError
 from llmops.core.llm import LlmClient, LlmEndpoint
 from llmops.rag.answer.condense import condense_by_llm, condense_by_rule
@@ -54,7 +54,7 @@ def test_first_question_is_never_changed() -> None:
 
 
 def by_llm(upstream: Upstream, history: list[Message]) -> str:
-    return condense_by_llm("And when?", history, LlmClient(LlmEndpoint(upstream.url, "t", attempts=1)), CancelToken())
+    return condense_by_llm("And when?", history, LlmClient(LlmEndpoint(upstream.url, "t", attempts=1)), ChainContext())
 
 
 def test_llm_rewrites(upstream: Upstream) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.handbook import ATTACK, DOCUMENTS, handbook
 
-from llmops.core.chain import Cancelled, CancelToken, Citation, Delta
+from llmops.core.chain import Cancelled, CancelToken, ChainContext, Citation, Delta
 from llmops.core.identity import LOCAL
 from llmops.core.llm import Sampling
 from llmops.rag.answer.asked import DONT_KNOW, Answered, Asked, Piece
@@ -20,7 +20,7 @@ from llmops.rag.retrieve import Retriever
 def ask(question: str, cancel: CancelToken | None = None) -> list[Piece]:
     index, embedder = handbook()
     found = Retriever(lambda: index, embedder).retrieve(question, LOCAL)
-    asked = Asked(question, [], found, LOCAL, Sampling(), cancel or CancelToken())
+    asked = Asked(question, [], found, Sampling(), ChainContext(cancel=cancel or CancelToken()))
     return list(QuotingAnswerer(embedder).answer(asked))
 
 

@@ -55,7 +55,7 @@ def chain(upstream: Upstream | None = None, **config: Any) -> RagChain:
             reader=lambda: index,
             retriever=Retriever(lambda: index, embedder),
             answerer=answerer,
-            condense=lambda question, history, cancel: condense_by_rule(question, history),
+            condense=lambda question, history, context: condense_by_rule(question, history),
             config=answer,
         )
     )

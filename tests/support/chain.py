@@ -137,7 +137,7 @@ class SmallChain:
         self, messages: Sequence[Message], passages: tuple[PassageRef, ...], context: ChainContext
     ) -> Iterator[str]:
         if self._llm is not None:
-            for event in self._llm.stream(messages, Sampling(max_tokens=500), context.cancel):
+            for event in self._llm.stream(messages, Sampling(max_tokens=500), context):
                 if isinstance(event, LlmText):
                     yield event.text
             return

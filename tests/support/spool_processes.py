@@ -15,7 +15,7 @@ from llmops.core.drain import DrainConfig, Drainer
 from llmops.core.spool import Spool, SpoolConfig
 from llmops.core.state import StateConfig
 
-SMALL = SpoolConfig(segment_bytes=32 * 1024)
+SMALL = SpoolConfig(segment_bytes=160 * 1024)
 
 
 def write_forever(root: Path, acknowledged: Connection, threads: int) -> None:

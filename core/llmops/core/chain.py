@@ -62,9 +62,13 @@ class CancelToken:
 
 @dataclass(frozen=True)
 class ChainContext:
-    """One exchange: who asks, under which ids, with which settings laid over the chain's own."""
+    """One exchange: who asks, under which ids, with which settings laid over the chain's own.
+
+    `invocation_id` is that of the hop that asks the chain; calls made on its behalf name it as their parent.
+    """
 
     request_id: str = field(default_factory=new_id)
+    invocation_id: str = field(default_factory=new_id)
     principal: Principal = LOCAL
     session_id: str | None = None
     variant: str = "champion"

@@ -213,8 +213,10 @@ class Drainer:
         for found in scan(data, start):
             if isinstance(found, Frame):
                 reading.frames.append(found)
-            elif found.at_end and not abandoned:
-                reading.position = found.start  # still being written
+            elif not abandoned:
+                # Still being written: here, or while we read, and then a record stands behind one that we missed.
+                reading.position = found.start
+                break
             elif not found.blank:
                 self.counters.torn += 1
                 self.counters.torn_bytes += found.end - found.start

@@ -1,8 +1,9 @@
 """The record format of spool files: frames that tell a whole record from a torn one.
 
-A frame is MAGIC, the payload's length and its XXH3-64 (16 bytes, little-endian), then the payload: the table's name, a
-newline, JSON. The bytes of MAGIC never occur in UTF-8, so after damage a reader finds the next frame by searching for
-them. XXH3 because CRC-32 takes 0.9 us of 2.5 kB, and this 0.14. Knows no files.
+A frame is MAGIC, the payload's length and a checksum (16 bytes, little-endian), then the payload: the table's name, a
+newline, JSON. The checksum is the JSON's XXH3-64, seeded with the XXH3-64 of the name and newline: so the two need no
+joining. The bytes of MAGIC never occur in UTF-8, so after damage a reader finds the next frame by searching for them.
+XXH3 because CRC-32 takes 0.9 us of 2.5 kB, and this 0.14. Knows no files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from xxhash import xxh3_64_intdigest
 
 MAGIC = b"\xf5LM\xfa"
 HEADER = struct.Struct("<4sIQ")
-_pack = HEADER.pack
 MAX_PAYLOAD = 64 * 1024 * 1024
 
 
@@ -42,10 +42,19 @@ class Damage:
     blank: bool
 
 
-def frame(prefix: bytes, body: bytes) -> bytes:
-    """The frame of one record, as it goes to the file; `prefix` is the table's name and a newline."""
-    payload = prefix + body
-    return _pack(MAGIC, len(payload), xxh3_64_intdigest(payload)) + payload
+class Framer:
+    """What comes before each record of one table."""
+
+    def __init__(self, table: str) -> None:
+        prefix = f"{table}\n".encode()
+        self._prefix = prefix
+        self._length = len(prefix)
+        self._seed = xxh3_64_intdigest(prefix)
+        self._pack = struct.Struct(f"{HEADER.format}{len(prefix)}s").pack
+
+    def head(self, body: bytes) -> bytes:
+        """The frame's bytes up to `body`, which has to follow them."""
+        return self._pack(MAGIC, self._length + len(body), xxh3_64_intdigest(body, self._seed), self._prefix)
 
 
 def scan(data: bytes, base: int = 0) -> Iterator[Frame | Damage]:
@@ -80,10 +89,10 @@ def _frame_at(data: bytes, position: int, base: int) -> Frame | None:
     begin = position + HEADER.size
     if magic != MAGIC or size > MAX_PAYLOAD or begin + size > len(data):
         return None
-    payload = data[begin : begin + size]
-    if xxh3_64_intdigest(payload) != checksum:
+    newline = data.find(b"\n", begin, begin + size)
+    if newline < 0:
         return None
-    table, newline, body = payload.partition(b"\n")
-    if not newline:
+    prefix, body = data[begin : newline + 1], data[newline + 1 : begin + size]
+    if xxh3_64_intdigest(body, xxh3_64_intdigest(prefix)) != checksum:
         return None
-    return Frame(base + position, base + begin + size, table.decode(errors="replace"), body)
+    return Frame(base + position, base + begin + size, prefix[:-1].decode(errors="replace"), body)

@@ -21,7 +21,7 @@ from llmops.core.names import Name
 from llmops.core.pending import pending_rows
 from llmops.core.segments import open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import TABLES, TableSpec, spec_of
+from llmops.core.tables import TABLES, VIEWS, TableSpec, ViewSpec, spec_of
 
 _NAME_IN_SQL = re.compile(r"\b[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*\b")
 _CHECKPOINT_EVERY = 100
@@ -133,7 +133,10 @@ class Lake:
     def query(
         self, sql: str, params: Sequence[Any] | Mapping[str, Any] = (), include_pending: bool = False
     ) -> list[dict[str, Any]]:
-        """Run one SELECT; tables are written by their three-level names, values go by `params` (`?` or `$name`)."""
+        """Run one SELECT; tables are written by their three-level names, values go by `params` (`?` or `$name`).
+
+        `<catalog>.<schema>.inference_log_payload` and `..._requests` show an inference log under Databricks' names.
+        """
         arrow = self.query_arrow(sql, params, include_pending)
         rows: list[dict[str, Any]] = arrow.to_pylist(maps_as_pydicts="strict")
         return rows
@@ -146,9 +149,12 @@ class Lake:
 
         with duckdb.connect() as connection:
             for place, name in enumerate(sorted(set(_NAME_IN_SQL.findall(sql)))):
-                source = self._source(name, include_pending)
+                schema, _, asset = name.rpartition(".")
+                view = VIEWS.get(asset)
+                source = self._source(f"{schema}.{view.base}" if view else name, include_pending)
                 if source is not None:
-                    _show(connection, name, f"source_{place}", source)
+                    connection.register(f"source_{place}", source)
+                    _show(connection, name, f"source_{place}", view)
             connection.execute("SET enable_external_access = false; SET TimeZone = 'UTC'")
             try:
                 relation = connection.sql(sql, params=params or None)
@@ -332,14 +338,14 @@ def _check_columns(spec: TableSpec, asked: Sequence[str], table: str) -> None:
             raise NotFoundError(f"no column `{column}`", where=table, hint=f"it has {', '.join(sorted(spec.names))}")
 
 
-def _show(connection: Any, name: str, source_name: str, source: Any) -> None:
+def _show(connection: Any, name: str, source: str, view: ViewSpec | None) -> None:
     """Put a source behind a three-level name: each catalog is an empty database in memory."""
     parsed = Name.parse(name)
     connection.execute(f"ATTACH IF NOT EXISTS ':memory:' AS \"{parsed.catalog}\"")
     connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{parsed.catalog}"."{parsed.schema}"')
-    connection.register(source_name, source)
-    view = f'"{parsed.catalog}"."{parsed.schema}"."{parsed.asset}"'
-    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {source_name}")  # noqa: S608 - parts of a checked Name
+    columns = ", ".join(f"{sql} AS {column}" for column, sql in view.columns.items()) if view else "*"
+    shown = f'"{parsed.catalog}"."{parsed.schema}"."{parsed.asset}"'
+    connection.execute(f"CREATE VIEW {shown} AS SELECT {columns} FROM {source}")  # noqa: S608 - parts of a checked Name
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from typing import Any
 import httpcore
 import httpx
 
-from llmops.core.chain import CancelToken, Message, Usage
+from llmops.core.chain import ChainContext, Message, Usage
 from llmops.core.errors import ConfigError, LlmopsError, UpstreamError
 from llmops.core.llm_wire import (
+    PARENT_HEADER,
+    REQUEST_HEADER,
     CutError,
     LlmEnd,
     LlmText,
@@ -114,17 +116,19 @@ class LlmClient:
         self._http.close()
 
     def stream(
-        self, messages: Sequence[Message], sampling: Sampling, cancel: CancelToken | None = None
+        self, messages: Sequence[Message], sampling: Sampling, context: ChainContext | None = None
     ) -> Iterator[LlmText | LlmEnd]:
         """The reply piece by piece; exactly one `LlmEnd` at the end. Closing the iterator stops the server.
+
+        The exchange's ids travel in headers, so that a gateway's row of the call joins the rows of its request.
 
         Raises:
             UpstreamError: it failed or stopped; the pieces given before stay valid.
             RateLimitedError: it still says 429 after the last attempt, or asks for a longer wait than we grant.
-            Cancelled: `cancel` was called; the connection is shut.
+            Cancelled: the context's token was cancelled; the connection is shut.
             ConfigError: the key's reference leads nowhere.
         """
-        call = _Call(self._http, self.endpoint, cancel or CancelToken())
+        call = _Call(self._http, self.endpoint, context or ChainContext())
         body = request_body(self.endpoint.model, messages, sampling)
         try:
             response = call.open(body)
@@ -139,12 +143,12 @@ class LlmClient:
             call.close()
 
     def complete(
-        self, messages: Sequence[Message], sampling: Sampling, cancel: CancelToken | None = None
+        self, messages: Sequence[Message], sampling: Sampling, context: ChainContext | None = None
     ) -> Completion:
         """The whole reply at once; raises what `stream` raises."""
         texts: list[str] = []
         end = LlmEnd("stop", None)
-        for event in self.stream(messages, sampling, cancel):
+        for event in self.stream(messages, sampling, context):
             if isinstance(event, LlmText):
                 texts.append(event.text)
             else:
@@ -155,8 +159,9 @@ class LlmClient:
 class _Call:
     """One request on its way: its socket, its deadline, its reader's token."""
 
-    def __init__(self, http: httpx.Client, endpoint: LlmEndpoint, cancel: CancelToken) -> None:
-        self.cancel = cancel
+    def __init__(self, http: httpx.Client, endpoint: LlmEndpoint, context: ChainContext) -> None:
+        self.cancel = context.cancel
+        self._context = context
         self._http = http
         self._endpoint = endpoint
         self._deadline = time.monotonic() + endpoint.total_s
@@ -165,7 +170,7 @@ class _Call:
         self._response: httpx.Response | None = None
         self._woken = threading.Event()
         self._key = resolve_secret(endpoint.api_key) if endpoint.api_key else None
-        cancel.on_cancel(self._shut)
+        self.cancel.on_cancel(self._shut)
 
     def open(self, body: bytes) -> httpx.Response:
         """Ask until a 200 comes, the attempts are used up, or the reader is gone."""
@@ -203,6 +208,7 @@ class _Call:
 
     def _request(self, body: bytes) -> httpx.Request:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        headers |= {REQUEST_HEADER: self._context.request_id, PARENT_HEADER: self._context.invocation_id}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         url, extensions = self._endpoint.completions_url, {"trace": self._note_socket}

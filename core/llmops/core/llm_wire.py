@@ -19,6 +19,10 @@ MAX_LINE_BYTES = 1_000_000
 MAX_WHOLE_BYTES = 4_000_000
 _MAX_DETAIL_CHARS = 300
 
+REQUEST_HEADER = "x-request-id"
+PARENT_HEADER = "x-llmops-parent-invocation"
+"""The ids of the request that a call belongs to, and of the hop that makes it."""
+
 
 class CutError(Exception):
     """The connection broke while a reply was being read; the message goes on from "the LLM server"."""

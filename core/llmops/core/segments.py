@@ -119,19 +119,21 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def backlog_bytes(folder: Path) -> int:
-    """How much lies in the folder that is not known to be in the lake yet; up to 1 MB a writer more than it is.
+    """How much lies in the folder that is not known to be in the lake yet; up to 0.5 MB a writer more than it is.
 
-    The room that a writer has prepared counts too: whoever asks cannot tell it from records without reading it.
+    The room that a writer has made counts too: whoever asks cannot tell it from records without reading it.
     """
-    if not folder.exists():
-        return 0
-    waiting = 0
-    with os.scandir(folder) as entries:
+    sizes: dict[str, int] = {}
+    notes = set()
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
+            if entry.name.endswith(_DRAINED_SUFFIX):
+                notes.add(entry.name)
+            elif entry.name.endswith(SUFFIX) and not entry.name.startswith("."):
                 with suppress(FileNotFoundError):
-                    waiting += max(0, entry.stat().st_size - _noted(folder / _note_name(entry.name)))
-    return waiting
+                    sizes[entry.name] = entry.stat().st_size
+    drained = {name: _noted(folder / _note_name(name)) for name in sizes if _note_name(name) in notes}
+    return sum(max(0, size - drained.get(name, 0)) for name, size in sizes.items())
 
 
 def _note_name(segment: str) -> str:

@@ -1,8 +1,8 @@
 """The spool: where a request leaves its record in a few microseconds, to reach the lake later and exactly once.
 
-Each process appends to a file of its own; no lock is shared between processes. `append` returns after write(2): what it
-took survives a SIGKILL, not a power cut. `durable=True` returns after an fsync that many writers share. Records are
-redacted and their long bodies cut before they touch the disk. What becomes of the files is `core.drain`'s matter.
+Each process appends to a file of its own; no lock is shared between processes. `append` returns once the kernel has the
+record: it survives a SIGKILL, not a power cut. `durable=True` returns after an fsync that many writers share. Records
+are redacted and their long bodies cut before they touch the disk. What becomes of the files is `core.drain`'s matter.
 
 A refused durable append may still reach the lake (its bytes may have been on the disk when the fsync failed): give a
 retry the same primary key.
@@ -17,19 +17,16 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.core.commit import GroupCommit, OpenFile, Prepare, Retire, TaskWaiter, ThreadWaiter
-from llmops.core.errors import StorageError, TooLargeError, UnavailableError, UserError
-from llmops.core.frames import MAX_PAYLOAD, frame
-from llmops.core.redact import PersonalData, redact_secrets
+from llmops.core.commit import GroupCommit, Retire, TaskWaiter, ThreadWaiter
+from llmops.core.encode import EncodeCounters, Encoder
+from llmops.core.errors import StorageError, UnavailableError
+from llmops.core.openfile import OpenFile
 from llmops.core.segments import backlog_bytes, create_segment
-from llmops.core.tables import TABLES
 
 _MEASURE_EVERY_BYTES = 4 * 1024 * 1024
 _MEASURE_EVERY_S = 0.1
@@ -49,7 +46,7 @@ class SpoolConfig(BaseModel):
 
 
 @dataclass
-class SpoolCounters:
+class SpoolCounters(EncodeCounters):
     """What happened since the spool was opened; read by metrics.
 
     `appended` and `appended_bytes` are of the files done with; `Spool.appended` counts the current one too.
@@ -60,9 +57,6 @@ class SpoolCounters:
     shed: int = 0
     refused: int = 0
     failed: int = 0
-    cut_bodies: int = 0
-    redacted: int = 0
-    mended: int = 0
 
 
 class Spool:
@@ -77,9 +71,7 @@ class Spool:
         self.folder = folder
         self.config = config or SpoolConfig()
         self.counters = SpoolCounters()
-        self._personal = PersonalData(self.config.personal_data) if self.config.personal_data else None
-        self._tables: dict[str, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
-        self._body_limit = self.config.body_bytes // 4  # in characters, that is safe without encoding
+        self._encode = Encoder(self.config.body_bytes, self.config.personal_data, self.counters).encode
         self._backlog = backlog_bytes(folder)
         self._unmeasured = 0
         self._room = min(_MEASURE_EVERY_BYTES, self.config.backlog_bytes - self._backlog)
@@ -115,7 +107,8 @@ class Spool:
     @property
     def backlog(self) -> int:
         """Bytes that wait for the drainer, as last measured, plus what this process added since."""
-        return self._backlog + self._unmeasured
+        file = self._file
+        return self._backlog + self._unmeasured + (file.size - file.counted if file else 0)
 
     @property
     def appended(self) -> int:
@@ -142,85 +135,57 @@ class Spool:
         self.close()
 
     def _put(self, table: str, record: Mapping[str, Any], waiter: ThreadWaiter | TaskWaiter | None) -> bool:
-        """One write(2). A record that did not fit whole is taken back: no later one stands behind its pieces."""
-        data = self._encode(table, record)
-        size = len(data)
+        """One append. A record that did not fit whole is taken back: none stands behind its pieces."""
+        head, body = self._encode(table, record)
+        size = len(head) + len(body)
         with self._lock:
-            self._unmeasured += size
-            if self._unmeasured > self._room and not self._admit(size, waiter is not None):
-                return False
             file = self._file
             if file is None or file.size + size > file.attention:
-                file = self._attend(size)
+                file = self._attend(size, waiter is not None)
+                if file is None:
+                    return False
             try:
-                written = os.pwrite(file.descriptor, data, file.size)
+                file.append(head, body)
             except OSError as error:
+                if not file.take_back():
+                    self._leave_file()
                 raise self._failure(error) from error
-            if written != size:
-                self._take_back(file)
-                raise self._failure(OSError(28, "no space left for the whole record"))
-            file.size += size
-            file.records += 1
             if waiter is not None:
                 waiter.file, waiter.end = file, file.size
                 self._committing().submit(waiter)
         return True
 
-    def _encode(self, table: str, record: Mapping[str, Any]) -> bytes:
-        try:
-            prefix, bodies = self._tables[table]
-        except KeyError:
-            prefix, bodies = self._tables[table] = _table(table)
-        for column, code in bodies:
-            body = record.get(column)
-            if body is not None and (type(body) is not str or len(body) > self._body_limit):
-                record = self._cut(record, column, code)
-        if self._personal is not None:
-            record = self._personal.redact(record)
-        try:
-            encoded = orjson.dumps(record, _plain)
-        except TypeError as error:
-            encoded = self._mend(record, error)
-        clean = redact_secrets(encoded)
-        if clean is not encoded:
-            self.counters.redacted += 1
-        if len(clean) > MAX_PAYLOAD - 1024:
-            raise TooLargeError(f"a record of {len(clean)} bytes is too large for the spool", where=table)
-        return frame(prefix, clean)
+    def _attend(self, size: int, durable: bool) -> OpenFile | None:
+        """The file to append to once all that fast appends leave aside is seen to; None where the backlog is full."""
+        file = self._file
+        if file is not None:
+            self._count(file)
+        if self._unmeasured + size > self._room and not self._admit(size, durable):
+            return None
+        if file is None or file.size + size > file.limit:
+            self._leave_file()
+            try:
+                file = OpenFile(*create_segment(self.folder), limit=self.config.segment_bytes)
+            except OSError as error:
+                raise self._failure(error) from error
+            self._file = file
+        file.attention = min(file.limit, file.size + self._room - self._unmeasured)
+        return file
 
-    def _cut(self, record: Mapping[str, Any], column: str, code: str) -> Mapping[str, Any]:
-        body = record[column]
-        if not isinstance(body, str):
-            body = orjson.dumps(body, _plain).decode()
-            record = {**record, column: body}
-        encoded = body.encode("utf-8", "surrogatepass")
-        if len(encoded) <= self.config.body_bytes:
-            return record
-        self.counters.cut_bodies += 1
-        codes = [*(record.get("logging_error_codes") or ()), code]
-        kept = encoded[: self.config.body_bytes].decode("utf-8", "ignore")
-        return {**record, column: kept, "logging_error_codes": codes}
-
-    def _mend(self, record: Mapping[str, Any], error: TypeError) -> bytes:
-        """Encode a record that holds half a surrogate pair (LLMs can stop inside an emoji), as U+FFFD."""
-        try:
-            encoded = orjson.dumps(_without_surrogates(record), _plain)
-        except TypeError:
-            raise UserError(f"the record is not JSON: {error}", hint="keys are texts; values are plain") from error
-        self.counters.mended += 1
-        return encoded
+    def _count(self, file: OpenFile) -> None:
+        self._unmeasured += file.size - file.counted
+        file.counted = file.size
 
     def _admit(self, size: int, durable: bool) -> bool:
         """Whether the backlog has room; measured anew every few MB, and while it is full ten times a second."""
         cap, now = self.config.backlog_bytes, time.monotonic()
-        full = self._backlog + self._unmeasured > cap
+        full = self._backlog + self._unmeasured + size > cap
         if not full or now - self._measured_at > _MEASURE_EVERY_S:
-            self._backlog, self._unmeasured, self._measured_at = backlog_bytes(self.folder), size, now
+            self._backlog, self._unmeasured, self._measured_at = backlog_bytes(self.folder), 0, now
             self._room = min(_MEASURE_EVERY_BYTES, cap - self._backlog)
             full = size > self._room
         if not full:
             return True
-        self._unmeasured -= size
         if durable:
             self.counters.refused += 1
             raise UnavailableError(
@@ -232,37 +197,17 @@ class Spool:
         self.counters.shed += 1
         return False
 
-    def _attend(self, size: int) -> OpenFile:
-        """The file to append to: a new one, or the old one whose next room is asked for."""
-        file = self._file
-        if file is None or file.size + size > self.config.segment_bytes:
-            self._leave_file()
-            try:
-                file = OpenFile(*create_segment(self.folder), limit=self.config.segment_bytes)
-            except OSError as error:
-                raise self._failure(error) from error
-            self._file = file
-        elif file.size + size > file.attention:
-            file.attention = file.limit  # until there is more room
-            self._committing().submit(Prepare(file))
-        return file
-
     def _leave_file(self) -> None:
         old, self._file = self._file, None
         if old is None:
             return
+        self._count(old)
         self.counters.appended += old.records
         self.counters.appended_bytes += old.size
         if self._commit is None:
             old.close()
         else:
             self._commit.submit(Retire(old))  # somebody may still wait for its fsync
-
-    def _take_back(self, file: OpenFile) -> None:
-        try:
-            os.ftruncate(file.descriptor, file.size)
-        except OSError:
-            self._leave_file()  # readers skip the torn piece at its end
 
     def _failure(self, error: OSError) -> StorageError:
         self.counters.failed += 1
@@ -283,7 +228,7 @@ class Spool:
     def _after_fork(self) -> None:
         """In a forked child: the parent goes on with its file and its thread, the child begins its own."""
         if self._file is not None:
-            os.close(self._file.descriptor)
+            self._file.let_go()
         self._lock = threading.Lock()
         self._file = self._commit = None
 
@@ -297,28 +242,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _table(table: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
-    if "\n" in table:
-        raise UserError("a table's name has one line", where=repr(table))
-    spec = TABLES.get(table.rpartition(".")[2])
-    return f"{table}\n".encode(), tuple(spec.bodies.items()) if spec else ()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Decimal | Path):
-        return str(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, Mapping):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(item) for item in value]
-    return value

@@ -122,6 +122,56 @@ FEEDBACK = TableSpec(
 TABLES = {spec.asset: spec for spec in (INFERENCE_LOG, FEEDBACK)}
 
 
+@dataclass(frozen=True)
+class ViewSpec:
+    """Another name and shape of a table, for queries only: what stands in `dev.a.<asset>` is that of `dev.a.<base>`."""
+
+    asset: str
+    base: str
+    columns: Mapping[str, str]
+    """Name -> SQL expression over the base table's columns."""
+
+
+# The column names of Databricks' own tables, so that queries and notebooks written for those run here.
+# Source: https://docs.databricks.com/aws/en/ai-gateway/inference-tables-serving-endpoints
+_PAYLOAD = ViewSpec(
+    "inference_log_payload",
+    "inference_log",
+    {
+        "databricks_request_id": "request_id",
+        "request_date": "request_date",
+        "client_request_id": "client_request_id",
+        "request_time": "request_time",
+        "status_code": "status_code",
+        "sampling_fraction": "sampling_fraction",
+        "execution_duration_ms": "CAST(round(latency_ms) AS BIGINT)",
+        "request": "request_json",
+        "response": "response_json",
+        "logging_error_codes": "logging_error_codes",
+        "served_entity_id": "asset_name || '/' || asset_version",
+        "requester": "requester",
+    },
+)
+# Source: https://docs.databricks.com/aws/en/ai-gateway/inference-tables
+_REQUESTS = ViewSpec(
+    "inference_log_requests",
+    "inference_log",
+    {
+        "request_id": "request_id",
+        "invocation_id": "invocation_id",
+        "event_time": "request_time",
+        "status_code": "status_code",
+        "latency_ms": "latency_ms",
+        "destination_name": "coalesce(tags['target'], asset_name)",
+        "request_tags": "tags",
+        "request": "request_json",
+        "response": "response_json",
+        "logging_error_codes": "logging_error_codes",
+    },
+)
+VIEWS = {view.asset: view for view in (_PAYLOAD, _REQUESTS)}
+
+
 def spec_of(table: str) -> TableSpec:
     """The description of a table by its three-level name; its last part says what kind of table it is."""
     asset = table.rpartition(".")[2]

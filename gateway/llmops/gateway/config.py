@@ -276,6 +276,20 @@ class ControlConfig(Section):
     port: int = Field(4001, ge=0, le=65535)
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector for GenAI metrics, OTLP over HTTP")
     alert_webhook: str | None = Field(None, description="URL told of budget, breaker and model-change alerts")
+    alert_secret: str | None = Field(None, description="Reference of the key that signs them (HMAC-SHA256)")
+    alert_private: bool = Field(False, description="Let the webhook be at a private or loopback address")
+
+    @field_validator("alert_secret")
+    @classmethod
+    def _by_reference(cls, value: str | None) -> str | None:
+        return value if value is None else check_reference(value)
+
+    @field_validator("otlp_endpoint", "alert_webhook")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("a URL starts with http:// or https://")
+        return value
 
 
 class GatewayConfig(Section):

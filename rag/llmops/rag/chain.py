@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmops.core.chain import (
-    CancelToken,
     ChainContext,
     Done,
     Event,
@@ -32,7 +31,7 @@ from llmops.rag.retrieve import Retriever, SearchIndex, StoredDocument
 _VIEW_CHARS = 1200
 """How much of a document without pages is shown around a cited span, on each side."""
 
-Condense = Callable[[str, Sequence[Message], CancelToken], str]
+Condense = Callable[[str, Sequence[Message], ChainContext], str]
 Value = str | int | float | bool
 
 
@@ -97,14 +96,14 @@ class RagChain:
         settings = RequestSettings.read(context.settings)
         question, history = _conversation(messages, self._parts.config)
         context.cancel.check()
-        standalone = self._parts.condense(question, history, context.cancel)
+        standalone = self._parts.condense(question, history, context)
         config = self._parts.retriever.config
         if settings.top_k is not None:
             config = config.model_copy(update={"top_k": settings.top_k})
         found = self._parts.retriever.retrieve(standalone, context.principal, settings.filters, config)
         context.cancel.check()
         yield Retrieval(tuple(passage.ref() for passage in found.passages), found.generation, found.index_seq)
-        asked = Asked(question, history, found, context.principal, self._sampling(settings), context.cancel)
+        asked = Asked(question, history, found, self._sampling(settings), context)
         for piece in self._parts.answerer.answer(asked):
             context.cancel.check()
             if not isinstance(piece, Answered):

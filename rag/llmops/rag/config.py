@@ -76,10 +76,10 @@ class RetrievalConfig(Section):
 
 
 class LlmConfig(Section):
-    """An OpenAI-format server."""
+    """A route of the gateway, or the model of any other OpenAI-format server."""
 
-    url: str = Field(description="Base URL, such as http://localhost:11434/v1")
-    model: str
+    model: str = Field(description="Name of the gateway's route, or of the server's model")
+    url: str = Field("http://127.0.0.1:4000/v1", description="Base URL; default: this machine's gateway")
     api_key: str | None = Field(None, description="A reference: env:NAME or file:PATH")
     timeout_s: float = Field(60.0, gt=0)
     max_tokens: int = Field(1024, gt=0)

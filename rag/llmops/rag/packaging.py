@@ -13,7 +13,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.core.chain import CancelToken, Message
+from llmops.core.chain import ChainContext, Message
 from llmops.core.errors import IntegrityError, NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.core.llm import LlmClient, LlmEndpoint
@@ -245,9 +245,9 @@ def _endpoint(llm: LlmConfig) -> LlmEndpoint:
     return LlmEndpoint(llm.url, llm.model, api_key=llm.api_key, timeout_s=llm.timeout_s)
 
 
-def _by_rule(question: str, history: Sequence[Message], cancel: CancelToken) -> str:
+def _by_rule(question: str, history: Sequence[Message], context: ChainContext) -> str:
     return condense_by_rule(question, history)
 
 
 def _by_llm(client: LlmClient) -> Condense:
-    return lambda question, history, cancel: condense_by_llm(question, history, client, cancel)
+    return lambda question, history, context: condense_by_llm(question, history, client, context)

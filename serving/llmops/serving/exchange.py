@@ -16,7 +16,6 @@ from typing import Any
 
 from llmops.core.chain import Cancelled, ChainContext, Citation, Delta, Done, Event, Message, PassageRef, Retrieval
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
-from llmops.core.ids import new_id
 from llmops.serving.bridge import Bridge
 from llmops.serving.characters import CharacterJoiner
 from llmops.serving.config import LimitsConfig
@@ -98,7 +97,6 @@ class Question:
     context: ChainContext
     body: dict[str, Any]
     client_request_id: str | None = None
-    invocation_id: str = field(default_factory=new_id)
     asked_at: float = field(default_factory=time.time)
 
 
@@ -141,7 +139,7 @@ class Places:
     def run(self, bridge: Bridge[Event], question: Question) -> None:
         """Start a chain in the place taken. Place and version are given back when it has really stopped."""
         loop = asyncio.get_running_loop()
-        key = question.invocation_id
+        key = question.context.invocation_id
 
         def ended() -> None:
             question.loaded.release()

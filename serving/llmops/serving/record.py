@@ -104,7 +104,7 @@ def citation_json(citation: Citation) -> dict[str, Any]:
 def _identifiers(question: Question) -> dict[str, Any]:
     context = question.context
     return {
-        "invocation_id": question.invocation_id,
+        "invocation_id": question.context.invocation_id,
         "parent_invocation_id": None,
         "layer": "serving",
         "request_id": context.request_id,

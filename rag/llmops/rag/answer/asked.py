@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llmops.core.chain import CancelToken, Citation, Delta, Message, Usage
-from llmops.core.identity import Principal
+from llmops.core.chain import ChainContext, Citation, Delta, Message, Usage
 from llmops.core.llm import Sampling
 from llmops.rag.retrieve import Retrieved
 
@@ -28,9 +27,8 @@ class Asked:
     question: str
     history: Sequence[Message]
     found: Retrieved
-    principal: Principal
     sampling: Sampling
-    cancel: CancelToken
+    context: ChainContext
 
 
 @dataclass(frozen=True)

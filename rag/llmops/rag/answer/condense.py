@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from llmops.core.chain import CancelToken, Message
+from llmops.core.chain import ChainContext, Message
 from llmops.core.llm import LlmClient, Sampling
 from llmops.rag.answer.cues import ASKING
 from llmops.rag.lexical import analyze
@@ -48,7 +48,7 @@ def condense_by_rule(question: str, history: Sequence[Message]) -> str:
     return " ".join([*topic, question.strip()])
 
 
-def condense_by_llm(question: str, history: Sequence[Message], client: LlmClient, cancel: CancelToken) -> str:
+def condense_by_llm(question: str, history: Sequence[Message], client: LlmClient, context: ChainContext) -> str:
     """The question rewritten by the model; the rule's form where it replies with nothing usable.
 
     Raises:
@@ -61,7 +61,7 @@ def condense_by_llm(question: str, history: Sequence[Message], client: LlmClient
         {"role": "system", "content": _INSTRUCTION},
         {"role": "user", "content": f"Conversation:\n{said}\n\nLast question:\n{question}"},
     ]
-    reply = client.complete(messages, Sampling(max_tokens=128, temperature=0.0), cancel).text
+    reply = client.complete(messages, Sampling(max_tokens=128, temperature=0.0), context).text
     lines = [line.strip() for line in reply.splitlines() if line.strip()]
     usable = len(lines) == 1 and len(lines[0]) <= _MOST_CHARS
     return lines[0] if usable else condense_by_rule(question, history)

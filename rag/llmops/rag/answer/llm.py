@@ -46,10 +46,10 @@ class LlmAnswerer:
             yield from refusal(Usage())
             return
         messages = self._prompt.messages(asked.question, passages, asked.history)
-        book = CitationBook(asked.found, asked.principal, self._embedder)
+        book = CitationBook(asked.found, asked.context.principal, self._embedder)
         writing = _Writing(book, passages)
         parser, end = MarkerParser(), LlmEnd("stop", None)
-        for event in self._client.stream(messages, asked.sampling, asked.cancel):
+        for event in self._client.stream(messages, asked.sampling, asked.context):
             if isinstance(event, LlmEnd):
                 end = event
                 continue

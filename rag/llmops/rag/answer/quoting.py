@@ -68,9 +68,9 @@ class QuotingAnswerer:
 
     def answer(self, asked: Asked) -> Iterator[Piece]:
         quotes = self.pick(asked)
-        asked.cancel.check()
+        asked.context.cancel.check()
         read = Usage(sum(estimate_tokens(found.chunk.text) for found in asked.found.passages), 0, True)
-        book = CitationBook(asked.found, asked.principal, self._embedder)
+        book = CitationBook(asked.found, asked.context.principal, self._embedder)
         pieces = list(_quoted(quotes, book))
         if not pieces:
             yield from refusal(read)

@@ -1,0 +1,205 @@
+"""The handler of the HTTP server: tells requests apart by path, checks who calls, and opens an exchange for each call.
+
+Knows paths, keys and the collaborators that every exchange needs. The configuration in force is `plan`; it is swapped
+whole, and exchanges keep the one they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from llmops.core.errors import LlmopsError
+from llmops.core.ids import new_id
+from llmops.core.spool import Spool
+from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Operation, Request, Responder
+from llmops.gateway.dialects import open_dialect
+from llmops.gateway.engine import admission
+from llmops.gateway.engine.exchange import Exchange
+from llmops.gateway.engine.faults import refusal
+from llmops.gateway.engine.host import check_origin
+from llmops.gateway.engine.metrics import Metrics, Tally
+from llmops.gateway.engine.models import models_reply
+from llmops.gateway.engine.plan import Plan, Route, Target
+from llmops.gateway.http.timers import Timers
+from llmops.gateway.keyring import Ring
+
+_JSON = (b"content-type", b"application/json")
+_MOST_GRANTS = 50_000
+_log = logging.getLogger(__name__)
+
+
+class _Dialects(dict[Operation, Dialect]):
+    """Each is loaded by the first request that speaks it."""
+
+    def __missing__(self, operation: Operation) -> Dialect:
+        found = self[operation] = open_dialect(operation)
+        return found
+
+
+@dataclass(slots=True)
+class Staff:
+    """Whom every exchange works with."""
+
+    allowances: Allowances
+    spool: Spool
+    metrics: Metrics
+    timers: Timers
+    loop: asyncio.AbstractEventLoop
+
+
+class Gate:
+    """Call it with a request and the way back. `ready` is what /readyz tells."""
+
+    def __init__(self, plan: Plan, ring: Ring, staff: Staff) -> None:
+        self.plan = plan
+        self.ring = ring
+        self.allowances = staff.allowances
+        self.metrics = staff.metrics
+        self.timers = staff.timers
+        self.dialects = _Dialects()
+        self.loop = staff.loop
+        self.jitter = random.random
+        self.ready = True
+        self._append = staff.spool.append
+        self._table = plan.config.inference_log
+        self._grants: dict[tuple[str | None, str], admission.Grant] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, request: Request, responder: Responder) -> None:
+        operation = PATHS.get(request.path)
+        if operation is None:
+            self._elsewhere(request, responder)
+            return
+        try:
+            if request.method != "POST":
+                raise refusal(405, "method_not_allowed", f"{request.path} takes POST")
+            policy = self._who(request)
+        except Fault as fault:
+            self.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
+            self.send_fault(responder, self.dialects[operation], fault, new_id())
+            return
+        exchange = Exchange(self, request, responder, operation, policy)
+        try:
+            exchange.begin()
+        except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
+            exchange.crash()
+
+    # --- what exchanges ask of it ------------------------------------------------------------------------------------
+
+    def grant(self, plan: Plan, policy: KeyPolicy | None, route: Route) -> admission.Grant:
+        """What this key may do on this route, worked out once for a configuration and a key snapshot."""
+        key = (policy.key_id if policy is not None else None, route.name)
+        found = self._grants.get(key)
+        if found is None or found.route is not route:
+            found = admission.grant(plan, policy, route)
+            if plan is self.plan:
+                if len(self._grants) >= _MOST_GRANTS:
+                    self._grants.clear()
+                self._grants[key] = found
+        return found
+
+    def tally(self, grant: admission.Grant, target: Target | None, status: int) -> Tally:
+        """The numbers that a call of this kind is counted in."""
+        key = (target, status)
+        found = grant.tallies.get(key)
+        if found is None:
+            label = target.label if target is not None else ""
+            found = self.metrics.tally(grant.route.name, label, f"{status // 100}xx", grant.team or "")
+            grant.tallies[key] = found
+        return found
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """One row to the spool. What the spool refuses is counted: a full disk must not stop the replies."""
+        try:
+            if not self._append(self._table, row):
+                self.metrics.count("llmops_gateway_rows_shed_total")
+        except LlmopsError as error:
+            self.metrics.count("llmops_gateway_rows_failed_total")
+            _log.error("a row of the inference log could not be kept: %s", error)
+
+    def send_fault(self, responder: Responder, dialect: Dialect, fault: Fault, request_id: str) -> None:
+        """An error reply in the caller's format."""
+        headers = [_JSON, (b"x-request-id", request_id.encode())]
+        if fault.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, round(fault.retry_after_s + 0.499))))
+        if fault.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        responder.send(fault.status, headers, dialect.error(fault, request_id))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what has to wait; its failure is logged."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def renew_keys(self) -> bool:
+        """Take over a changed key snapshot."""
+        changed = self.ring.refresh()
+        if changed:
+            self._grants.clear()
+        return changed
+
+    def renew_plan(self, plan: Plan) -> None:
+        """Requests from now on follow the new plan; the old one closes what is its own after its last request."""
+        old, self.plan = self.plan, plan
+        self._table = plan.config.inference_log
+        self._grants.clear()
+        old.retire(keep=plan.connected.values())
+
+    # --- the door ----------------------------------------------------------------------------------------------------
+
+    def _who(self, request: Request) -> KeyPolicy | None:
+        """The key behind a request; None for a program on this machine that needs none."""
+        headers = request.headers
+        plan = self.plan
+        if (fault := plan.host.check(headers.get(b"host"))) is not None:
+            raise fault
+        token = admission.token_of(headers)
+        if token is not None and (plan.keys_needed or token.startswith(b"lk_")):
+            policy = self.ring.find(token)
+            if policy is None:
+                raise admission.unauthenticated()
+            if admission.SCOPE not in policy.scopes:
+                raise admission.no_scope(policy)
+            return policy
+        if plan.keys_needed:
+            raise admission.unauthenticated()
+        if (fault := check_origin(headers)) is not None:
+            raise fault
+        return None
+
+    def _elsewhere(self, request: Request, responder: Responder) -> None:
+        path, headers = request.path, request.headers
+        try:
+            if path in ("/healthz", "/readyz"):
+                self._health(path, responder)
+                return
+            policy = self._who(request)
+            if path == "/v1/models" or path.startswith("/v1/models/"):
+                if request.method not in ("GET", "HEAD"):
+                    raise refusal(405, "method_not_allowed", f"{path} takes GET")
+                body = models_reply(self.plan, policy, path[len("/v1/models/") :], b"anthropic-version" in headers)
+                responder.send(200, (_JSON,), body)
+                return
+            raise refusal(404, "not_found", f"nothing is served at {path[:200]}", "see the paths under /v1/")
+        except Fault as fault:
+            self.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
+            operation: Operation = "messages" if b"anthropic-version" in headers else "chat"
+            self.send_fault(responder, self.dialects[operation], fault, new_id())
+
+    def _health(self, path: str, responder: Responder) -> None:
+        good = self.ready or path == "/healthz"
+        body = orjson.dumps({"status": "ok" if good else "draining"})
+        responder.send(200 if good else 503, (_JSON,), body)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a request could not be handled", exc_info=error)

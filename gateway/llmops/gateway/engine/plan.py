@@ -1,0 +1,244 @@
+"""A configuration made ready to serve: for each route its targets, already joined to provider, connections and price.
+
+Built once for a configuration and never changed, but for what targets learn (latency, breaker), so that a request only
+looks things up. A new configuration is a new plan; requests under way finish on the one they began with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from llmops.core.errors import ConfigError
+from llmops.core.ids import digest
+from llmops.gateway.calls import Operation, Pool, Provider
+from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteConfig, TargetConfig
+from llmops.gateway.engine.breaker import Breaker
+from llmops.gateway.engine.escalation import Escalation
+from llmops.gateway.engine.host import Host
+from llmops.gateway.guard import Guards, open_guards
+from llmops.gateway.pricing import Price, PriceTable
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class Connected:
+    """A provider and the connections to it. `api_key` tells whether an older plan's may be kept."""
+
+    config: ProviderConfig
+    provider: Provider
+    pool: Pool
+    api_key: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """One model at one provider, as a route uses it."""
+
+    config: TargetConfig
+    label: str
+    header: Header
+    provider: Provider
+    pool: Pool
+    native: frozenset[Operation]
+    price: Price
+    breaker: Breaker
+    region: str | None
+    tier: int
+    weight: float
+    variant: str | None
+    expected: re.Pattern[str] | None
+    latency_s: float = 0.0
+    latency_at: float = 0.0
+    under_way: int = 0
+    rests_until: float = 0.0
+    """It asked, by Retry-After, to be left alone until then."""
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One name clients ask for. `tiers` holds only targets inside the allowed regions."""
+
+    config: RouteConfig
+    name: str
+    asset: str
+    version: str
+    header: Header
+    operations: frozenset[Operation]
+    regions: frozenset[str]
+    tiers: tuple[tuple[Target, ...], ...]
+    arms: tuple[tuple[str, float], ...]
+    salt: str
+    roi: tuple[RoiRule, ...]
+    escalation: Escalation | None
+    guards: Guards
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+    log_bodies: bool
+    only: Target | None
+    """The one target of the first tier, where there is nothing to choose."""
+
+    fallbacks: tuple[Route, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What one configuration means. `running` counts the requests that still need it."""
+
+    config: GatewayConfig
+    routes: Mapping[str, Route]
+    connected: Mapping[str, Connected]
+    host: Host
+    keys_needed: bool
+    running: int = 0
+    retired: Callable[[], None] | None = field(default=None)
+
+    def finished(self) -> None:
+        """A request ended; the last one of a replaced plan closes what nobody needs any more."""
+        self.running -= 1
+        if self.retired is not None and not self.running:
+            retired, self.retired = self.retired, None
+            retired()
+
+    def retire(self, keep: Iterable[Connected]) -> None:
+        """Close the connections that no newer plan took over, once nobody uses them."""
+        kept = set(map(id, keep))
+        pools = [connected.pool for connected in self.connected.values() if id(connected) not in kept]
+
+        def close() -> None:
+            for pool in pools:
+                pool.close()
+
+        if self.running:
+            self.retired = close
+        else:
+            close()
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a plan is built from: how to connect a provider, and what targets cost."""
+
+    connect: Callable[[str, ProviderConfig], Connected]
+    prices: PriceTable
+
+
+def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) -> Plan:
+    """The plan of a configuration; connections, breakers and latencies of unchanged targets are taken over.
+
+    Raises:
+        ConfigError: a secret or price is missing, or residency leaves a route no target.
+    """
+    connected = {name: _connected(name, provider, parts, before) for name, provider in config.providers.items()}
+    routes = {
+        route.name: _route(config, route, connected, parts, before.routes.get(route.name) if before else None)
+        for route in config.routes
+    }
+    for route in routes.values():
+        route.fallbacks = tuple(routes[name] for name in route.config.fallbacks)
+    host = Host(config.host, config.allowed_hosts)
+    return Plan(config, routes, connected, host, keys_needed=config.require_keys or not host.loopback)
+
+
+def _connected(name: str, config: ProviderConfig, parts: Parts, before: Plan | None) -> Connected:
+    fresh = parts.connect(name, config)
+    old = before.connected.get(name) if before else None
+    if old is not None and old.config == config and old.api_key == fresh.api_key:
+        fresh.pool.close()
+        return old
+    return fresh
+
+
+def _route(
+    config: GatewayConfig,
+    route: RouteConfig,
+    connected: Mapping[str, Connected],
+    parts: Parts,
+    before: Route | None,
+) -> Route:
+    known = {_identity(target): target for tier in before.tiers for target in tier} if before else {}
+    allowed = frozenset(route.regions)
+    tiers: dict[int, list[Target]] = {}
+    for target in route.targets:
+        provider = connected[target.provider]
+        if allowed and provider.config.region not in allowed:
+            continue
+        price = parts.prices.price(provider.config.kind, target.model, stated=target.price, unpriced=config.unpriced)
+        ready = _target(target, provider, price, route)
+        if (old := known.get(_identity(ready))) is not None and old.provider is ready.provider:
+            ready.breaker, ready.latency_s, ready.latency_at = old.breaker, old.latency_s, old.latency_at
+        tiers.setdefault(target.tier, []).append(ready)
+    if not tiers:
+        raise ConfigError(
+            f"no target of the route `{route.name}` lies in its regions {sorted(allowed)}",
+            hint="give the providers their `region`, or the route other `regions`",
+        )
+    ordered = tuple(tuple(tiers[tier]) for tier in sorted(tiers))
+    arms = _arms(route, ordered[0])
+    return Route(
+        config=route,
+        name=route.name,
+        asset=f"{config.catalog}.gateway.{route.name}",
+        version=digest(route.model_dump(mode="json"))[:12],
+        header=(b"x-llmops-route", route.name.encode()),
+        operations=frozenset(route.operations),
+        regions=allowed,
+        tiers=ordered,
+        arms=arms,
+        salt=(route.experiment.salt or route.experiment.id) if route.experiment else "",
+        roi=route.roi,
+        escalation=Escalation(route.escalate) if route.escalate else None,
+        guards=open_guards(route.guards),
+        first_byte_s=route.timeouts.first_byte_s,
+        idle_s=route.timeouts.idle_s,
+        total_s=route.timeouts.total_s,
+        log_bodies=route.log_bodies,
+        only=ordered[0][0] if len(ordered[0]) == 1 and not route.experiment and not route.roi else None,
+    )
+
+
+def _target(config: TargetConfig, connected: Connected, price: Price, route: RouteConfig) -> Target:
+    label = f"{config.provider}/{config.model}"
+    try:
+        expected = re.compile(config.expect_model) if config.expect_model else None
+    except re.error as error:
+        raise ConfigError(f"`expect_model` of {label} is no regular expression: {error}") from error
+    if not label.isprintable() or not label.isascii():
+        raise ConfigError(f"the target {label!r} holds characters that no header can carry")
+    return Target(
+        config=config,
+        label=label,
+        header=(b"x-llmops-target", label.encode()),
+        provider=connected.provider,
+        pool=connected.pool,
+        native=connected.provider.native,
+        price=price,
+        breaker=Breaker(route.breaker),
+        region=connected.config.region,
+        tier=config.tier,
+        weight=config.weight,
+        variant=config.variant,
+        expected=expected,
+    )
+
+
+def _identity(target: Target) -> tuple[str, int, str | None]:
+    return target.label, target.tier, target.variant
+
+
+def _arms(route: RouteConfig, first: Sequence[Target]) -> tuple[tuple[str, float], ...]:
+    """The experiment's arms with their shares; the challenger first: its range of buckets is the one that grows."""
+    if route.experiment is None:
+        return ()
+    weights: dict[str, float] = {}
+    for target in first:
+        if target.variant is not None:
+            weights[target.variant] = weights.get(target.variant, 0.0) + target.weight
+    total = sum(weights.values())
+    if total <= 0:
+        raise ConfigError(f"the experiment of the route `{route.name}` has no arm with a weight above 0")
+    shares = [(arm, weights[arm] / total) for arm in ("challenger", "champion") if arm in weights]
+    return tuple(shares)

@@ -1,0 +1,122 @@
+"""Speaks OpenAI's API: to OpenAI, and to every server that copies it (vLLM, SGLang, TGI, Ollama, llama.cpp, LM Studio).
+
+What the caller sent goes out as it came, unknown fields too, but for three things: the model's name, the enforced
+maximum of output tokens, and `stream_options.include_usage`. Knows no dialect but OpenAI's and keeps no state.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import orjson
+
+from llmops.core.errors import ConfigError
+from llmops.gateway.calls import Fault, Headers, Json, Operation, Reader, Relay, Reply, UpstreamRequest
+from llmops.gateway.ceilings import asked_output, choice_count
+from llmops.gateway.config import ProviderConfig, TargetConfig
+from llmops.gateway.providers.faults import read_fault
+from llmops.gateway.providers.openai_reply import read_reply
+from llmops.gateway.providers.openai_request import (
+    PATHS,
+    own_headers,
+    refuse_background,
+    stream_options,
+    streamed,
+    wants_usage,
+    without_extensions,
+)
+from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, ResponsesRelay
+
+_STREAMED = frozenset({"chat", "completions", "responses"})
+_OPENAI_HOST = "api.openai.com"
+_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
+
+
+class OpenAI:
+    """One account at OpenAI, or one server that speaks its format."""
+
+    def __init__(self, config: ProviderConfig, api_key: str | None) -> None:
+        url = urlsplit(config.base_url)
+        self._base = url.path.rstrip("/")
+        self._is_openai = url.hostname == _OPENAI_HOST
+        self._secret = api_key
+        self.native: frozenset[Operation] = frozenset(config.operations or self._default_operations())
+        if unknown := sorted(self.native - PATHS.keys()):
+            raise ConfigError(
+                f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
+                hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
+            )
+        self._headers: Headers = (*self._authorization(config), *own_headers(config))
+
+    def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
+        if operation not in self.native:
+            raise Fault(
+                "bad_request",
+                f"the provider `{target.provider}` does not offer `{operation}`",
+                400,
+                code="unsupported_operation",
+            )
+        out = self._adapted(operation, body, target)
+        try:
+            data = orjson.dumps(out)
+        except (TypeError, orjson.JSONEncodeError):
+            raise Fault("bad_request", "the request holds text that is not Unicode or a number too large") from None
+        return UpstreamRequest(self._path(operation, target), self._headers, data)
+
+    def reply(self, operation: Operation, body: bytes) -> Reply:
+        return read_reply(operation, body, self._secret)
+
+    def fault(self, status: int, headers: Headers, body: bytes) -> Fault:
+        return read_fault(status, headers, body, self._secret)
+
+    def relay(self, operation: Operation, body: Json) -> Relay:
+        if operation == "responses":
+            return ResponsesRelay(self._secret)
+        return ChatRelay(
+            wants_usage=wants_usage(body),
+            choices=choice_count(operation, body),
+            secret=self._secret,
+            marker=b'"content":"' if operation == "chat" else b'"text":"',
+        )
+
+    def reader(self, body: Json) -> Reader:
+        return ChatReader(choices=choice_count("chat", body), secret=self._secret)
+
+    def _default_operations(self) -> tuple[Operation, ...]:
+        always: tuple[Operation, ...] = ("chat", "completions", "embeddings")
+        return (*always, "responses") if self._is_openai else always
+
+    def _authorization(self, config: ProviderConfig) -> Headers:
+        headers = []
+        if self._secret:
+            headers.append((b"authorization", b"Bearer " + self._secret.encode("ascii")))
+        if config.organization:
+            headers.append((b"openai-organization", config.organization.encode("ascii")))
+        return headers
+
+    def _path(self, operation: Operation, target: TargetConfig) -> str:
+        return self._base + PATHS[operation]
+
+    def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
+        """The body for this upstream, a copy."""
+        out = {**body, "model": target.model}
+        if operation == "responses":
+            refuse_background(body)
+            out["max_output_tokens"] = asked_output("responses", body, target.max_output_tokens)
+        elif operation in ("chat", "completions"):
+            limit = asked_output(operation, body, target.max_output_tokens)
+            name = self._limit_name(operation)
+            for other in _LIMIT_NAMES:
+                if other != name:
+                    out.pop(other, None)
+            out[name] = limit
+        if operation in _STREAMED and streamed(body) and operation != "responses":
+            out["stream_options"] = {**stream_options(body), "include_usage": True}
+        return without_extensions(out) if self._is_openai else out
+
+    def _limit_name(self, operation: Operation) -> str:
+        """OpenAI's reasoning models refuse `max_tokens`; many compatible servers know nothing else.
+
+        Source: https://platform.openai.com/docs/api-reference/chat/create (max_tokens: deprecated)
+        """
+        return "max_completion_tokens" if operation == "chat" and self._is_openai else "max_tokens"

@@ -1,0 +1,137 @@
+"""A gateway under test, in processes of its own: started from a configuration file, asked over the socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import yaml
+
+from llmops.core.state import StateConfig
+from llmops.gateway.published import SupervisorStatus, read_status
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("gateway_process.py")
+Value = TypeVar("Value")
+
+
+def write_config(path: Path, **values: Any) -> None:
+    """A configuration on free ports with one route; `values` are laid over it. Replaced whole, as editors do."""
+    config = {
+        "job": "gateway",
+        "state": {"dir": str(path.parent / "state")},
+        "port": 0,
+        "control": {"port": 0},
+        "shutdown_s": 5,
+        "providers": {"local": {"url": "http://127.0.0.1:9/v1"}},
+        "routes": [{"name": "first", "targets": [{"provider": "local", "model": "m"}]}],
+        "unpriced": "free",
+        **values,
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(config))
+    temporary.replace(path)
+
+
+def route(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "targets": [{"provider": "local", "model": "m"}], **more}
+
+
+class Gateway:
+    """One running gateway."""
+
+    def __init__(self, file: Path, process: subprocess.Popen[str]) -> None:
+        self.file = file
+        self.process = process
+        self.url = ""
+        self.control = ""
+        self.said: list[str] = []
+
+    @property
+    def state(self) -> StateConfig:
+        return StateConfig(dir=self.file.parent / "state")
+
+    @property
+    def folder(self) -> Path:
+        return self.state.root / "gateway"
+
+    def client(self, **settings: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
+
+    def controller(self, **settings: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.control, timeout=60, trust_env=False, **settings)
+
+    def status(self) -> SupervisorStatus:
+        found = read_status(self.folder)
+        assert found is not None
+        return found
+
+    def pid(self, name: str) -> int:
+        return next(process.pid for process in self.status().processes if process.name == name)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def eventually(check: Callable[[], Value], patience_s: float = 60) -> Value:
+    """The first true value of `check`; fails when none comes."""
+    deadline = time.monotonic() + patience_s
+    while not (value := check()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def process(file: Path, *arguments: str) -> Iterator[Gateway]:
+    """The program on a configuration file, whether or not it comes to answer."""
+    started = subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(file), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    gateway = Gateway(file, started)
+    reader = threading.Thread(target=lambda: [gateway.said.append(line) for line in started.stderr or ()], daemon=True)
+    reader.start()
+    try:
+        yield gateway
+    finally:
+        if started.poll() is None:
+            started.terminate()
+            try:
+                started.wait(60)
+            except subprocess.TimeoutExpired:
+                started.kill()
+        started.wait(20)
+        reader.join(20)
+        for stream in (started.stdout, started.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@contextmanager
+def running(file: Path, *arguments: str) -> Iterator[Gateway]:
+    """A gateway that answers."""
+    with process(file, *arguments) as gateway:
+        lines: queue.Queue[str] = queue.Queue()
+        assert gateway.process.stdout is not None
+        stdout = gateway.process.stdout
+        threading.Thread(target=lambda: lines.put(stdout.readline()), daemon=True).start()
+        line = lines.get(timeout=120)
+        assert line, "".join(gateway.said)
+        gateway.url, gateway.control = json.loads(line)
+        yield gateway
