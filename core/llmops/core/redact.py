@@ -65,14 +65,16 @@ def may_hold_secret(text: str) -> bool:
     return _suspect(text)
 
 
-def find_secrets(text: str, start: int = 0) -> list[tuple[int, int]]:
-    """Where secrets stand in text (not in encoded JSON) from `start` on; for a named one, its value alone.
+def find_secrets(text: str, start: int = 0) -> list[tuple[int, int, int]]:
+    """Secrets in text (not in encoded JSON) from `start` on: where what names it begins, where it begins, its end.
 
     What looks like a key only because a word ends in its prefix (risk-averse-...) counts where it holds a digit.
     """
-    found = [match.span() for match in _SECRET.finditer(text, start) if not _within_word(text, match)]
-    found += [(match.end() - len(match.group().split()[-1]), match.end()) for match in _BEARER.finditer(text, start)]
-    found += [(match.end(2), match.end()) for match in _NAMED.finditer(text, start)]
+    secrets = (match for match in _SECRET.finditer(text, start) if not _within_word(text, match))
+    found = [(match.start(), match.start(), match.end()) for match in secrets]
+    for match in _BEARER.finditer(text, start):
+        found.append((match.start(), match.end() - len(match.group().split()[-1]), match.end()))
+    found += [(match.start(), match.end(2), match.end()) for match in _NAMED.finditer(text, start)]
     return sorted(found)
 
 

@@ -15,7 +15,7 @@ class Credentials:
         return may_hold_secret(text)
 
     def spans(self, text: str, start: int = 0) -> Sequence[Span]:
-        return [Span(begin, end, "secret") for begin, end in find_secrets(text, start)]
+        return [Span(at, end, "secret", led_in_by) for led_in_by, at, end in find_secrets(text, start)]
 
     def open_at(self, text: str, start: int = 0) -> int:
         return unfinished_secret(text, start)

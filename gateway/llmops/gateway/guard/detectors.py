@@ -1,7 +1,7 @@
 """What every check must be able to say of a text: whether something is there, where, and what may still be coming.
 
-The third answer is what makes a stream safe: of a text that is not whole yet, everything before `open_at` and outside of
-the spans is final, whatever follows. Knows no API and no configuration.
+The third answer makes streams safe: of a text that is not whole yet, everything before `open_at` and outside of the
+spans is final, whatever follows. Knows no API and no configuration.
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ class Span(NamedTuple):
     start: int
     end: int
     name: str
+    led_in_by: int | None = None
+    """Where the words begin by which it is known (the name before a value), where they come before it."""
+
+    @property
+    def begin(self) -> int:
+        return self.start if self.led_in_by is None else self.led_in_by
 
 
 class Detector(Protocol):
@@ -54,8 +60,7 @@ def merged(found: Iterable[Span]) -> list[Span]:
     for span in sorted(found, key=lambda span: (span.start, -span.end)):
         if result and span.start < result[-1].end:
             last = result[-1]
-            if span.end > last.end:
-                result[-1] = Span(last.start, span.end, last.name)
+            result[-1] = Span(last.start, max(last.end, span.end), last.name, min(last.begin, span.begin))
         else:
             result.append(span)
     return result
@@ -63,7 +68,8 @@ def merged(found: Iterable[Span]) -> list[Span]:
 
 def masked(text: str, found: Sequence[Span]) -> str:
     """The text with `[name]` in place of each span."""
-    pieces, place = [], 0
+    pieces: list[str] = []
+    place = 0
     for span in found:
         pieces += text[place : span.start], f"[{span.name}]"
         place = span.end

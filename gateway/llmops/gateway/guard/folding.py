@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import accumulate
+from typing import Literal
 
 _ALIKE = dict(
     zip(
@@ -40,7 +41,7 @@ def _fold_character(character: str) -> str:
     for first, last in _SQUARED:
         if first <= code <= last:
             return chr(ord("a") + code - first)
-    form = "NFKC" if _WHOLE[0] <= code <= _WHOLE[1] else "NFKD"
+    form: Literal["NFKC", "NFKD"] = "NFKC" if _WHOLE[0] <= code <= _WHOLE[1] else "NFKD"
     spread = unicodedata.normalize(form, unicodedata.normalize(form, character).casefold())
     kept = (one for one in spread if unicodedata.category(one) not in ("Mn", "Me", "Cf") and one not in _UNSEEN)
     return "".join(_ALIKE.get(one, one) for one in kept)

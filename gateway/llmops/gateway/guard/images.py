@@ -48,7 +48,8 @@ def _within(content: Any) -> Iterator[str]:
     while stack:
         value, name = stack.pop()
         if isinstance(value, dict):
-            if value.get("type") in _CALLS:
+            kind = value.get("type")
+            if type(kind) is str and kind in _CALLS:
                 continue
             for key, item in value.items():
                 if type(item) is str:

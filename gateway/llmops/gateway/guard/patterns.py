@@ -1,7 +1,7 @@
 """Finds what a site's own regular expressions match, in time linear in the text whatever the expression is.
 
-The expressions are RE2's (no look-around, no back-references): its automata cannot be made to backtrack, so that no text
-can hang a worker. https://github.com/google/re2/wiki/Syntax
+The expressions are RE2's (no look-around, no back-references): its automata cannot be made to backtrack, so that no
+text can hang a worker. https://github.com/google/re2/wiki/Syntax
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Patterns:
 
 def _compiled(name: str, pattern: str) -> Any:
     try:
-        import re2
+        import re2  # type: ignore[import-untyped,unused-ignore]
     except ImportError as error:
         raise ConfigError("the guard `pattern` needs google-re2", hint="pip install 'llmops[gateway]'") from error
     if not name.replace("-", "_").replace("_", "a").isalnum() or len(name) > _MAX_NAME:

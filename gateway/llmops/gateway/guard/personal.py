@@ -1,7 +1,8 @@
 """Finds personal data by its form: e-mail addresses, telephone, card and account numbers, US SSNs, IP addresses.
 
-Cards are checked by Luhn's sum (ISO/IEC 7812-1), IBANs by country length and mod 97 (ISO 13616), addresses by parsing
-them. It knows forms, not meaning: no names of people, no postal addresses, and a random number of the right form counts.
+Cards are checked by Luhn's sum (ISO/IEC 7812-1), IBANs by country length and mod 97 (ISO 13616), IP addresses by
+parsing them. It knows forms, not meaning: no names of people, no postal addresses, and a random number
+of the right form counts.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ _IBAN_LENGTHS = {
     code: length
     for length, codes in {
         15: "NO", 16: "BE", 18: "DK FO FI GL NL SD FK", 19: "MK SI", 20: "AT BA EE KZ LT LU XK MN",
-        21: "CH HR LI LV", 22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ TL OM SO", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
-        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA",
+        21: "CH HR LI LV",
+        22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ TL OM SO",
+        24: "AD CZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM",
+        28: "AL AZ BY CY DO GT HU LB NI PL SV",
+        29: "BR EG PS QA UA",
         30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
     }.items()
     for code in codes.split()
 }  # fmt: skip
+_NEAR, _FAR = 80, 680  # characters of what is unfinished, at most
 _DIGITS = str.maketrans("", "", " -.()")
 
 
@@ -91,7 +96,7 @@ def _ip(text: str, found: re.Match[str]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A form. `hint` (Rust's engine) is quick and finds at least what `form` does; `unfinished` ends at the text's end."""
+    """A form. `hint` (Rust's engine) is quick and finds all that `form` does; `unfinished` ends where the text does."""
 
     hint: str
     form: re.Pattern[str]
@@ -104,8 +109,8 @@ _KINDS: Mapping[str, _Kind] = {
     "card": _Kind(
         r"[0-9]{4}[ -]?[0-9]{4}",
         re.compile(
-            r"(?<![0-9])(?:[0-9]{13,19}+|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}+|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{5})"
-            r"(?![0-9])"
+            r"(?<![0-9])(?:[0-9]{13,19}+|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}+"
+            r"|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{5})(?![0-9])"
         ),
         re.compile(r"(?<![0-9])[0-9](?:[ -]?[0-9]){0,18}[ -]?\Z"),
         _card,
@@ -113,7 +118,9 @@ _KINDS: Mapping[str, _Kind] = {
     "iban": _Kind(
         r"[A-Za-z]{2}[0-9]{2} ?[A-Za-z0-9]",
         re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]){11,30}"),
-        re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{1,2}(?:(?<=[A-Za-z]{2})[0-9]{1,2}(?:(?<=[0-9]{2})(?: ?[A-Za-z0-9]){0,30} ?)?)?\Z"),
+        re.compile(
+            r"(?<![A-Za-z0-9])(?:[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]){0,30} ?|[A-Za-z]{2}[0-9]|[A-Za-z]{1,2})\Z"
+        ),
         _iban,
     ),
     "ssn": _Kind(
@@ -139,13 +146,13 @@ _KINDS: Mapping[str, _Kind] = {
             r"(?<![\w.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9]|\.[0-9])"
             r"|(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}(?![\w:])"
         ),
-        re.compile(r"(?<![\w:.])[0-9A-Fa-f:.]{1,50}\Z"),
+        re.compile(r"(?<![\w:.])[0-9A-Fa-f:.]{1,64}\Z"),
         _ip,
     ),
     "email": _Kind(
         r"[^\s@]@[\w-]",
         re.compile(rf"{_LOCAL}{{1,64}}+@(?:[\w-]{{1,63}}\.){{1,8}}[^\W\d_]{{2,63}}"),
-        re.compile(rf"{_LOCAL}{{1,64}}+(?:@[\w.-]{{0,254}})?\Z"),
+        re.compile(rf"{_LOCAL}{{1,64}}+(?:@[\w.-]{{0,600}})?\Z"),
         _email,
     ),
 }  # fmt: skip
@@ -171,8 +178,11 @@ class PersonalData:
         return found
 
     def open_at(self, text: str, start: int = 0) -> int:
-        starts = (match.start() for _, kind, _ in self._kinds if (match := kind.unfinished.search(text, start)))
-        return min(starts, default=len(text))
+        end = len(text)
+        near, far = max(start, end - _NEAR), max(start, end - _FAR)
+        far = far if text.find("@", far) >= 0 else near  # only an address, behind its @, grows long
+        found = (kind.unfinished.search(text, far if name == "email" else near) for name, kind, _ in self._kinds)
+        return min((match.start() for match in found if match), default=end)
 
 
 def _all(name: str, kind: _Kind, text: str, place: int) -> Iterable[Span]:

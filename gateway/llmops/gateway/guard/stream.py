@@ -8,7 +8,7 @@ where the next one of its choice begins. Of a match longer than the window only 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmops.gateway.calls import Fault, Json
 from llmops.gateway.guard.detectors import CONTEXT_CHARS, Span, masked, merged
@@ -70,21 +70,23 @@ class StreamGuard:
         for choice in choices:
             if not isinstance(choice, dict):
                 continue
-            index = choice.get("index") or 0
+            index = _number(choice)
             spoken = _texts(choice)
             ended = choice.get("finish_reason") is not None
             if spoken:
                 yield from self._flush(index, frozenset(lane for lane, *_ in spoken))
+            held = False
             for lane, holder, key in spoken:
                 said = holder[key]
                 holder[key] = self._push(index, lane, said)
-                if said and not holder[key]:
-                    holder["_held"] = key
+                held = held or len(holder[key]) < len(said)
+            if self._holding and choice.get("logprobs"):
+                choice["logprobs"] = None  # they spell out what is held
             if ended:
                 yield from self._flush(index, frozenset())
             if self.fault is not None:
                 return
-            if _has_rest(choice):
+            if ended or not held or _says_something(choice):
                 kept.append(choice)
         if kept or chunk.get("usage"):
             chunk["choices"] = kept
@@ -167,9 +169,9 @@ class _Scanner:
         end = len(text)
         opened = min(check.detector.open_at(text, start) for check in self._checks)
         cut = max(opened, start, end - HELD_CHARS)
-        for span in merged(found):
-            if span.start < cut and (span.end > cut or span.end > end - _LOOK_AHEAD):
-                cut = span.start
+        for span in reversed(merged(found)):
+            if span.begin < cut and (span.end > cut or span.end > end - _LOOK_AHEAD):
+                cut = max(start, span.begin)
         return cut
 
 
@@ -179,7 +181,7 @@ def _spans(check: Check, text: str, start: int) -> Sequence[Span]:
 
 def _shrunk(pending: str, cut: int, found: Sequence[tuple[Span, Check]]) -> str:
     """Of a match that grows without end, its ends are enough to see that it goes on."""
-    if len(pending) > HELD_CHARS and any(span.start == cut and span.end >= cut + len(pending) for span, _ in found):
+    if len(pending) > HELD_CHARS and any(span.begin == cut and span.end >= cut + len(pending) for span, _ in found):
         return pending[:_KEPT_CHARS] + pending[-_KEPT_CHARS:]
     return pending
 
@@ -198,29 +200,26 @@ def _texts(choice: Json) -> list[tuple[_Lane, Json, str]]:
             for kind, field in (("function", "arguments"), ("custom", "input")):
                 inner = call.get(kind)
                 if isinstance(inner, dict) and type(inner.get(field)) is str:
-                    found.append(((kind, call.get("index") or 0), inner, field))
+                    found.append(((kind, _number(call)), inner, field))
     return found
 
 
-def _has_rest(choice: Json) -> bool:
-    """Whether the chunk still says something; clears what is held, and the log probabilities, which spell it out."""
-    if choice.get("logprobs"):
-        choice["logprobs"] = None
-    for _, holder, key in _texts(choice):
-        if holder.pop("_held", None) is not None:
-            del holder[key]
+def _number(value: Json) -> int:
+    index = value.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _says_something(choice: Json) -> bool:
+    """Whether anything is left in the chunk beside the places of texts that are held."""
+    if any(holder[key] for _, holder, key in _texts(choice)):
+        return True
     delta = choice.get("delta")
-    if isinstance(delta, dict):
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list):
-            delta["tool_calls"] = [call for call in calls if _says_more(call)]
-            if not delta["tool_calls"]:
-                del delta["tool_calls"]
-    return bool(delta) or "text" in choice or choice.get("finish_reason") is not None
-
-
-def _says_more(call: Any) -> bool:
-    return isinstance(call, dict) and (bool(call.get("id")) or bool(call.get("function")) or bool(call.get("custom")))
+    if not isinstance(delta, dict):
+        return False
+    if any(value is not None for key, value in delta.items() if key not in _FIELDS and key != "tool_calls"):
+        return True
+    calls = delta.get("tool_calls")
+    return isinstance(calls, list) and any(isinstance(call, dict) and call.get("id") for call in calls)
 
 
 def _said(index: int, lane: _Lane, text: str) -> Json:

@@ -1,8 +1,8 @@
 """Where people's and models' words stand in the bodies of each API, and who says them.
 
-Knows the places of OpenAI's chat, completions, responses and embeddings, of Anthropic's messages and of rerank; it judges
-nothing. A place that an API does not document is not looked at, except within content parts and tool inputs, where
-every string is.
+Knows the places of OpenAI's chat, completions, responses and embeddings, of Anthropic's messages and of rerank; it
+judges nothing. A place that an API does not document is not looked at, except within content parts and tool inputs,
+where every string is.
 
 Sources: https://platform.openai.com/docs/api-reference, https://docs.anthropic.com/en/api/messages,
 https://docs.cohere.com/reference/rerank.
