@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.nonsense import ARGUMENTS, NAMES, TEXT, documents, event_streams, objects
+from tests.support.nonsense import ARGUMENTS, EXAMPLES, NAMES, TEXT, documents, event_streams, objects
 from tests.support.provider_calls import (
     PIXEL,
     WEATHER,
@@ -417,7 +417,7 @@ EVENT = (
 KINDS = "message_start content_block_start content_block_delta content_block_stop message_delta message_stop error"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=objects(CHAT))
 def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
     for operation in ("chat", "messages"):
@@ -429,7 +429,7 @@ def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
         assert refused in (None, "bad_request")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=event_streams(EVENT, KINDS), cut=st.integers(1, 50))
 def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
     for state in (_provider().reader({}), _provider().relay("messages", {})):
@@ -439,7 +439,7 @@ def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
         assert state.fault is None or isinstance(state.fault, Fault)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=documents(EVENT), status=st.integers(400, 599))
 def test_any_reply_is_read_or_a_fault(body: bytes, status: int) -> None:
     for operation in ("chat", "messages"):
@@ -448,7 +448,7 @@ def test_any_reply_is_read_or_a_fault(body: bytes, status: int) -> None:
     assert isinstance(_provider().fault(status, [(b"retry-after", b"x")], body), Fault)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(text=TEXT | st.just(""), thinking=TEXT | st.just(""), calls=st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3))
 def test_an_answer_sent_back_is_what_the_model_said(text: str, thinking: str, calls: list[Any]) -> None:
     """Anthropic -> chat -> Anthropic keeps text, thinking with its signature, and tool calls, in order."""

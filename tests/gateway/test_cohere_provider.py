@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.nonsense import documents, event_streams, objects
+from tests.support.nonsense import EXAMPLES, documents, event_streams, objects
 from tests.support.provider_calls import PIXEL, WEATHER, ask, ask_stream, fault_of, pieces, provider_of
 from tests.support.provider_calls import target as any_target
 from tests.support.upstreams.cohere import PLAN, CohereServer
@@ -238,7 +238,7 @@ EVENT = (
 KINDS = "message-start content-start content-delta tool-plan-delta tool-call-start tool-call-delta message-end"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=objects(CHAT))
 def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
     for operation in ("chat", "embeddings", "rerank"):
@@ -250,7 +250,7 @@ def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
         assert refused in (None, "bad_request")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=event_streams(EVENT, KINDS), cut=st.integers(1, 50))
 def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
     reader = _provider().reader({})
@@ -260,7 +260,7 @@ def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
     assert reader.fault is None or isinstance(reader.fault, Fault)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=documents(EVENT), status=st.integers(400, 599))
 def test_any_reply_is_read_or_a_fault(body: bytes, status: int) -> None:
     for operation in ("chat", "embeddings", "rerank"):

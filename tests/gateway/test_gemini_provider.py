@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.nonsense import ARGUMENTS, NAMES, TEXT, documents, event_streams, objects
+from tests.support.nonsense import ARGUMENTS, EXAMPLES, NAMES, TEXT, documents, event_streams, objects
 from tests.support.provider_calls import PIXEL, WEATHER, ask, ask_stream, fault_of, pieces, provider_of
 from tests.support.provider_calls import target as any_target
 from tests.support.upstreams.gemini import SKIP, GeminiServer, signature_of
@@ -291,7 +291,7 @@ EVENT = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=objects(CHAT))
 def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
     for operation in ("chat", "embeddings"):
@@ -303,7 +303,7 @@ def test_any_json_as_a_request_is_said_or_refused(body: dict[str, Any]) -> None:
         assert refused in (None, "bad_request")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=event_streams(EVENT), cut=st.integers(1, 50))
 def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
     reader = _provider().reader({})
@@ -313,7 +313,7 @@ def test_any_stream_is_read_or_a_fault(data: bytes, cut: int) -> None:
     assert reader.fault is None or isinstance(reader.fault, Fault)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(body=documents(EVENT), status=st.integers(400, 599))
 def test_any_reply_is_read_or_a_fault(body: bytes, status: int) -> None:
     for operation in ("chat", "embeddings"):
@@ -325,7 +325,7 @@ def test_any_reply_is_read_or_a_fault(body: bytes, status: int) -> None:
     assert isinstance(_provider().fault(status, [], body), Fault)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(text=TEXT | st.just(""), calls=st.lists(st.tuples(NAMES, ARGUMENTS), max_size=3))
 def test_an_answer_sent_back_is_what_the_model_said(text: str, calls: list[Any]) -> None:
     parts: list[dict[str, Any]] = [{"text": text}] if text else []

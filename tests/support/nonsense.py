@@ -6,9 +6,13 @@ Random JSON seldom gets past a translator's first check; the words of the format
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from hypothesis import strategies as st
+
+EXAMPLES = 3000 if os.environ.get("LLMOPS_SOAK") else 80
+"""How many values a fuzz test tries."""
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
