@@ -38,6 +38,8 @@ class Usage:
     reasoning_tokens: int = 0
     searches: int = 0
     estimated: bool = False
+    cache_write_long_tokens: int = 0
+    """Of `cache_write_tokens`, those written for longer than the provider's default (Anthropic's 1 h)."""
 
 
 FaultKind = Literal[

@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 from llmops.core.errors import UserError
 from llmops.core.lake import Lake
 
-Dimension = Literal["team", "key", "model", "route", "day", "hour", "status"]
+Dimension = Literal["team", "key", "model", "route", "day", "hour", "status", "error"]
 DIMENSIONS: Final = get_args(Dimension)
-FILTERS: Final = ("team", "key", "model", "route", "day", "hour", "status")
+FILTERS: Final = DIMENSIONS
 DEFAULT_SINCE: Final = "7d"
 MOST_ROWS: Final = 1000
 
@@ -29,7 +29,8 @@ EXPRESSIONS: Final[Mapping[str, str]] = {
     "route": "endpoint",
     "day": "strftime(request_time, '%Y-%m-%d')",
     "hour": "strftime(request_time, '%Y-%m-%d %H:00')",
-    "status": "CASE WHEN coalesce(status_code, 0) < 400 THEN 'ok' ELSE coalesce(error_class, 'error') END",
+    "status": "CASE WHEN coalesce(status_code, 0) < 400 THEN 'ok' ELSE 'error' END",
+    "error": "coalesce(error_class, '')",
 }
 """How each dimension is found in a row. An empty text is told as none."""
 
@@ -46,8 +47,8 @@ _SUMS: Final = """
 """An attempt that cost something without answering has a row of its own: money, but no request (`engine.record`)."""
 
 _ROW: Final = (
-    "invocation_id, layer, request_id, request_time, endpoint, requester, status_code, error_class, latency_ms, ttfb_ms, "
-    "input_tokens, output_tokens, cost_usd, variant, model_version, session_id, tags"
+    "invocation_id, layer, request_id, request_time, endpoint, requester, status_code, error_class, latency_ms, "
+    "ttfb_ms, input_tokens, output_tokens, cost_usd, variant, model_version, session_id, tags"
 )
 
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from llmops.core.errors import LlmopsError
 from llmops.gateway.config import GatewayConfig
@@ -115,7 +116,7 @@ class Watch:
     def rates(self) -> list[Rate]:
         """What happened between each two samples."""
         samples = self.samples()
-        return [_rate(before, after) for before, after in zip(samples, samples[1:], strict=False)]
+        return [_rate(before, after) for before, after in pairwise(samples)]
 
     def _run(self) -> None:
         while not self._stopping.wait(self._every_s if self._samples else 0.0):

@@ -56,7 +56,8 @@ class Breaker:
         if self._probing:
             self._open_s = min(self._open_s * 2, self._config.open_s * _LONGEST)
         elif self.until or (
-            self._in_a_row < self._config.failures and self._recent.bit_count() < max(_WINDOW // 2, self._config.failures)
+            self._in_a_row < self._config.failures
+            and self._recent.bit_count() < max(_WINDOW // 2, self._config.failures)
         ):
             return False
         self._probing = False

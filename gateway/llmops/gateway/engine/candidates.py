@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.core.assign import assign
+from llmops.gateway import pricing
 from llmops.gateway.calls import Json, Operation
 from llmops.gateway.config import RoiRule
 from llmops.gateway.engine.measure import Size
@@ -112,4 +113,4 @@ def _pull(target: Target, now: float) -> float:
 
 
 def _expected_cost(target: Target, size: Size) -> int:
-    return target.price.worst(size.input_estimate, size.output_at(target.config))
+    return pricing.worst(size.input_estimate, size.worst(target.config)[1], target.price)

@@ -19,6 +19,7 @@ import orjson
 
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
+from llmops.gateway import pricing
 from llmops.gateway.calls import (
     Fault,
     Headers,
@@ -40,6 +41,7 @@ from llmops.gateway.engine.measure import Size, measure
 from llmops.gateway.engine.plan import Plan, Route, Target
 from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
 from llmops.gateway.engine.tab import Tab
+from llmops.gateway.guard import Verdict
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.gate import Gate
@@ -56,11 +58,12 @@ class Exchange:
     """One client call. A `Listener` to the upstream call under way."""
 
     __slots__ = (
-        "_call", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target", "_timer", "_tries",
-        "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body", "cached", "client_id", "cost", "deadline",
-        "dialect", "done", "findings", "first_at", "flow", "gate", "grant", "invocation_id", "logged_request", "native",
-        "operation", "plan", "policy", "propensity", "raw", "request", "request_id", "responder", "route", "session",
-        "size", "started", "streaming", "tab", "tags", "time_us", "trace_id", "unit", "user", "waited_s",
+        "_call", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target", "_timer",
+        "_tries", "_unresolved", "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body", "cached",
+        "client_id", "cost", "deadline", "dialect", "done", "findings", "first_at", "flow", "gate", "grant",
+        "invocation_id", "logged_request", "native", "operation", "plan", "policy", "propensity", "raw", "request",
+        "request_id", "responder", "route", "session", "size", "started", "streaming", "tab", "tags", "time_us",
+        "trace_id", "unit", "user", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +100,7 @@ class Exchange:
         self.flow: Flow | None = None
         self._kept: tuple[Reply, Target] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unresolved: Verdict | None = None
         self._serial = self._tries = 0
 
     # --- admission ---------------------------------------------------------------------------------------------------
@@ -114,7 +118,10 @@ class Exchange:
         self.responder.on_gone = self._gone
         self.deadline = self.gate.timers.now + self.route.total_s
         self.gate.timers.watch(self)
-        self._advance()
+        if self._unresolved is not None:
+            self.gate.spawn(self._resolve(self._unresolved))
+        else:
+            self._advance()
 
     def _admit(self) -> None:
         headers = self.request.headers
@@ -135,6 +142,8 @@ class Exchange:
             self.trace_id = admission.read_trace(shown)
         self.streaming = self.body.get("stream") is True
         self.size: Size = measure(self.operation, self.body, self.raw)
+        if self.route.guards.checks_input or not self.size.plain:
+            self._check_input()
         self._search = Search(self.route, self.operation, self.size, 0, None)
         if self.route.roi:
             tags = {**grant.tags, **(self.tags or {})}
@@ -142,14 +151,40 @@ class Exchange:
         if self.route.arms:
             self._assign()
 
+    def _check_input(self) -> None:
+        verdict = self.route.guards.check_input(self.operation, self.body)
+        self.findings = verdict.findings
+        if verdict.action == "blocked":
+            self.logged_request = None
+            self.gate.metrics.count("llmops_gateway_guarded_total", route=self.route.name, action="blocked")
+            raise verdict.fault()
+        if verdict.action == "masked":
+            self.body = verdict.body
+            self.logged_request = orjson.dumps(verdict.body)
+            self.gate.metrics.count("llmops_gateway_guarded_total", route=self.route.name, action="masked")
+        self._unresolved = verdict if verdict.unresolved else None
+
     def _assign(self) -> None:
         """The sticky arm; it counts only where the request starts in the tier that the experiment is about."""
-        assert self.route.config.experiment is not None and self.grant is not None
+        assert self.route.config.experiment is not None
+        assert self.grant is not None
         kind = self.route.config.experiment.unit
         unit = {"user": self.user, "session": self.session, "key": self.grant.key_id, "request": None}[kind]
         self.unit = unit or (self.request_id if kind == "request" else self.grant.requester)
         self.arm, self.propensity = arm_of(self.route, self.unit)
         self._search.arm = self.arm
+
+    async def _resolve(self, verdict: Verdict) -> None:
+        """Look up where the request's pictures point, before anybody fetches them."""
+        verdict = await self.route.guards.resolve(verdict)
+        self.findings = verdict.findings
+        if self.done:
+            return
+        if verdict.action == "blocked":
+            self.logged_request = None
+            self._refuse(verdict.fault())
+        else:
+            self._advance()
 
     # --- targets and cover -------------------------------------------------------------------------------------------
 
@@ -185,14 +220,16 @@ class Exchange:
         return target.provider.build("chat", self.dialect.to_chat(self.body), target.config)
 
     def _checked_stream(self) -> bool:
-        return False
+        """A stream that a guard reads travels as chat chunks, whatever its format."""
+        return self.streaming and self.route.guards.checks_output
 
     def _cover_and_ask(self) -> None:
         target = self._target
         assert target is not None
         try:
             most_input, most_output = self.size.worst(target.config)
-            worst = target.price.worst(most_input, most_output)
+            searches = 0 if self.operation != "rerank" else self.size.searches
+            worst = pricing.worst(most_input, most_output, target.price, searches)
             if self.tab.try_cover(worst, most_input + most_output):
                 self._ask()
             else:
@@ -256,7 +293,8 @@ class Exchange:
         keep = self.route.log_bodies
         if self.native:
             return Flow(target.provider.relay(self.operation, self.body), keep=keep)
-        return Flow(None, target.provider.reader(self.body), self.dialect.writer(self.body), keep=keep)
+        checks = self.route.guards.open_stream() if self.route.guards.checks_output else None
+        return Flow(None, target.provider.reader(self.body), self.dialect.writer(self.body), checks, keep=keep)
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._head = status
@@ -296,7 +334,8 @@ class Exchange:
         self._answered(reply, target)
 
     def on_fault(self, fault: Fault) -> None:
-        self._failed(fault)
+        if not self.done:
+            self._failed(fault)
 
     # --- whole replies -----------------------------------------------------------------------------------------------
 
@@ -312,6 +351,14 @@ class Exchange:
         self._book(target, usage)
         if self.route.escalation is not None and self._escalates(reply, body, target, usage):
             return
+        if self.route.guards.checks_output:
+            verdict = self.route.guards.check_output(self.operation, orjson.loads(body))
+            self.findings += verdict.findings
+            if verdict.action == "blocked":
+                self._withhold(verdict.fault(), reply.model, usage, target)
+                return
+            if verdict.action == "masked":
+                body = orjson.dumps(verdict.body)
         self._send_whole(body, reply.model, usage, target)
 
     def _said(self, body: bytes) -> bytes:
@@ -344,9 +391,22 @@ class Exchange:
             target.header,
             (b"x-llmops-cost-usd", b"%d.%09d" % divmod(nano, 1_000_000_000)),
         )
-        self.responder.send(200, headers, body)
-        self._log_reply(200, None, body, model, usage, target)
-        self._close()
+        self.done = True
+        try:
+            self.responder.send(200, headers, body)
+            self._log_reply(200, None, body, model, usage, target)
+        finally:
+            self._close()
+
+    def _withhold(self, fault: Fault, model: str | None, usage: Usage, target: Target) -> None:
+        """A guard blocked the answer: it was made and paid for, and the caller gets the reason instead."""
+        self.tab.settle(asked=True)
+        self.done = True
+        try:
+            self.gate.send_fault(self.responder, self.dialect, fault, self.request_id)
+            self._log_reply(fault.status, fault.code, None, model, usage, target)
+        finally:
+            self._close()
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -438,7 +498,7 @@ class Exchange:
         self._note(target, fault.kind, fault.status, usage)
         if self._again(fault, target):
             return
-        elif faults.elsewhere(fault):
+        if faults.elsewhere(fault):
             self._search.tried = (*self._search.tried, target)
             self._advance(fault)
         else:
@@ -553,6 +613,19 @@ class Exchange:
         self._log_reply(status, why, None, model, usage or _NO_USAGE, target)
         self._close()
 
+    def crash(self) -> None:
+        """Our own error at the request's boundary: logged with its trace, told as 500."""
+        _log.exception("the request %s could not be handled", self.request_id)
+        if self.done:
+            return
+        self._drop_call()
+        if self.begun:
+            self.responder.abort()
+            self.tab.settle(asked=True)
+            self._close()
+        else:
+            self._refuse(Fault("server_error", "the gateway failed; its log says why", 500, code="internal_error"))
+
     def _well(self, target: Target) -> None:
         target.under_way -= 1
         target.breaker.success()
@@ -561,7 +634,7 @@ class Exchange:
         self._call = None
 
     def _book(self, target: Target, usage: Usage) -> None:
-        self.cost = target.price.cost(usage)
+        self.cost = pricing.cost(usage, target.price)
         self.tab.book(self.cost, usage)
 
     def _drop_call(self) -> None:

@@ -11,8 +11,8 @@
 | context_too_long | no | yes | no | no |
 | bad_request, content_filtered, cancelled, total_timeout | no | no | no | as sent |
 
-Providers do not charge for calls they answer with an error status; a call that was sent and then fell silent, was cut or
-could not be read may have been charged, so it is booked by what is known of it.
+Providers do not charge for calls they answer with an error status; a call that was sent and then fell silent, was cut
+or could not be read may have been charged, so it is booked by what is known of it.
 """
 
 from __future__ import annotations

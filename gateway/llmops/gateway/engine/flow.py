@@ -6,19 +6,10 @@ into chat chunks, a guard may hold some back, and a `Writer` says them in the ca
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from llmops.gateway.calls import Fault, Json, Reader, Relay, StreamState, Writer
+from llmops.gateway.guard import StreamGuard
 
 KEPT_BYTES = 1024 * 1024
-
-
-class Checks(Protocol):
-    """An output guard over the chunks of one stream (guard.StreamGuard)."""
-
-    def feed(self, chunks: list[Json]) -> list[Json]: ...
-
-    def end(self) -> list[Json]: ...
 
 
 class Flow:
@@ -31,7 +22,7 @@ class Flow:
         relay: Relay | None,
         reader: Reader | None = None,
         writer: Writer | None = None,
-        checks: Checks | None = None,
+        checks: StreamGuard | None = None,
         keep: bool = True,
     ) -> None:
         self._relay = relay
@@ -61,19 +52,32 @@ class Flow:
         if self._writer is None:
             return b""
         out = b""
-        if self._checks is not None and (held := self._checks.end()):
-            out = self._writer.feed(held)
+        if self._checks is not None:
+            held = self._checks.finish()
+            self._obey(self._checks)
+            out = self._writer.feed(held) if held else b""
         out += self._writer.end()
         if out:
             self._keep(out)
         return out
 
     def _translated(self, data: bytes) -> bytes:
-        assert self._reader is not None and self._writer is not None
+        assert self._reader is not None
+        assert self._writer is not None
         chunks = self._reader.feed(data)
         if self._checks is not None and chunks:
             chunks = self._checks.feed(chunks)
+            self._obey(self._checks)
         return self._writer.feed(chunks) if chunks else b""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the guard found, for the log."""
+        return self._checks.findings if self._checks is not None else ()
+
+    def _obey(self, checks: StreamGuard) -> None:
+        if checks.fault is not None:
+            raise checks.fault
 
     def _keep(self, out: bytes) -> None:
         if self.kept_bytes < KEPT_BYTES:
@@ -86,3 +90,17 @@ class Flow:
 def state_fault(state: StreamState) -> Fault:
     """Why a stream that ended is no good stream."""
     return state.fault or Fault("cut", "the provider's reply ended before its end", 502)
+
+
+def as_chunks(reply: Json) -> list[Json]:
+    """A whole chat reply as the chunks of a stream: for a caller who asked for one, of a server that has none."""
+    head: Json = {name: reply[name] for name in ("id", "created", "model", "system_fingerprint") if name in reply}
+    head["object"] = "chat.completion.chunk"
+    choices: list[Json] = []
+    for choice in reply.get("choices") or ():
+        delta = dict(choice.get("message") or {})
+        calls = delta.get("tool_calls")
+        if isinstance(calls, list):
+            delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+        choices.append({"index": choice.get("index", 0), "delta": delta, "finish_reason": choice.get("finish_reason")})
+    return [{**head, "choices": choices}, {**head, "choices": [], "usage": reply.get("usage")}]

@@ -19,6 +19,7 @@ from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
 from llmops.core.spool import Spool
 from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Operation, Request, Responder
+from llmops.gateway.dialects import open_dialect
 from llmops.gateway.engine import admission
 from llmops.gateway.engine.exchange import Exchange
 from llmops.gateway.engine.faults import refusal
@@ -34,6 +35,14 @@ _MOST_GRANTS = 50_000
 _log = logging.getLogger(__name__)
 
 
+class _Dialects(dict[Operation, Dialect]):
+    """Each is loaded by the first request that speaks it."""
+
+    def __missing__(self, operation: Operation) -> Dialect:
+        found = self[operation] = open_dialect(operation)
+        return found
+
+
 @dataclass(slots=True)
 class Staff:
     """Whom every exchange works with."""
@@ -42,7 +51,6 @@ class Staff:
     spool: Spool
     metrics: Metrics
     timers: Timers
-    dialects: Mapping[Operation, Dialect]
     loop: asyncio.AbstractEventLoop
 
 
@@ -55,7 +63,7 @@ class Gate:
         self.allowances = staff.allowances
         self.metrics = staff.metrics
         self.timers = staff.timers
-        self.dialects = staff.dialects
+        self.dialects = _Dialects()
         self.loop = staff.loop
         self.jitter = random.random
         self.ready = True
@@ -80,7 +88,7 @@ class Gate:
         exchange = Exchange(self, request, responder, operation, policy)
         try:
             exchange.begin()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
             exchange.crash()
 
     # --- what exchanges ask of it ------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ def models_reply(plan: Plan, policy: KeyPolicy | None, name: str, anthropic: boo
     allowed = [route for route in plan.routes if policy is None or not policy.routes or route in policy.routes]
     if name:
         if name not in allowed:
-            raise refusal(404, "model_not_found", f"no route is named `{name[:128]}`", did_you_mean(name[:128], allowed))
+            near = did_you_mean(name[:128], allowed)
+            raise refusal(404, "model_not_found", f"no route is named `{name[:128]}`", near)
         return orjson.dumps(_entry(name, anthropic))
     return orjson.dumps(_list(allowed, anthropic))
 

@@ -9,26 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from llmops.core.errors import ConfigError
 from llmops.core.ids import digest
-from llmops.gateway.calls import Operation, Pool, Provider, Usage
+from llmops.gateway.calls import Operation, Pool, Provider
 from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteConfig, TargetConfig
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.escalation import Escalation
 from llmops.gateway.engine.host import Host
+from llmops.gateway.guard import Guards, open_guards
+from llmops.gateway.pricing import Price, PriceTable
 
 Header = tuple[bytes, bytes]
-
-
-class Price(Protocol):
-    """What a target asks, in nano-dollars."""
-
-    def cost(self, usage: Usage) -> int: ...
-
-    def worst(self, input_tokens: int, output_tokens: int) -> int:
-        """The most that so many tokens can cost, however they turn out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +73,7 @@ class Route:
     salt: str
     roi: tuple[RoiRule, ...]
     escalation: Escalation | None
+    guards: Guards
     first_byte_s: float
     idle_s: float
     total_s: float
@@ -127,10 +120,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Parts:
-    """What a plan is built from: how to connect a provider, and what a target costs."""
+    """What a plan is built from: how to connect a provider, and what targets cost."""
 
     connect: Callable[[str, ProviderConfig], Connected]
-    price: Callable[[ProviderConfig, TargetConfig], Price]
+    prices: PriceTable
 
 
 def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) -> Plan:
@@ -173,7 +166,8 @@ def _route(
         provider = connected[target.provider]
         if allowed and provider.config.region not in allowed:
             continue
-        ready = _target(target, provider, parts, route)
+        price = parts.prices.price(provider.config.kind, target.model, stated=target.price, unpriced=config.unpriced)
+        ready = _target(target, provider, price, route)
         if (old := known.get(_identity(ready))) is not None and old.provider is ready.provider:
             ready.breaker, ready.latency_s, ready.latency_at = old.breaker, old.latency_s, old.latency_at
         tiers.setdefault(target.tier, []).append(ready)
@@ -197,6 +191,7 @@ def _route(
         salt=(route.experiment.salt or route.experiment.id) if route.experiment else "",
         roi=route.roi,
         escalation=Escalation(route.escalate) if route.escalate else None,
+        guards=open_guards(route.guards),
         first_byte_s=route.timeouts.first_byte_s,
         idle_s=route.timeouts.idle_s,
         total_s=route.timeouts.total_s,
@@ -205,7 +200,7 @@ def _route(
     )
 
 
-def _target(config: TargetConfig, connected: Connected, parts: Parts, route: RouteConfig) -> Target:
+def _target(config: TargetConfig, connected: Connected, price: Price, route: RouteConfig) -> Target:
     label = f"{config.provider}/{config.model}"
     try:
         expected = re.compile(config.expect_model) if config.expect_model else None
@@ -220,7 +215,7 @@ def _target(config: TargetConfig, connected: Connected, parts: Parts, route: Rou
         provider=connected.provider,
         pool=connected.pool,
         native=connected.provider.native,
-        price=parts.price(connected.config, config),
+        price=price,
         breaker=Breaker(route.breaker),
         region=connected.config.region,
         tier=config.tier,

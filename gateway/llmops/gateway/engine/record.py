@@ -104,7 +104,7 @@ def attempt_rows(exchange: Exchange) -> list[Row]:
 
 def usd(nano: int) -> str:
     """Nano-dollars as the decimal text of dollars."""
-    return "%d.%09d" % divmod(nano, 1_000_000_000)
+    return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
 
 
 def _call_row(exchange: Exchange, target: Target | None, status: int, error: str | None, now: float) -> Row:
@@ -158,8 +158,9 @@ def _optional(row: Row, exchange: Exchange) -> None:
         row["unit_id_hash"] = sha256(exchange.unit.encode("utf-8", "replace")).hexdigest()
     if exchange.waited_s:
         row["queue_ms"] = round(exchange.waited_s * 1000, 3)
-    if exchange.findings:
-        row["tags"]["findings"] = ",".join(exchange.findings)
+    findings = exchange.findings + (exchange.flow.findings if exchange.flow is not None else ())
+    if findings:
+        row["tags"]["findings"] = ",".join(dict.fromkeys(findings))
     if exchange.cached:
         row["tags"]["cache"] = "hit"
     if exchange.attempts:

@@ -106,14 +106,6 @@ class OriginPool:
 
     # --- called by connections and calls ---
 
-    def opened(self, connection: Upstream) -> None:
-        self._open.add(connection)
-        self.timers.watch(connection)
-        if self._closed:
-            connection.stop(Fault("cancelled", "the gateway is stopping", 503))
-        else:
-            self.release(connection)
-
     def release(self, connection: Upstream) -> None:
         """A connection is free: it serves who waits longest, or is kept."""
         if self._waiting:
@@ -146,7 +138,7 @@ class OriginPool:
     # --- connections to be ---
 
     def _queue(self, call: Call) -> None:
-        if self._closed or len(self._waiting) >= self.config.connections:
+        if self._closed or len(self._waiting) - len(self._dials) >= self.config.connections:
             self._fail_later(call, Fault("overloaded", "too many calls wait for this upstream", 503))
             return
         call.deadline = self.timers.now + self.config.connect_s
@@ -167,12 +159,25 @@ class OriginPool:
 
     async def _connect(self) -> None:
         try:
-            await self._dialer.dial(lambda: Upstream(self), self.config.connect_s)
+            connection = await self._dialer.dial(lambda: Upstream(self), self.config.connect_s)
         except Fault as fault:
             self._fail_first(fault)
         except Exception:
             log.exception("a connection could not be opened")
             self._fail_first(Fault("refused", "the upstream takes no connection"))
+        else:
+            self._opened(connection)
+
+    def _opened(self, connection: Upstream) -> None:
+        if connection.lost:
+            self._fail_first(Fault("refused", "the upstream closed the connection at once"))
+            return
+        self._open.add(connection)
+        self.timers.watch(connection)
+        if self._closed:
+            connection.cut()
+        else:
+            self.release(connection)
 
     def _dialled(self, task: asyncio.Task[None]) -> None:
         self._dials.discard(task)

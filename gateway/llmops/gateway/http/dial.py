@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from llmops.core.errors import ConfigError
@@ -25,6 +25,7 @@ from llmops.gateway.http.tls import ResumingContext
 STAGGER_S = 0.25
 NAMES_S = 30.0
 
+P = TypeVar("P", bound=asyncio.Protocol)
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
@@ -67,12 +68,11 @@ class Dialer:
         self._addresses: list[Address] = []
         self._fresh_until = 0.0
 
-    async def dial(self, factory: Callable[[], asyncio.Protocol], limit_s: float) -> None:
-        """Connect within `limit_s`; the protocol made by `factory` hears of it. Raises Fault."""
+    async def dial(self, factory: Callable[[], P], limit_s: float) -> P:
+        """Connect within `limit_s`; gives the protocol that `factory` made. Raises Fault."""
         try:
             async with asyncio.timeout(limit_s):
-                sock = await self._connect(await self._resolve())
-                await self._hand_over(sock, factory)
+                return await self._hand_over(await self._connect(await self._resolve()), factory)
         except TimeoutError as error:
             self._fresh_until = 0.0
             raise Fault("connect_timeout", "no connection to the upstream in time", 504) from error
@@ -82,15 +82,18 @@ class Dialer:
             self._fresh_until = 0.0
             raise Fault("refused", "the upstream takes no connection") from error
 
-    async def _hand_over(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    async def _hand_over(self, sock: socket.socket, factory: Callable[[], P]) -> P:
         tls: dict[str, Any] = {}
         if self._context is not None:
             tls = {"ssl": self._context, "server_hostname": self._server_name}
         try:
-            await self._loop.create_connection(factory, sock=sock, **tls)
-        except BaseException:
+            _, protocol = await self._loop.create_connection(factory, sock=sock, **tls)
+        except BaseException as error:
             sock.close()
+            if tls and isinstance(error, ConnectionError):  # it hung up on our hello
+                raise Fault("tls", "the upstream ended the handshake") from error
             raise
+        return protocol
 
     async def _resolve(self) -> list[Address]:
         if self._addresses and self._loop.time() < self._fresh_until:

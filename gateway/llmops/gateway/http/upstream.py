@@ -98,6 +98,10 @@ class Upstream(asyncio.Protocol):
         self._chunks: Chunks | None = None
         self.deadline = NEVER
 
+    @property
+    def lost(self) -> bool:
+        return self._state == _LOST
+
     def begin(self, call: Call) -> None:
         """Send the call's request; the connection is free and alive as far as anyone knows."""
         self._call = call
@@ -113,7 +117,6 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
         call = self._call

@@ -132,7 +132,8 @@ def _mend_chunk(value: Json) -> bool:
     choices = value.get("choices")
     if not isinstance(choices, list):
         return False
-    return any([_mend(choice, "delta") for choice in choices if isinstance(choice, dict)])
+    changed = [_mend(choice, "delta") for choice in choices if isinstance(choice, dict)]
+    return any(changed)
 
 
 def _mend(choice: Json, part: str) -> bool:

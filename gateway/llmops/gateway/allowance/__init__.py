@@ -1,0 +1,29 @@
+"""Exact ceilings over all workers and machines: requests and tokens a minute, requests at once, money in a period.
+
+Each worker holds leases of every ceiling it uses, taken from a shared store, and never admits beyond them.
+`exchange` says what is guaranteed and why; docs/allowances.md says it to users.
+"""
+
+from __future__ import annotations
+
+from llmops.gateway.allowance.desk import DeskConfig
+from llmops.gateway.allowance.exchange import Store, StoreGone, UsageRow
+from llmops.gateway.allowance.shared import SharedAllowances
+from llmops.gateway.config import GatewayConfig
+
+__all__ = ["SharedAllowances", "StoreGone", "UsageRow", "open_allowances", "open_store"]
+
+
+def open_allowances(config: GatewayConfig) -> SharedAllowances:
+    """This worker's allowances; await `start()` before the first request and `close()` after the last."""
+    settings = DeskConfig(
+        lease_nano=int(config.store.lease_usd * 10**9), lease_s=config.store.lease_s, when_gone=config.store.when_gone
+    )
+    return SharedAllowances(open_store(config), config.folder, settings)
+
+
+def open_store(config: GatewayConfig) -> Store:
+    """The store that the configuration names; nothing is connected yet."""
+    from llmops.gateway.allowance.sqlite_store import SqliteStore
+
+    return SqliteStore(config.folder, lease_s=config.store.lease_s)

@@ -1,0 +1,139 @@
+"""Everything the control process works with, opened together and closed together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.core.drain import Drainer
+from llmops.core.keys import Keys
+from llmops.core.lake import Lake
+from llmops.core.sql import Sql, open_sql
+from llmops.gateway.config import GatewayConfig
+from llmops.gateway.control.alerts import Alerts, Condition
+from llmops.gateway.control.budgets import Standing, conditions, standings
+from llmops.gateway.control.door import Sessions
+from llmops.gateway.control.keys import VirtualKeys
+from llmops.gateway.control.meters import Merged, Meters
+from llmops.gateway.control.models import ReportedModels
+from llmops.gateway.control.snapshot import Publisher
+from llmops.gateway.control.telemetry import Telemetry
+from llmops.gateway.control.usage import UsageTable
+from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
+from llmops.gateway.control.webhook import Webhook
+from llmops.gateway.published import CONFIG, load_published
+
+BREAKER = "llmops_gateway_breaker_open"
+_log = logging.getLogger(__name__)
+
+
+class Published:
+    """The configuration in force, read again when it was replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / CONFIG
+        self._mark = self._path.stat().st_mtime_ns
+        self._config = load_published(folder)
+
+    def __call__(self) -> GatewayConfig:
+        mark = self._path.stat().st_mtime_ns
+        if mark != self._mark:
+            self._config = load_published(self._path.parent)
+            self._mark = mark
+        return self._config
+
+
+@dataclass
+class Office:
+    """What pages and API are made of."""
+
+    config: Published
+    keys: VirtualKeys
+    publisher: Publisher
+    alerts: Alerts
+    usage: UsageTable
+    watch: Watch
+    models: ReportedModels
+    sessions: Sessions
+    drainer: Drainer
+
+    @property
+    def folder(self) -> Path:
+        return self.config().folder
+
+    def budgets(self) -> list[Standing]:
+        """How much of each budget is spent."""
+        return standings(self.config(), self.keys.policies())
+
+
+@contextmanager
+def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
+    """Open state, lake and threads; at the end the last rows are moved into the lake."""
+    published = Published(folder)
+    config = published()
+    with ExitStack() as stack:
+        sql: Sql = stack.enter_context(open_sql(config.state))
+        lake = Lake(config.state)
+        keys, alerts = VirtualKeys(sql), Alerts(sql)
+        models = ReportedModels(lake, config.inference_log)
+
+        def wrong(merged: Merged) -> list[Condition]:
+            models.look()
+            now = published()
+            found = conditions(standings(now, keys.policies()))
+            return [*found, *_open_breakers(merged), *models.conditions(now)]
+
+        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder))
+        if duties.telemetry is not None:
+            stack.callback(duties.telemetry.close)
+        publisher = Publisher(sql, folder)
+        publisher.start()
+        stack.callback(publisher.stop)
+        watch = Watch(Meters(folder), duties, sample_s)
+        watch.start()
+        stack.callback(watch.stop)
+        drainer = Drainer(config.state, lake=Lake(config.state))
+        drainer.start()
+        stack.callback(drainer.stop)
+        usage = UsageTable(lake, config.inference_log)
+        sessions = Sessions.open(folder, Keys(sql))
+        yield Office(published, keys, publisher, alerts, usage, watch, models, sessions, drainer)
+
+
+def reload_gateway() -> bool:
+    """Ask the supervisor to read its configuration again; False where this process has none."""
+    parent = os.getppid()
+    if parent <= 1:
+        return False
+    import signal
+
+    os.kill(parent, signal.SIGHUP)
+    return True
+
+
+def _open_breakers(merged: Merged) -> Iterable[Condition]:
+    for (name, labels), value in merged.gauges.items():
+        if name == BREAKER and value:
+            known = dict(labels)
+            subject = f"{known['route']}: {known['target']}"
+            yield Condition("breaker_open", subject, f"{known['target']} keeps failing and is left alone for a while")
+
+
+def _webhook(config: GatewayConfig) -> Webhook | None:
+    control = config.control
+    if control.alert_webhook is None:
+        return None
+    return Webhook(control.alert_webhook, control.alert_secret, private=control.alert_private)
+
+
+def _telemetry(config: GatewayConfig, folder: Path) -> Telemetry | None:
+    if config.control.otlp_endpoint is None:
+        return None
+    from llmops.gateway.control.meters import KEPT
+
+    kept = folder / KEPT
+    return Telemetry(config.control.otlp_endpoint, kept.stat().st_ctime if kept.exists() else None)

@@ -1,0 +1,57 @@
+"""The control process: `python -m llmops.gateway.control.process FOLDER DESCRIPTOR`, started by the supervisor.
+
+Serves on the socket it inherits, from the configuration that is in force in the folder, until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from llmops.core import logs
+from llmops.core.errors import LlmopsError, render
+from llmops.gateway.children import die_with_parent
+from llmops.gateway.control.app import build_app
+from llmops.gateway.control.office import open_office
+
+_log = logging.getLogger(__name__)
+
+
+def serve(folder: Path, listener: socket.socket) -> None:
+    """Answer on the socket until SIGTERM; the last rows are in the lake when this returns."""
+    with open_office(folder) as office:
+        settings = uvicorn.Config(
+            build_app(office),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=200,
+            timeout_graceful_shutdown=5,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the process; an error that is foreseen is told in three lines."""
+    logs.configure(os.environ.get("LLMOPS_LOG_LEVEL", "WARNING"))
+    die_with_parent(os.getppid())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        serve(Path(arguments[0]), socket.socket(fileno=int(arguments[1])))
+    except LlmopsError as error:
+        sys.stderr.write(f"{render(error)}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
