@@ -61,7 +61,7 @@ class Answer:
     @property
     def output_tokens(self) -> int:
         thinking = len(self.thinking.split())
-        return max(len(self.pieces) + thinking + sum(5 + len(call.arguments) for call in self.tools), 1)
+        return max(len(self.pieces) + thinking + 5 * len(self.tools), 1)
 
 
 @dataclass
@@ -246,21 +246,22 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("content-type", "text/event-stream; charset=utf-8")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            generated = 0
+            generated, whole = 0, True
             try:
                 for number, (data, tokens) in enumerate(server.events(seen, answer)):
                     if number == answer.cut_after:
-                        self.close_connection = True
-                        return
+                        whole, self.close_connection = False, True
+                        break
                     if number == answer.error_after:
                         self._chunk(server.error_event(*answer.error))
                         break
                     self._wait(answer.event_delay_s)
                     generated += tokens
                     self._chunk(data)
-                self._chunk(b"")
-            finally:
+            finally:  # before the last byte, so that whoever has the whole reply finds its charge
                 server.charge(Charge(seen.input_tokens, generated, answer.cached))
+            if whole:
+                self._chunk(b"")
 
         def _chunk(self, data: bytes) -> None:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
