@@ -149,6 +149,10 @@ class WireServer:
         """The bytes of each event, and how many output tokens were generated for it."""
         raise NotImplementedError
 
+    def cost(self, seen: Seen, answer: Answer) -> Charge:
+        """What a whole answer is charged."""
+        return Charge(seen.input_tokens, answer.output_tokens, answer.cached)
+
     def error(self, status: int, kind: str, message: str) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -223,7 +227,7 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
             elif server.streams(seen):
                 self._stream(seen, answer)
             else:
-                server.charge(Charge(seen.input_tokens, answer.output_tokens, answer.cached))
+                server.charge(server.cost(seen, answer))
                 self._whole(200, server.whole(seen, answer), answer.headers)
 
         def _whole(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:

@@ -28,6 +28,8 @@ from llmops.gateway.providers.openai_request import (
 )
 from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, ResponsesRelay
 
+__all__ = ["OpenAI", "own_headers"]
+
 _STREAMED = frozenset({"chat", "completions", "responses"})
 _OPENAI_HOST = "api.openai.com"
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
