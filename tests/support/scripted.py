@@ -87,6 +87,12 @@ class Scripted:
     def script(self, *steps: Step) -> None:
         self._steps.extend(steps)
 
+    def reset(self, answer: Step | None = None) -> None:
+        """Forget what was asked and scripted."""
+        self.asked.clear()
+        self._steps.clear()
+        self.answer = answer or whole()
+
     def close(self) -> None:
         self.stopping.set()
         with suppress(OSError):

@@ -142,6 +142,11 @@ class RunningWorker:
             assert len(found()) == count
         return found()
 
+    def row_of(self, reply: httpx.Response) -> dict[str, Any]:
+        """The row of the call that got this reply."""
+        wanted = reply.headers["x-request-id"]
+        return self.until(lambda: next((row for row in self.rows() if row["request_id"] == wanted), None))
+
     def metrics(self) -> dict[str, Any]:
         return dict(json.loads((self.checked.folder / "metrics" / "0.json").read_text()))
 
