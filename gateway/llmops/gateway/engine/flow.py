@@ -6,7 +6,7 @@ into chat chunks, a guard may hold some back, and a `Writer` says them in the ca
 
 from __future__ import annotations
 
-from llmops.gateway.calls import Fault, Json, Reader, Relay, StreamState, Writer
+from llmops.gateway.calls import Fault, Reader, Relay, StreamState, Writer
 from llmops.gateway.guard import StreamGuard
 
 KEPT_BYTES = 1024 * 1024
@@ -90,17 +90,3 @@ class Flow:
 def state_fault(state: StreamState) -> Fault:
     """Why a stream that ended is no good stream."""
     return state.fault or Fault("cut", "the provider's reply ended before its end", 502)
-
-
-def as_chunks(reply: Json) -> list[Json]:
-    """A whole chat reply as the chunks of a stream: for a caller who asked for one, of a server that has none."""
-    head: Json = {name: reply[name] for name in ("id", "created", "model", "system_fingerprint") if name in reply}
-    head["object"] = "chat.completion.chunk"
-    choices: list[Json] = []
-    for choice in reply.get("choices") or ():
-        delta = dict(choice.get("message") or {})
-        calls = delta.get("tool_calls")
-        if isinstance(calls, list):
-            delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
-        choices.append({"index": choice.get("index", 0), "delta": delta, "finish_reason": choice.get("finish_reason")})
-    return [{**head, "choices": choices}, {**head, "choices": [], "usage": reply.get("usage")}]
