@@ -57,6 +57,7 @@ class Grant:
     key_id: str | None
     users: dict[str, tuple[Meter, ...]] = field(default_factory=dict)
     tallies: dict[tuple[Target | None, int], Tally] = field(default_factory=dict)
+    templates: dict[tuple[Target | None, Operation], tuple[Json, dict[str, str]]] = field(default_factory=dict)
 
     def meters_of(self, user: str | None) -> tuple[Meter, ...]:
         """All ceilings over a request, those of its user included."""
@@ -140,20 +141,20 @@ def grant(plan: Plan, policy: KeyPolicy | None, route: Route) -> Grant:
 
 
 def read_body(raw: bytes) -> Json:
-    """The JSON object of a body.
-
-    Raises:
-        Fault: not JSON, not an object, or nested deeper than any request is.
-    """
+    """The JSON object of a body. Raises Fault."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise refusal(400, "invalid_json", f"the body is not JSON: {error}") from None
     if type(body) is not dict:
         raise refusal(400, "invalid_json", "the body is no JSON object")
+    return body
+
+
+def check_depth(body: Json, raw: bytes) -> None:
+    """Refuse what is nested deeper than any request is: whoever walks it would run out of stack. Raises Fault."""
     if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _deeper(body, _DEEPEST):
         raise refusal(400, "invalid_json", f"the body is nested more than {_DEEPEST} deep")
-    return body
 
 
 def read_tags(header: bytes) -> dict[str, str]:

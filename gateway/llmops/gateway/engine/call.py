@@ -46,15 +46,8 @@ class Seldom:
     propensity: float = 1.0
     tags: dict[str, str] | None = None
     findings: tuple[str, ...] = ()
-    attempts: list[Attempt] | None = None
-    recall: Recall | None = None
-    flow: Flow | None = None
     cached: str | None = None
     waited_s: float = 0.0
-    first_at: float = 0.0
-    cost: int = 0
-    begun: bool = False
-    asked: bool = False
     unresolved: Verdict | None = None
     guest: tuple[Meter, ...] = ()
     kept: tuple[Reply, Target] | None = None
@@ -66,9 +59,9 @@ class ClientCall(Seldom):
     """One client call, but for the asking."""
 
     __slots__ = (
-        "body", "deadline", "dialect", "done", "gate", "grant", "invocation_id", "logged_request", "operation", "plan",
-        "policy", "request", "request_id", "responder", "route", "search", "size", "started", "streaming", "tab",
-        "target", "time_us",
+        "asked", "attempts", "begun", "body", "cost", "deadline", "dialect", "done", "first_at", "flow", "gate",
+        "grant", "invocation_id", "logged_request", "operation", "plan", "policy", "recall", "request", "request_id",
+        "responder", "route", "search", "size", "started", "streaming", "tab", "target", "time_us",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +80,12 @@ class ClientCall(Seldom):
         self.logged_request: bytes | None = request.body
         self.grant: admission.Grant | None = None
         self.target: Target | None = None
-        self.done = False
+        self.flow: Flow | None = None
+        self.recall: Recall | None = None
+        self.attempts: list[Attempt] | None = None
+        self.done = self.asked = self.begun = False
+        self.first_at = 0.0
+        self.cost = 0
         self.plan.running += 1
         gate.metrics.under_way += 1
 
@@ -118,6 +116,8 @@ class ClientCall(Seldom):
         self.streaming = body.get("stream") is True
         size: Size = measure(self.operation, body, raw)
         self.size = size
+        if not size.plain:
+            admission.check_depth(body, raw)
         if not size.plain or route.guards.checks_input:
             self._check_input()
         self.search = Search(route, self.operation, size)

@@ -60,12 +60,13 @@ def reply_row(
         row["ttfb_ms"] = round((call.first_at - call.started) * 1000, 3)
     if model is not None:
         row["model_version"] = model
-    _usage_tags(row["tags"], usage)
+    if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
+        _usage_tags(row["tags"], usage)
     if call.route.log_bodies:
         if call.logged_request is not None:
-            row["request_json"] = call.logged_request.decode("utf-8", "replace")
+            row["request_json"] = str(call.logged_request, "utf-8", "replace")
         if body is not None:
-            row["response_json"] = body.decode("utf-8", "replace")
+            row["response_json"] = str(body, "utf-8", "replace")
         elif call.flow is not None:
             _streamed(row, call, call.flow, usage)
     return row
@@ -110,42 +111,52 @@ def usd(nano: int) -> str:
 def _call_row(call: ClientCall, target: Target | None, status: int, error: str | None, now: float) -> Row:
     grant = call.grant
     assert grant is not None
-    route = call.route
-    tags = grant.tags.copy() if call.tags is None else {**call.tags, **grant.tags}
-    tags["operation"] = call.operation
-    if target is not None:
-        tags["target"] = target.label
-        tags["provider"] = target.config.provider
-        tags["model"] = target.config.model
-        if target.price.unpriced:
-            tags["unpriced"] = "1"
-    if grant.team is not None:
-        tags["team"] = grant.team
-    if call.user is not None:
-        tags["user"] = call.user
-    row: Row = {
-        "invocation_id": call.invocation_id,
-        "layer": "gateway",
-        "request_id": call.request_id,
-        "request_time": call.time_us,
-        "endpoint": route.name,
-        "asset_kind": "route",
-        "asset_name": route.asset,
-        "asset_version": route.version,
-        "assignment_p": call.propensity,
-        "status_code": status,
-        "latency_ms": round((now - call.started) * 1000, 3),
-        "sampling_fraction": 1.0,
-        "tags": tags,
-        "requester": grant.requester,
-    }
+    template = grant.templates.get((target, call.operation))
+    if template is None:
+        template = grant.templates[target, call.operation] = _template(call, target)
+    row, tags = template[0].copy(), template[1].copy()
+    started = call.started
+    row["invocation_id"] = call.invocation_id
+    row["request_id"] = call.request_id
+    row["request_time"] = call.time_us
+    row["assignment_p"] = call.propensity
+    row["status_code"] = status
+    row["latency_ms"] = round((now - started) * 1000, 3)
+    row["tags"] = tags
     if error is not None:
         row["error_class"] = error
     _optional(row, call)
     return row
 
 
+def _template(call: ClientCall, target: Target | None) -> tuple[Row, dict[str, str]]:
+    """What the rows of one key, route and target have in common: the row without its tags, and the tags."""
+    grant, route = call.grant, call.route
+    assert grant is not None
+    tags = {**grant.tags, "operation": call.operation}
+    if target is not None:
+        tags |= {"target": target.label, "provider": target.config.provider, "model": target.config.model}
+        if target.price.unpriced:
+            tags["unpriced"] = "1"
+    if grant.team is not None:
+        tags["team"] = grant.team
+    row = {
+        "layer": "gateway",
+        "endpoint": route.name,
+        "asset_kind": "route",
+        "asset_name": route.asset,
+        "asset_version": route.version,
+        "sampling_fraction": 1.0,
+        "requester": grant.requester,
+    }
+    return row, tags
+
+
 def _optional(row: Row, call: ClientCall) -> None:
+    if call.tags is not None:
+        row["tags"] = {**call.tags, **row["tags"]}
+    if call.user is not None:
+        row["tags"]["user"] = call.user
     if call.client_id is not None:
         row["client_request_id"] = call.client_id
     if call.trace_id is not None:
