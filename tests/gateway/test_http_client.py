@@ -26,6 +26,7 @@ from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, UpstreamRequest
 from llmops.gateway.config import ProviderConfig, TlsConfig
 from llmops.gateway.http.client import OriginPool
+from llmops.gateway.http.dial import Address, Dialer, Origin
 from llmops.gateway.http.timers import Timers
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -757,3 +758,44 @@ def test_faults_are_safe_to_tell() -> None:
     heard = heard_of(b"HTTP/1.1 200 OK\r\nbad header with sk-secret\r\n\r\n")
     assert isinstance(heard.fault, Fault)
     assert "sk-secret" not in heard.fault.message
+
+
+def test_a_burst_of_calls_asks_the_resolver_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        asked = 0
+        resolve = Dialer._look_up
+
+        async def counted(self: Dialer) -> list[Address]:
+            nonlocal asked
+            asked += 1
+            return await resolve(self)
+
+        monkeypatch.setattr(Dialer, "_look_up", counted)
+        async with upstream(saying(OK, OK)) as origin, pool(f"http://localhost:{origin.port}") as one:
+            for heard in await asyncio.gather(*[fetch(one) for _ in range(20)]):
+                assert heard.body == b"ok"
+            assert asked == 1
+
+    run(work())
+
+
+def test_addresses_are_tried_side_by_side_and_the_losers_closed() -> None:
+    async def work() -> None:
+        async with upstream(saying(OK)) as origin:
+            dialer = Dialer(Origin.of(origin.url), None, None)
+            with socket.socket() as full:  # takes no further connection, and refuses none
+                full.bind(("127.0.0.1", 0))
+                full.listen(0)
+                fillers = [socket.socket() for _ in range(4)]
+                for filler in fillers:
+                    filler.setblocking(False)
+                    filler.connect_ex(full.getsockname())
+                stuck = (socket.AF_INET, full.getsockname())
+                good = (socket.AF_INET, ("127.0.0.1", origin.port))
+                connected = await dialer._connect([stuck, good])
+                assert connected.getpeername() == good[1]
+                connected.close()
+                for filler in fillers:
+                    filler.close()
+
+    run(work())

@@ -13,6 +13,7 @@ import pytest
 from tests.support.wire import Answered, door, peer, post, run, until, wait
 
 from llmops.gateway.calls import Request, Responder
+from llmops.gateway.http import door as door_module
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -357,5 +358,34 @@ def test_a_waiting_caller_cannot_hide_its_leaving_behind_more_requests() -> None
             await one.close()
             await until(lambda: gone)
             assert len(gate.requests) == 1
+
+    run(work())
+
+
+def test_unfinished_bodies_of_all_callers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "BODIES_BYTES", 100_000)
+
+    async def work() -> None:
+        async with door() as gate:
+            async with peer(gate.port) as one, peer(gate.port) as two:
+                await one.send(post(b"x" * 70_000)[:-1])
+                await until(lambda: gate.server.kept_bytes)
+                await two.send(post(b"y" * 70_000)[:-1])
+                assert (await two.reply()).status == 503
+                assert (await one.ask(b"x")).status == 200
+            await until(lambda: not gate.server.connections)
+            assert gate.server.kept_bytes == 0
+            assert (await gate.ask(post(b"z" * 70_000))).status == 200
+
+    run(work())
+
+
+def test_a_flood_of_connections_is_not_even_answered() -> None:
+    async def work() -> None:
+        async with door(connections=1) as gate, peer(gate.port) as one:
+            await one.ask(post())
+            async with peer(gate.port) as two, peer(gate.port) as three:
+                assert (await two.reply()).status == 503
+                assert await three.rest() == b""
 
     run(work())

@@ -28,13 +28,14 @@ class Answer:
 
     __slots__ = ("_bodyless", "_chunked", "_connection", "_head", "_minor", "_state", "on_drain", "on_gone")
 
+    _head: bytes
+    _chunked: bool
+
     def __init__(self, connection: Connection, minor: int, bodyless: bool) -> None:
         self._connection = connection
         self._minor = minor
         self._bodyless = bodyless
         self._state = _FRESH
-        self._head = b""
-        self._chunked = False
         self.on_gone: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -127,7 +128,7 @@ class Answer:
                 self.on_gone()
 
     def _flush(self) -> None:
-        if self._head and self._state == _STREAMING:
+        if self._state == _STREAMING and self._head:
             self._connection.transport.write(self._head)
             self._head = b""
 

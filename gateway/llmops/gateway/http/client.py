@@ -91,6 +91,7 @@ class OriginPool:
         self.timers.forget(self)
         for task in list(self._dials):
             task.cancel()
+        self._dialer.close()
         while self._waiting:
             self._waiting.popleft().fail(Fault("cancelled", "the gateway is stopping", 503))
         for connection in list(self._open):
