@@ -167,6 +167,8 @@ class CacheConfig(Section):
     ttl_s: float = Field(3600.0, gt=0)
     max_bytes: int = Field(64 * 1024**2, gt=0, description="Memory of one worker's cache")
     shared: bool = Field(False, description="Kept in the shared store too, for all workers and machines")
+    shared_bytes: int = Field(1024**3, gt=0, description="Size of the shared store on one machine, all routes together")
+    sampled: bool = Field(True, description="Also answers asked for with another temperature than 0; false: only 0")
     per: Literal["groups", "key", "everyone"] = Field("groups", description="Who may get whose cached answers")
     semantic: SemanticCacheConfig | None = None
 
