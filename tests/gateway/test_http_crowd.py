@@ -9,7 +9,8 @@ import random
 
 import pytest
 from benchmarks.gateway.passthrough import Passing
-from tests.support.wire import Script, door, peer, pool, post, read_request, run, until, upstream
+from tests.support.scripted import Script, pool, read_request, upstream
+from tests.support.wire import door, peer, post, run, until
 
 from llmops.gateway.calls import Request, Responder
 
