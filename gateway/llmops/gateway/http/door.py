@@ -3,7 +3,8 @@
 Policies, all of them at the safe end:
 - A caller that closes its sending half while it waits for a reply counts as gone. Real clients do not half-close; a
   vanished client must stop the upstream call at once, and the two look the same.
-- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is read.
+- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is
+  read, the end of the connection included.
 - After an error of the transport itself the connection ends; what the caller still sends is read and dropped for
   `LINGER_S`, so that the error is not lost to a TCP reset.
 Knows no route, no key, and nothing of what the bytes of a body mean.
