@@ -56,6 +56,13 @@ class Chunks:
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        elif self._state == _SIZE_LINE:  # the usual read is one whole chunk
+            eol = data.find(b"\r\n", 0, 6)
+            if eol > 0:
+                stop = eol + 2 + _size(data[:eol])
+                if stop + 2 == len(data) and stop > eol + 2 and data.endswith(b"\r\n"):
+                    self.count += 1
+                    return data[eol + 2 : stop]
         parts: list[bytes] = []
         at, end = 0, len(data)
         while at < end and not self.done:

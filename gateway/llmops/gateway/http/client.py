@@ -28,6 +28,7 @@ from llmops.gateway.http.upstream import Call, Upstream
 REPLY_BYTES = 64 * 1024**2
 """The largest reply that is no event stream."""
 
+_AGENT = b"user-agent: llmops-gateway\r\n"
 _PREFIXES = 1024
 _PATH = re.compile(r"/[!-~]*")
 _METHOD = re.compile(r"[A-Z]+")
@@ -91,6 +92,7 @@ class OriginPool:
         self.timers.forget(self)
         for task in list(self._dials):
             task.cancel()
+        self._dialer.close()
         while self._waiting:
             self._waiting.popleft().fail(Fault("cancelled", "the gateway is stopping", 503))
         for connection in list(self._open):
@@ -203,6 +205,8 @@ class OriginPool:
             lines = self._last_lines
         else:
             lines = field_lines(headers)
+            if not any(name.lower() == b"user-agent" for name, _ in headers):
+                lines += _AGENT
             if type(headers) is tuple:  # a provider's constant: checked and laid out once
                 self._last_headers, self._last_lines = headers, lines
         if not body and request.method in ("GET", "HEAD"):

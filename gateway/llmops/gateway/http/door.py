@@ -3,7 +3,8 @@
 Policies, all of them at the safe end:
 - A caller that closes its sending half while it waits for a reply counts as gone. Real clients do not half-close; a
   vanished client must stop the upstream call at once, and the two look the same.
-- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is read.
+- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is
+  read, the end of the connection included.
 - After an error of the transport itself the connection ends; what the caller still sends is read and dropped for
   `LINGER_S`, so that the error is not lost to a TCP reset.
 Knows no route, no key, and nothing of what the bytes of a body mean.
@@ -34,6 +35,9 @@ LINGER_S = 2.0
 LEAST_CHUNK = 64
 """Chunks of a request must hold so many bytes on average (the first 1,024 are free): each costs time to take apart."""
 
+BODIES_BYTES = 256 * 1024**2
+"""What the unfinished bodies of one worker may take together: nobody has shown a key before his body is whole."""
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD, _BODY, _ANSWER, _CLOSING, _LINGER, _LOST = range(6)
 
@@ -44,7 +48,7 @@ class Connection(asyncio.Protocol):
     """One client connection of the server."""
 
     __slots__ = (
-        "_answer", "_body", "_chunks", "_head", "_held", "_pending", "_scanned", "_server", "_state",
+        "_answer", "_body", "_chunks", "_head", "_held", "_kept", "_pending", "_scanned", "_server", "_state",
         "deadline", "full", "keep", "peer", "timers", "transport",
     )  # fmt: skip
 
@@ -61,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._scanned = 0
         self._head: RequestHead | None = None
         self._body = bytearray()
+        self._kept = 0
         self._chunks: Chunks | None = None
         self._answer: Answer | None = None
         self._pending = 0
@@ -74,8 +79,10 @@ class Connection(asyncio.Protocol):
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self.deadline = self.timers.now + self._server.config.head_s
         self.timers.watch(self)
-        if not self._server.admit(self):
-            self._refuse(503, "too_many_connections", "too many connections; try again later")
+        self._server.admit(self)
+
+    def refuse(self, status: int, code: str, message: str) -> None:
+        self._refuse(status, code, message)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -233,26 +240,42 @@ class Connection(asyncio.Protocol):
         if not self._body and len(data) == length:
             self._dispatch(head, data)
             return
-        self._body += data
-        if len(self._body) >= length:
-            body = self._body
-            self._body = bytearray()
+        self._keep_body(data)
+        body = self._body
+        if len(body) >= length:
             self._held += body[length:]
-            self._dispatch(head, bytes(body[:length]))
+            del body[length:]
+            self._dispatch(head, self._whole_body())
 
     def _feed_chunks(self, head: RequestHead, chunks: Chunks, data: bytes) -> None:
-        self._body += chunks.feed(data)
+        self._keep_body(chunks.feed(data))
         size = len(self._body)
         if size > self._server.body_limit:
             self._too_large()
         if chunks.count > 1024 + size // LEAST_CHUNK:
             raise BadMessageError(400, "tiny_chunks", "the body comes in too many too small chunks")
         if chunks.done:
-            body = bytes(self._body)
-            self._body = bytearray()
             self._chunks = None
             self._held += chunks.surplus
-            self._dispatch(head, body)
+            self._dispatch(head, self._whole_body())
+
+    def _keep_body(self, data: bytes) -> None:
+        """Hold a part of a body, within what all unfinished bodies together may take."""
+        self._body += data
+        self._kept += len(data)
+        self._server.kept_bytes += len(data)
+        if self._server.kept_bytes > BODIES_BYTES:
+            raise BadMessageError(503, "too_much_at_once", "too many large requests are arriving; try again later")
+
+    def _whole_body(self) -> bytes:
+        body = bytes(self._body)
+        self._forget_body()
+        return body
+
+    def _forget_body(self) -> None:
+        self._server.kept_bytes -= self._kept
+        self._kept = 0
+        self._body = bytearray()
 
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
         request, _, keep, minor, _ = head
@@ -325,7 +348,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._chunks = None
         self._held.clear()
-        self._body = bytearray()
+        self._forget_body()
 
     def _await_flush(self) -> None:
         self._pending = self.transport.get_write_buffer_size()

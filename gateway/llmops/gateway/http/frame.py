@@ -13,8 +13,13 @@ import orjson
 
 from llmops.gateway.calls import Headers
 
-OWN = frozenset((b"content-length", b"transfer-encoding", b"connection", b"date", b"trailer", b"upgrade"))
-"""Headers that the transport alone writes: they say where a message ends."""
+OWN = frozenset(
+    (
+        b"accept-encoding", b"connection", b"content-length", b"date", b"expect", b"host", b"keep-alive", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+"""Headers that the transport alone writes: where a message goes, where it ends, what becomes of the connection."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _KEPT_NAMES = 1024

@@ -204,9 +204,17 @@ class Upstream(asyncio.Protocol):
             if head[0] == 101 or self._interim > INTERIM_REPLIES:
                 raise BadMessageError(502, "bad_interim", "it changes the protocol, or announces itself for ever")
         status, headers, length, self._keep, streamed = head
+        listener = cast("Listener", call.listener)
+        if length == len(data) <= self._pool.reply_bytes:  # the whole reply came at once
+            listener.on_head(status, headers)
+            if data and self._call is call:
+                listener.on_data(data)
+            if self._call is call:
+                self._end()
+            return
         self._begin_body(call, length, streamed)
-        call.listener.on_head(status, headers)  # type: ignore[union-attr]
-        if self._call is call and (data or not length):
+        listener.on_head(status, headers)
+        if data and self._call is call:
             self._read_body(call, data)
 
     def _begin_body(self, call: Call, length: int | None, streamed: bool) -> None:
