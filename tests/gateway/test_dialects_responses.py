@@ -119,6 +119,11 @@ def test_what_only_openai_itself_can_do_is_refused_by_name(more: dict[str, Any],
     assert param.split(".", maxsplit=1)[0] in fault.message
 
 
+def test_fields_of_other_apis_do_not_slip_past_what_was_reserved() -> None:
+    asked = RESPONSES.to_chat({"model": "r", "input": "x", "n": 50, "best_of": 9, "n_cmpl": 3, "max_tokens": 9})
+    assert asked == {"model": "r", "messages": [{"role": "user", "content": "x"}]}
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Chat messages that both APIs can say."""

@@ -202,7 +202,7 @@ def _deltas(seen: Seen, answer: Answer) -> Iterator[tuple[dict[str, Any], int]]:
     for index, call in enumerate(answer.tools):
         function = {"name": call.name, "arguments": ""}
         head = {"index": index, "id": call.id, "type": "function", "function": function}
-        yield choice({"tool_calls": [head]}), 5 + len(call.arguments)
+        yield choice({"tool_calls": [head]}), 5
         told = _json(call.arguments)
         for start in range(0, len(told), 7):
             arguments = {"arguments": told[start : start + 7]}
