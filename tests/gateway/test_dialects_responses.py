@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
-from tests.support.json_values import JSON, objects
+from tests.support.json_values import JSON, objects, thoroughly
 
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault
@@ -331,7 +331,7 @@ def test_the_log_gets_the_whole_response_even_of_a_cut_stream(reply: dict[str, A
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=400)
+@thoroughly
 @given(body=st.one_of(objects(FIELDS, KINDS), st.dictionaries(st.text(max_size=5), JSON, max_size=3)))
 def test_no_request_breaks_the_translation(body: dict[str, Any]) -> None:
     try:
@@ -350,7 +350,7 @@ CHUNK_FIELDS = (
 )
 
 
-@settings(max_examples=400)
+@thoroughly
 @given(values=st.lists(objects(CHUNK_FIELDS, ("stop", "length", "custom")), max_size=5))
 def test_no_reply_or_chunk_breaks_the_translation(values: list[dict[str, Any]]) -> None:
     writer = RESPONSES.writer({"model": "r"})
@@ -365,7 +365,7 @@ def test_no_reply_or_chunk_breaks_the_translation(values: list[dict[str, Any]]) 
     assert writer.end().endswith(b"\n\n")
 
 
-@settings(max_examples=200)
+@thoroughly
 @given(raw=st.one_of(st.binary(max_size=200), st.lists(objects((*CHUNK_FIELDS, "response", "item", "output_index")))))
 def test_no_bytes_break_what_the_log_gets(raw: Any) -> None:
     data = raw if isinstance(raw, bytes) else b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in raw)

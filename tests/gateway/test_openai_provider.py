@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import CUTS, JSON, objects, pieces
+from tests.support.json_values import CUTS, JSON, objects, pieces, thoroughly
 
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Operation, Provider, Usage
@@ -453,7 +453,7 @@ def test_a_failed_response_is_a_fault() -> None:
     assert (relay.fault.kind, relay.fault.message, relay.usage) == ("server_error", "lost", Usage(8, 1))
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(values=st.lists(st.one_of(objects(("choices", "usage", "error", "model", "delta", "response", "type")), JSON)))
 def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any]) -> None:
     raw = b"".join(event(value) for value in values)
@@ -562,7 +562,7 @@ def test_messages_hold_no_key_no_query_and_no_novel() -> None:
     assert len(message) <= 500
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     status=st.integers(300, 599),
     body=st.one_of(
@@ -579,7 +579,7 @@ def test_any_error_reply_is_a_fault_that_can_be_told(status: int, body: bytes, h
     orjson.dumps([fault.message, fault.code, fault.param])
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     body=objects(("messages", "stream", "stream_options", "max_tokens", "n", "tools", "prompt", "prediction", "seed"))
 )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import orjson
+from hypothesis import settings
 from hypothesis import strategies as st
+
+thoroughly = settings(max_examples=5000 if os.environ.get("LLMOPS_SOAK") else 100, deadline=None)
+"""For tests that feed translators anything at all."""
 
 TEXT = st.text(max_size=12)
 SCALARS = st.one_of(
