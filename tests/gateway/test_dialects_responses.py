@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
-from tests.support.json_values import JSON, objects, thoroughly
+from tests.support.json_values import JSON, objects, patiently, thoroughly
 
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault
@@ -173,6 +173,7 @@ def as_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return items
 
 
+@patiently
 @given(messages=conversations())
 def test_a_conversation_survives_the_way_through_responses(messages: list[dict[str, Any]]) -> None:
     assert RESPONSES.to_chat({"model": "r", "input": as_items(messages)})["messages"] == messages

@@ -7,10 +7,13 @@ import os
 from typing import Any
 
 import orjson
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-thoroughly = settings(max_examples=5000 if os.environ.get("LLMOPS_SOAK") else 100, deadline=None)
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A slow machine is no failure."""
+
+thoroughly = settings(patiently, max_examples=5000 if os.environ.get("LLMOPS_SOAK") else 100)
 """For tests that feed translators anything at all."""
 
 TEXT = st.text(max_size=12)
