@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import CUTS, JSON, objects, pieces
+from tests.support.json_values import CUTS, JSON, objects, patiently, pieces, thoroughly
 
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Operation, Provider, Usage
@@ -335,6 +335,7 @@ def test_rerank_counts_searches_or_tokens() -> None:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
+@patiently
 @given(cuts=CUTS, asked=st.booleans(), crlf=st.booleans())
 def test_a_stream_is_passed_on_whole_wherever_it_is_cut(cuts: list[int], asked: bool, crlf: bool) -> None:
     raw = STREAM.replace(b"\n", b"\r\n") if crlf else STREAM
@@ -348,6 +349,7 @@ def test_a_stream_is_passed_on_whole_wherever_it_is_cut(cuts: list[int], asked: 
     assert relay.received == 9  # six events, but 36 bytes of text
 
 
+@patiently
 @given(cuts=CUTS)
 def test_a_reader_gives_the_same_chunks_wherever_the_stream_is_cut(cuts: list[int]) -> None:
     reader = provider().reader({})
@@ -437,6 +439,7 @@ RESPONSES = (
 )
 
 
+@patiently
 @given(cuts=CUTS)
 def test_native_responses_pass_unchanged_and_tell_their_usage(cuts: list[int]) -> None:
     relay = provider(url=None).relay("responses", {"stream": True})
@@ -453,7 +456,7 @@ def test_a_failed_response_is_a_fault() -> None:
     assert (relay.fault.kind, relay.fault.message, relay.usage) == ("server_error", "lost", Usage(8, 1))
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(values=st.lists(st.one_of(objects(("choices", "usage", "error", "model", "delta", "response", "type")), JSON)))
 def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any]) -> None:
     raw = b"".join(event(value) for value in values)
@@ -465,6 +468,7 @@ def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any])
     provider("mistral", None).reader({}).feed(raw)
 
 
+@patiently
 @given(raw=st.binary(max_size=300), cuts=CUTS)
 def test_no_bytes_break_a_relay_or_reader(raw: bytes, cuts: list[int]) -> None:
     for stream in (provider().relay("chat", {}), provider(url=None).relay("responses", {}), provider().reader({})):
@@ -562,7 +566,7 @@ def test_messages_hold_no_key_no_query_and_no_novel() -> None:
     assert len(message) <= 500
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     status=st.integers(300, 599),
     body=st.one_of(
@@ -579,7 +583,7 @@ def test_any_error_reply_is_a_fault_that_can_be_told(status: int, body: bytes, h
     orjson.dumps([fault.message, fault.code, fault.param])
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     body=objects(("messages", "stream", "stream_options", "max_tokens", "n", "tools", "prompt", "prediction", "seed"))
 )

@@ -62,6 +62,8 @@ class Splitter:
         seen = len(self._rest)
         self._rest += data
         end = self._last_boundary(max(seen - 3, 0))
+        if not end and self._rest.startswith(b"\n"):
+            end = 1  # the other half of a CRLF whose CR ended the last event
         if len(self._rest) - end > self._max_bytes:
             self._rest.clear()
             raise Fault("invalid", f"the provider sent an event of more than {self._max_bytes} bytes")
