@@ -36,7 +36,7 @@ _MESSAGES = {
     "system": "role content name",
     "developer": "role content name",
     "user": "role content name",
-    "assistant": "role content name refusal tool_calls audio function_call",
+    "assistant": "role content name refusal tool_calls audio function_call annotations",
     "tool": "role content tool_call_id",
 }
 _PARTS = {
@@ -201,7 +201,8 @@ def _deltas(seen: Seen, answer: Answer) -> Iterator[tuple[dict[str, Any], int]]:
         yield choice({"content": piece}), 1
     for index, call in enumerate(answer.tools):
         function = {"name": call.name, "arguments": ""}
-        yield choice({"tool_calls": [{"index": index, "id": call.id, "type": "function", "function": function}]}), 5
+        head = {"index": index, "id": call.id, "type": "function", "function": function}
+        yield choice({"tool_calls": [head]}), 5 + len(call.arguments)
         told = _json(call.arguments)
         for start in range(0, len(told), 7):
             arguments = {"arguments": told[start : start + 7]}
