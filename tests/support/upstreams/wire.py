@@ -127,6 +127,12 @@ class WireServer:
     def script(self, *answers: Answer) -> None:
         self._script.extend(answers)
 
+    def forget(self) -> None:
+        """What an earlier test left unasked, or did wrong."""
+        with self._lock:
+            self._script.clear()
+            self.refused.clear()
+
     def close(self) -> None:
         self.stopping.set()
         self._server.shutdown()
