@@ -256,6 +256,26 @@ def test_the_log_gets_a_whole_completion_from_its_stream() -> None:
     assert (choice["text"], choice["finish_reason"]) == ("ab", "length")
 
 
+def test_the_log_gets_a_whole_message_from_its_stream() -> None:
+    said = [
+        {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 3, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "He"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "llo"}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "name": "f", "input": {}}},
+        {"type": "content_block_delta", "index": 1, "delta": {"partial_json": '{"a":'}},
+        {"type": "content_block_delta", "index": 1, "delta": {"partial_json": "1}"}},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+    ]
+    raw = b"".join(b"event: x\ndata: " + orjson.dumps(event) + b"\n\n" for event in said)
+    assert assembled("messages", raw) == {
+        "id": "m",
+        "content": [{"type": "text", "text": "Hello"}, {"type": "tool_use", "name": "f", "input": {"a": 1}}],
+        "stop_reason": "tool_use",
+        "usage": {"input_tokens": 3, "output_tokens": 9},
+    }
+
+
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 FIELDS = (

@@ -10,12 +10,13 @@ from pydantic import BaseModel
 from llmops.core.config import Loaded, load_config
 from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 from llmops.core.positions import load_yaml
+from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
 from llmops.serving.config import ServeConfig
 
 RAG_FILE = Path("configs/rag.yaml")
 SERVE_FILE = Path("configs/serve.yaml")
-JOBS: dict[str, type[BaseModel]] = {"rag": RagConfig, "serve": ServeConfig}
+JOBS: dict[str, type[BaseModel]] = {"rag": RagConfig, "serve": ServeConfig, "gateway": GatewayConfig}
 
 
 def rag_job(path: Path | None, overrides: Sequence[str] = ()) -> Loaded[RagConfig]:

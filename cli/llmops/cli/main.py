@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "ingest": "Refresh the vector index from its documents.",
     "chat": "Ask the documents a question.",
     "serve": "Open the chat page and its API.",
+    "gateway": "Open one door to every model: keys, limits, budgets, usage.",
     "models": "List and show the versions in the registry.",
     "feedback": "List and export what readers thought of the answers.",
     "keys": "Create, list and revoke program keys.",

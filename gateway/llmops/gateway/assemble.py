@@ -1,11 +1,12 @@
 """Rebuilds the whole answer from its stream, for the log: a row holds an answer, not its pieces.
 
-Knows the events of OpenAI's chat, completions and responses. Takes what is there: a stream that was cut gives the
-answer as far as it came, and bytes that are no events give nothing. Never raises.
+Knows the events of OpenAI's chat, completions and responses and of Anthropic's messages. Takes what is there: a stream
+that was cut gives the answer as far as it came, and bytes that are no events give nothing. Never raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ def assembled(operation: Operation, raw: bytes) -> Json:
         return _response(events)
     if operation in ("chat", "completions"):
         return _completion(events, operation)
-    return {}
+    return _message(events) if operation == "messages" else {}
 
 
 def _events(raw: bytes) -> Iterator[Json]:
@@ -161,3 +162,48 @@ def _response(events: Iterator[Json]) -> Json:
 def _cut_message(text: str) -> Json:
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"type": "message", "role": "assistant", "status": "incomplete", "content": [part]}
+
+
+_BLOCK_TEXTS = {"text": "text", "thinking": "thinking", "signature": "signature", "partial_json": "input"}
+
+
+def _message(events: Iterator[Json]) -> Json:
+    """Anthropic's message; a tool's input stays the JSON text that it came as where it is not whole."""
+    whole: Json = {}
+    found: dict[int, Json] = {}
+    for event in events:
+        kind, index, delta = event.get("type"), event.get("index"), event.get("delta")
+        if kind == "message_start" and isinstance(event.get("message"), dict):
+            whole = dict(event["message"])
+        elif kind == "message_delta":
+            whole |= delta if isinstance(delta, dict) else {}
+            if isinstance(event.get("usage"), dict):
+                told = whole.get("usage")
+                whole["usage"] = {**(told if isinstance(told, dict) else {}), **event["usage"]}
+        elif kind == "content_block_start" and isinstance(index, int):
+            block = event.get("content_block")
+            found[index] = dict(block) if isinstance(block, dict) else {}
+        elif kind == "content_block_delta" and isinstance(index, int) and isinstance(delta, dict):
+            _add_block(found.setdefault(index, {}), delta)
+    if whole or found:
+        whole["content"] = [_closed_block(found[index]) for index in sorted(found)]
+    return whole
+
+
+def _add_block(block: Json, delta: Json) -> None:
+    for name, place in _BLOCK_TEXTS.items():
+        if isinstance(delta.get(name), str):
+            if not isinstance(block.get(place), list):
+                block[place] = []
+            block[place].append(delta[name])
+
+
+def _closed_block(block: Json) -> Json:
+    for place in _BLOCK_TEXTS.values():
+        pieces = block.get(place)
+        if isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces):
+            block[place] = "".join(pieces)
+    if isinstance(block.get("input"), str):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            block["input"] = orjson.loads(block["input"] or "{}")
+    return block

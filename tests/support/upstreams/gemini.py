@@ -67,7 +67,7 @@ class GeminiServer(WireServer):
         if answer.thinking:
             parts.append(({"text": answer.thinking, "thought": True}, len(answer.thinking.split())))
         parts += [({"text": piece}, 1) for piece in answer.pieces]
-        parts += [(_call(number, call), 5 + len(call.arguments)) for number, call in enumerate(answer.tools)]
+        parts += [(_call(number, call), 5) for number, call in enumerate(answer.tools)]
         so_far = 0
         for number, (part, tokens) in enumerate(parts):
             so_far += tokens

@@ -61,7 +61,7 @@ class Answer:
     @property
     def output_tokens(self) -> int:
         thinking = len(self.thinking.split())
-        return max(len(self.pieces) + thinking + sum(5 + len(call.arguments) for call in self.tools), 1)
+        return max(len(self.pieces) + thinking + 5 * len(self.tools), 1)
 
 
 @dataclass
@@ -149,6 +149,10 @@ class WireServer:
         """The bytes of each event, and how many output tokens were generated for it."""
         raise NotImplementedError
 
+    def cost(self, seen: Seen, answer: Answer) -> Charge:
+        """What a whole answer is charged."""
+        return Charge(seen.input_tokens, answer.output_tokens, answer.cached)
+
     def error(self, status: int, kind: str, message: str) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -223,7 +227,7 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
             elif server.streams(seen):
                 self._stream(seen, answer)
             else:
-                server.charge(Charge(seen.input_tokens, answer.output_tokens, answer.cached))
+                server.charge(server.cost(seen, answer))
                 self._whole(200, server.whole(seen, answer), answer.headers)
 
         def _whole(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
@@ -242,21 +246,22 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("content-type", "text/event-stream; charset=utf-8")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            generated = 0
+            generated, whole = 0, True
             try:
                 for number, (data, tokens) in enumerate(server.events(seen, answer)):
                     if number == answer.cut_after:
-                        self.close_connection = True
-                        return
+                        whole, self.close_connection = False, True
+                        break
                     if number == answer.error_after:
                         self._chunk(server.error_event(*answer.error))
                         break
                     self._wait(answer.event_delay_s)
                     generated += tokens
                     self._chunk(data)
-                self._chunk(b"")
-            finally:
+            finally:  # before the last byte, so that whoever has the whole reply finds its charge
                 server.charge(Charge(seen.input_tokens, generated, answer.cached))
+            if whole:
+                self._chunk(b"")
 
         def _chunk(self, data: bytes) -> None:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

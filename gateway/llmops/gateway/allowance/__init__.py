@@ -6,12 +6,13 @@ Each worker holds leases of every ceiling it uses, taken from a shared store, an
 
 from __future__ import annotations
 
+from llmops.core.secret import resolve_secret
 from llmops.gateway.allowance.desk import DeskConfig
 from llmops.gateway.allowance.exchange import Store, StoreGone, UsageRow
 from llmops.gateway.allowance.shared import SharedAllowances
 from llmops.gateway.config import GatewayConfig
 
-__all__ = ["SharedAllowances", "StoreGone", "UsageRow", "open_allowances", "open_store"]
+__all__ = ["SharedAllowances", "StoreGone", "UsageRow", "open_allowances", "open_store", "read_usage"]
 
 
 def open_allowances(config: GatewayConfig) -> SharedAllowances:
@@ -24,6 +25,21 @@ def open_allowances(config: GatewayConfig) -> SharedAllowances:
 
 def open_store(config: GatewayConfig) -> Store:
     """The store that the configuration names; nothing is connected yet."""
+    store = config.store
+    if store.redis_url is not None:
+        from llmops.gateway.allowance.reclaim import machine_of
+        from llmops.gateway.allowance.redis_store import RedisStore
+
+        url = store.redis_url
+        if url.startswith(("env:", "file:")):
+            url = resolve_secret(url)
+        machine = machine_of(config.folder)
+        return RedisStore(url, config.folder, machine, prefix=store.prefix, lease_s=store.lease_s)
     from llmops.gateway.allowance.sqlite_store import SqliteStore
 
-    return SqliteStore(config.folder, lease_s=config.store.lease_s)
+    return SqliteStore(config.folder, lease_s=store.lease_s)
+
+
+async def read_usage(store: Store) -> list[UsageRow]:
+    """Every ceiling that was used, and how much of it is taken; works from any process."""
+    return await store.usage()

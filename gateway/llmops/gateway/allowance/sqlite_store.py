@@ -184,14 +184,7 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                _begin_file(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+            self._connection = open_file(self._path, _SCHEMA, "holders")
         return self._connection
 
     def _gone(self, error: Exception) -> StoreGone:
@@ -214,8 +207,25 @@ class SqliteStore:
             connection.execute("delete from holders where holder = ?", (other,))
 
 
-def _begin_file(connection: sqlite3.Connection) -> None:
-    """Open the file for good: several workers may do so at the same moment, and WAL is entered by one of them."""
+def open_file(path: Path, schema: str, last_table: str) -> sqlite3.Connection:
+    """A file in WAL mode whose every commit is on the disk, made with this schema where it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        _enter_wal(connection)
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma cache_size = -512")
+        known = connection.execute("select count(*) from sqlite_master where name = ?", (last_table,)).fetchone()
+        if known[0] == 0:
+            connection.executescript(f"begin immediate; {schema} commit;")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Several workers may open the file at the same moment, and one of them enters WAL mode."""
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
@@ -225,10 +235,6 @@ def _begin_file(connection: sqlite3.Connection) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-    connection.execute("pragma synchronous = full")
-    connection.execute("pragma cache_size = -512")
-    if connection.execute("select count(*) from sqlite_master where name = 'holders'").fetchone()[0] == 0:
-        connection.executescript(f"begin immediate; {_SCHEMA} commit;")
 
 
 class _Booking:

@@ -102,7 +102,8 @@ class Pages:
             budgets.setdefault(one.subject, []).append(one)
         config = office.config()
         return self._page(
-            request, "keys.html", problem.http_status if problem else 200, keys=found, budgets=budgets,
+            request, "keys.html", problem.http_status if problem else 200, budgets=budgets,
+            keys=sorted(found, key=lambda one: one.state != "active"),
             others=[one for one in standings if not one.subject.startswith("key:")], made=made, problem=problem,
             routes=[route.name for route in config.routes], teams=sorted(config.teams), periods=PERIODS,
             scopes=(IDS, ADMIN), require_keys=config.require_keys, form=request.scope.get("form", {}),

@@ -41,7 +41,7 @@ def error_json(fault: Fault) -> Json:
         "message": fault.message,
         "type": kind or ("invalid_request_error" if fault.status < 500 else "server_error"),
         "param": fault.param,
-        "code": fault.code or _CODES[fault.kind],
+        "code": _CODES[fault.kind] if fault.code in (None, fault.kind) else fault.code,
     }
 
 

@@ -26,6 +26,14 @@ IDS_SCOPE: Final = "gateway:ids"
 _DEEPEST: Final = 64
 _TAGS_BYTES, _MOST_TAGS = 2048, 16
 _TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.:-]{0,63})=([\x20-\x7e]{0,256})")
+OWN_TAGS: Final = frozenset(
+    (
+        "attempts", "cache", "cache_write_tokens", "cached_tokens", "estimated", "findings", "model", "operation",
+        "provider", "reasoning_tokens", "searches", "target", "team", "unpriced", "user",
+    )
+)  # fmt: skip
+"""Tags that the gateway writes itself: reports go by them, so that no caller may."""
+
 _SESSION = re.compile(r"[\x21-\x7e]{1,200}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -159,6 +167,8 @@ def read_tags(header: bytes) -> dict[str, str]:
         match = _TAG.fullmatch(part.strip())
         if match is None or len(tags) >= _MOST_TAGS:
             raise refusal(400, "invalid_tags", f"x-llmops-tags is not read: `{part[:80]}`", "write k=v,k2=v2")
+        if match[1] in OWN_TAGS:
+            raise refusal(400, "invalid_tags", f"the tag `{match[1]}` is written by the gateway alone")
         tags[match[1]] = match[2]
     return tags
 

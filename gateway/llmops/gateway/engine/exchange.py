@@ -25,6 +25,7 @@ from llmops.gateway.calls import (
     Headers,
     Json,
     KeyPolicy,
+    Meter,
     Operation,
     Refused,
     Reply,
@@ -36,7 +37,7 @@ from llmops.gateway.calls import (
 )
 from llmops.gateway.engine import admission, faults
 from llmops.gateway.engine.candidates import Search, arm_of, learn_latency, start_tier
-from llmops.gateway.engine.flow import Flow, state_fault
+from llmops.gateway.engine.flow import Flow, as_chunks, state_fault
 from llmops.gateway.engine.measure import Size, measure
 from llmops.gateway.engine.plan import Plan, Route, Target
 from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
@@ -58,12 +59,12 @@ class Exchange:
     """One client call. A `Listener` to the upstream call under way."""
 
     __slots__ = (
-        "_call", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target", "_timer",
-        "_tries", "_unresolved", "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body", "cached",
-        "client_id", "cost", "deadline", "dialect", "done", "findings", "first_at", "flow", "gate", "grant",
-        "invocation_id", "logged_request", "native", "operation", "plan", "policy", "propensity", "raw", "request",
-        "request_id", "responder", "route", "session", "size", "started", "streaming", "tab", "tags", "time_us",
-        "trace_id", "unit", "user", "waited_s",
+        "_call", "_guest", "_head", "_headers", "_kept", "_parts", "_received", "_search", "_serial", "_target",
+        "_timer", "_tries", "_unresolved", "_upstream", "arm", "asked", "asked_at", "attempts", "begun", "body",
+        "cached", "client_id", "cost", "deadline", "dialect", "done", "findings", "first_at", "flow", "gate",
+        "grant", "invocation_id", "logged_request", "native", "operation", "plan", "policy", "propensity", "raw",
+        "request", "request_id", "responder", "route", "session", "size", "started", "streaming", "tab", "tags",
+        "time_us", "trace_id", "unit", "user", "waited_s",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class Exchange:
         self._kept: tuple[Reply, Target] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unresolved: Verdict | None = None
+        self._guest: tuple[Meter, ...] = ()
         self._serial = self._tries = 0
 
     # --- admission ---------------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class Exchange:
             self._check_input()
         self._search = Search(self.route, self.operation, self.size, 0, None)
         if self.route.roi:
-            tags = {**grant.tags, **(self.tags or {})}
+            tags = {**(self.tags or {}), **grant.tags}
             self._search.tier = start_tier(self.route.roi, self.body, self.size, tags)
         if self.route.arms:
             self._assign()
@@ -200,7 +202,8 @@ class Exchange:
                 if found is None:
                     self._give_up(fault, now)
                     return
-                target = found[1]
+                route, target = found
+                self._guest = () if route is self.route else self.gate.route_meters(route)
             self._target = target
             self._tries = 0
             try:
@@ -230,7 +233,7 @@ class Exchange:
             most_input, most_output = self.size.worst(target.config)
             searches = 0 if self.operation != "rerank" else self.size.searches
             worst = pricing.worst(most_input, most_output, target.price, searches)
-            if self.tab.try_cover(worst, most_input + most_output):
+            if self.tab.knows_guest(self._guest) and self.tab.try_cover(worst, most_input + most_output):
                 self._ask()
             else:
                 self.gate.spawn(self._cover_later(worst, most_input + most_output))
@@ -245,6 +248,8 @@ class Exchange:
         fault: Fault | None = None
         try:
             await self.tab.cover(worst, tokens)
+            if not self.tab.knows_guest(self._guest):
+                await self.tab.cover_guest(self._guest, worst, tokens)
         except Refused as refused:
             if not self.done:
                 self._over(refused)
@@ -341,14 +346,24 @@ class Exchange:
 
     def _answered(self, reply: Reply, target: Target) -> None:
         """A whole good reply arrived: said in the caller's format, booked, sent, logged."""
+        if self.streaming and self.native and self.operation != "chat":
+            self._failed(Fault("invalid", "the provider did not stream, though it was asked to"))
+            return
         self._well(target)
         try:
-            body = reply.body if self.native or self.operation in ("embeddings", "rerank") else self._said(reply.body)
+            body = (
+                reply.body
+                if self.streaming or self.native or self.operation in ("embeddings", "rerank")
+                else self._said(reply.body)
+            )
         except Fault as fault:
             self._failed(fault)
             return
         usage = reply.usage or self.size.received(len(reply.body) // 4)
         self._book(target, usage)
+        if self.streaming:
+            self._stream_whole(reply, usage, target)
+            return
         if self.route.escalation is not None and self._escalates(reply, body, target, usage):
             return
         if self.route.guards.checks_output:
@@ -444,6 +459,24 @@ class Exchange:
             self._target.header,
         )
         self.responder.start(200, headers)
+
+    def _stream_whole(self, reply: Reply, usage: Usage, target: Target) -> None:
+        """The caller asked for a stream, and the server does not stream: its answer as a stream of one piece."""
+        writer = self.dialect.writer(self.body)
+        chunks = as_chunks(orjson.loads(reply.body))
+        if self.route.guards.checks_output:
+            guard = self.route.guards.open_stream()
+            chunks = [*guard.feed(chunks), *guard.finish()]
+            self.findings += guard.findings
+            if guard.fault is not None:
+                self._withhold(guard.fault, reply.model, usage, target)
+                return
+        self._start()
+        self.responder.write(writer.feed(chunks) + writer.end())
+        self.tab.settle(asked=True)
+        self.responder.end()
+        self._log_reply(200, None, reply.body, reply.model, usage, target)
+        self._close()
 
     def _drained(self) -> None:
         self.responder.on_drain = None

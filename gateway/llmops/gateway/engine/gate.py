@@ -18,7 +18,7 @@ import orjson
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
 from llmops.core.spool import Spool
-from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Operation, Request, Responder
+from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Meter, Operation, Request, Responder
 from llmops.gateway.dialects import open_dialect
 from llmops.gateway.engine import admission
 from llmops.gateway.engine.exchange import Exchange
@@ -104,6 +104,10 @@ class Gate:
                     self._grants.clear()
                 self._grants[key] = found
         return found
+
+    def route_meters(self, route: Route) -> tuple[Meter, ...]:
+        """The own ceilings of a route, for when it is asked as another's fallback."""
+        return self.grant(self.plan, None, route).meters
 
     def tally(self, grant: admission.Grant, target: Target | None, status: int) -> Tally:
         """The numbers that a call of this kind is counted in."""

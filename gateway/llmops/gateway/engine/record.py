@@ -111,14 +111,14 @@ def _call_row(exchange: Exchange, target: Target | None, status: int, error: str
     grant = exchange.grant
     assert grant is not None
     route = exchange.route
-    tags = grant.tags.copy()
-    if exchange.tags is not None:
-        tags.update(exchange.tags)
+    tags = grant.tags.copy() if exchange.tags is None else {**exchange.tags, **grant.tags}
     tags["operation"] = exchange.operation
     if target is not None:
         tags["target"] = target.label
         tags["provider"] = target.config.provider
         tags["model"] = target.config.model
+        if target.price.unpriced:
+            tags["unpriced"] = "1"
     if grant.team is not None:
         tags["team"] = grant.team
     if exchange.user is not None:

@@ -1,0 +1,235 @@
+"""`llmops gateway`: one door to every model: run it, see its routes, give out keys, see who used how much."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.gateway_job import gateway_job, gateway_source
+from llmops.cli.output import json_option, print_json, print_table, say, set_option
+
+if TYPE_CHECKING:
+    from llmops.gateway.config import GatewayConfig
+    from llmops.gateway.control.keys import VirtualKeys
+    from llmops.gateway.control.usage import Sums
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="The gateway job; default: configs/gateway.yaml."
+)
+DIMENSIONS = ("team", "key", "model", "route", "day", "hour", "status", "error")
+
+
+@click.group("gateway", invoke_without_command=True)
+@config_option
+@set_option
+@click.pass_context
+def command(context: click.Context, config: Path | None, overrides: tuple[str, ...]) -> None:
+    """Open one door to every model, with keys, limits, budgets and a row for every call.
+
+    Without a subcommand it runs, like `llmops gateway run`.
+    """
+    if context.invoked_subcommand is None:
+        _run(config, overrides)
+    elif config is not None or overrides:
+        raise click.UsageError("put --config and --set behind the subcommand", context)
+
+
+@command.command("run")
+@config_option
+@click.option("--host", help="Address to listen on; a public one needs `require_keys`.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Data-plane processes.")
+@set_option
+def run(
+    config: Path | None, host: str | None, port: int | None, workers: int | None, overrides: tuple[str, ...]
+) -> None:
+    """Open the gateway, until Ctrl-C. SIGHUP, or a changed file, makes it read its configuration again."""
+    given = {"host": host, "port": port, "workers": workers}
+    _run(config, (*overrides, *(f"{name}={value}" for name, value in given.items() if value is not None)))
+
+
+@command.command("routes")
+@config_option
+@set_option
+@json_option
+def routes(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """The routes and their targets, as configured."""
+    job = gateway_job(config, overrides).value
+    rows = [
+        {
+            "route": route.name,
+            "target": f"{target.provider}/{target.model}",
+            "kind": job.providers[target.provider].kind,
+            "tier": target.tier,
+            "weight": target.weight,
+            "variant": target.variant,
+            "region": job.providers[target.provider].region,
+            "fallbacks": list(route.fallbacks),
+        }
+        for route in job.routes
+        for target in route.targets
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [[", ".join(cell) if isinstance(cell, list) else cell for cell in row.values()] for row in rows]
+    print_table(tuple(rows[0]), shown, empty="no routes")
+
+
+@command.group("keys")
+def keys() -> None:
+    """Create, list and revoke virtual keys."""
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option("--team", help="A team of the configuration, whose limits and budgets it shares.")
+@click.option("--route", "routes", multiple=True, help="A route it opens; may be repeated. Default: all.")
+@click.option("--group", "groups", multiple=True, help="A group its holder belongs to; may be repeated.")
+@click.option("--scope", "scopes", multiple=True, help="Beside `gateway`: gateway:ids, gateway:admin.")
+@click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Logged with every call; may be repeated.")
+@click.option("--budget", "budgets", multiple=True, metavar="USD/PERIOD", help="30/month, 0.50/day; may be repeated.")
+@click.option("--requests-per-minute", metavar="N", help="Requests in any 60 seconds.")
+@click.option("--tokens-per-minute", metavar="N", help="Input and output tokens in any 60 seconds.")
+@click.option("--concurrent", metavar="N", help="Requests under way at once.")
+@click.option("--expires", metavar="WHEN", help="90d, 12h, or 2027-01-31. Default: never.")
+@config_option
+@set_option
+@json_option
+def create(config: Path | None, overrides: tuple[str, ...], as_json: bool, **wanted: Any) -> None:
+    """Make a virtual key called NAME. Its token is shown this once."""
+    from llmops.gateway.control.wishes import read_wish
+
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items() if value}
+    with _keys(config, overrides) as (table, job):
+        token, key = table.create(read_wish(given), job)
+    if as_json:
+        print_json({"token": token, **key.as_json()})
+        return
+    click.echo(token)
+    say(f"key {key.key.key_id} for {key.key.name}; keep the token, it cannot be shown again")
+    say(f"send it as `Authorization: Bearer lk_...`; `llmops gateway keys revoke {key.key.key_id}` ends it")
+
+
+@keys.command("list")
+@config_option
+@set_option
+@json_option
+def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Every virtual key, newest first; never its token."""
+    with _keys(config, overrides, publish=False) as (table, _):
+        shown = [key.as_json() for key in table.list()]
+    if as_json:
+        print_json(shown)
+        return
+    columns = ("key_id", "name", "state", "team", "routes", "budgets", "limits", "expires_at")
+    rows = [[_cell(row[column]) for column in columns] for row in shown]
+    print_table(columns, rows, empty="no keys yet: `llmops gateway keys create NAME` makes one")
+
+
+@keys.command("revoke")
+@click.argument("key_id")
+@config_option
+@set_option
+@json_option
+def revoke(key_id: str, config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """End a key, everywhere within about a second."""
+    with _keys(config, overrides) as (table, _):
+        key = table.revoke(key_id)
+    if as_json:
+        print_json(key.as_json())
+    else:
+        say(f"key {key.key.key_id} ({key.key.name}) is revoked")
+
+
+@command.command("usage")
+@click.option("--by", type=click.Choice(DIMENSIONS), default="team", show_default=True, help="What to add up by.")
+@click.option("--since", default="7d", show_default=True, metavar="WHEN", help="7d, 12h, 30m, or 2026-01-31 (UTC).")
+@click.option("--until", metavar="WHEN", help="Only before this.")
+@click.option("--team", help="Only of this team.")
+@click.option("--key", metavar="KEY_ID", help="Only of this key.")
+@click.option("--model", metavar="PROVIDER/MODEL", help="Only of this target.")
+@click.option("--route", help="Only of this route.")
+@config_option
+@set_option
+@json_option
+def usage(config: Path | None, overrides: tuple[str, ...], as_json: bool, by: str, **filters: str | None) -> None:
+    """Requests, tokens and cost, added up; rows appear a few seconds after their request ended."""
+    from llmops.core.lake import Lake
+    from llmops.gateway.control.usage import UsageTable, Wanted, days
+
+    given = {name: value for name, value in filters.items() if value is not None}
+    if (key := given.get("key")) and ":" not in key:
+        given["key"] = f"key:{key}"
+    job = gateway_job(config, overrides).value
+    table, wanted = UsageTable(Lake(job.state), job.inference_log), Wanted.read(given)
+    lines = table.sums(by, wanted)
+    if as_json:
+        print_json([line.as_json() for line in lines])
+        return
+    if by == "day" and lines:
+        lines = days(wanted, lines)
+    print_table(
+        (by, "cost_usd", "requests", "errors", "input_tokens", "output_tokens", "p50_ms", "p95_ms", ""),
+        _usage_rows(lines), empty="no requests in this time",
+    )  # fmt: skip
+
+
+def _run(config: Path | None, overrides: tuple[str, ...]) -> None:
+    job, source = gateway_source(config, overrides)
+    from llmops.gateway.supervisor import run_gateway
+
+    run_gateway(
+        job,
+        source=source,
+        announce=lambda url, control: say(f"gateway at {url}/v1 (control at {control}, Ctrl-C stops)"),
+    )
+
+
+@contextmanager
+def _keys(
+    config: Path | None, overrides: tuple[str, ...], publish: bool = True
+) -> Iterator[tuple[VirtualKeys, GatewayConfig]]:
+    """The table of keys; after a change, workers of this machine know of it at once."""
+    from llmops.core.sql import open_sql
+    from llmops.gateway.control.keys import VirtualKeys
+    from llmops.gateway.control.snapshot import Publisher
+
+    job = gateway_job(config, overrides).value
+    with open_sql(job.state) as sql:
+        yield VirtualKeys(sql), job
+        if publish:
+            Publisher(sql, job.folder).publish()
+
+
+def _usage_rows(lines: list[Sums]) -> list[list[Any]]:
+    """With a bar of the cost (of the requests, where all is free) on a terminal."""
+    most = max((float(line.cost_usd) for line in lines), default=0.0)
+    by_cost = most > 0
+    most = most or max((float(line.requests) for line in lines), default=0.0)
+    rows = []
+    for line in lines:
+        value = float(line.cost_usd) if by_cost else float(line.requests)
+        bar = _bar(value / most if most else 0.0) if sys.stdout.isatty() else None
+        times = [None if time is None else round(time) for time in (line.p50_ms, line.p95_ms)]
+        tokens = (line.input_tokens, line.output_tokens)
+        rows.append([line.group or "none", f"{line.cost_usd:.6f}", line.requests, line.errors, *tokens, *times, bar])
+    return rows
+
+
+def _bar(share: float, width: int = 24) -> str:
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(f"{one['usd']}/{one['period']}" if isinstance(one, dict) else one for one in value)
+    return value
