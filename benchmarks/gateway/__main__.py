@@ -3,8 +3,8 @@
     python -m benchmarks.gateway [--requests 1000000] [--seconds 5] [--json FILE]
 
 The gateway under test has core 0; the mock upstream, the load generator and the drainer have core 1. Ours runs with a
-virtual key, limits, budgets, prices, payload log to the real spool and metrics; the cache is off, and every body holds a
-nonce. Needs `LLMOPS_BENCH` (mock.c and lg.c) and gcc; a peer that cannot be installed is named and left out.
+virtual key, limits, budgets, prices, payload log to the real spool and metrics; the cache is off, and every body
+holds a nonce. Needs `LLMOPS_BENCH` (mock.c and lg.c) and gcc; a peer that cannot be installed is named and left out.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def table(found: dict[str, Any]) -> str:
     direct = found["direct"]
     rows: list[Figures] = [*([found["ours"]] if "ours" in found else []), *found["peers"]]
     lines = [
-        f"Gateway on core 0; mock upstream and load generator in C on core 1; 941 B to 1,214 B; 64 connections, for the "
-        f"added time 4; streams of 200 chunks. Direct to the mock: {direct['requests_per_s']:,.0f} requests/s, p50 "
+        f"Gateway on core 0; mock upstream and load generator in C on core 1; 941 B to 1,214 B; 64 connections, for "
+        f"the added time 4; streams of 200 chunks. Direct to the mock: {direct['requests_per_s']:,.0f} requests/s, p50 "
         f"{direct['p50_us']:.0f} us, p99 {direct['p99_us']:.0f} us at 4 connections. Ours with key, limits, budgets, "
         "prices, payload log and metrics on; the peers as they come, without those.",
         "",
@@ -151,8 +151,8 @@ def against_bars(found: dict[str, Any]) -> list[str]:
         lines += [
             "",
             f"{growth.requests[-1]:,} requests, the spool drained beside them: resident MB after each eighth {sizes}. "
-            f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table {growth.rows:,}: "
-            f"{same}.",
+            f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
+            f"{growth.rows:,}: {same}.",
         ]
     if "tls_missing" in found:
         lines += ["", f"TLS not measured: {found['tls_missing']}."]

@@ -37,7 +37,7 @@ _LG = (
         "static int busy(){for(int i=0;i<conns;i++)if(C[i].state)return 1;return 0;}int main(int ac,char**av){",
     ),
     ("csend(c,now())", "again(c)"),
-    ("static void again(struct conn*c){if(now()<TE)again(c);}", "static void again(struct conn*c){if(now()<TE)csend(c,now());}"),
+    ("{if(now()<TE)again(c);}", "{if(now()<TE)csend(c,now());}"),
     ("while(now()<TE){int n=", "while(now()<TE||busy()){int n="),
     ("while(rate>0&&next<=now())", "while(rate>0&&next<=now()&&next<TE)"),
     ("memcpy(req+rl,body,bl);rl+=bl;", f'memcpy(req+rl,body,bl);rl+=bl;nonce=memmem(req,rl,"{NONCE}",16);'
