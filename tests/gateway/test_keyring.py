@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.migrations import differences
 
@@ -170,6 +170,7 @@ def test_what_the_configuration_lacks_is_refused(sql: Sql) -> None:
     assert keys.list() == []
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.one_of(st.binary(max_size=80), st.text(max_size=80), st.from_regex(rb"lk_[0-9a-f]{16}_[\w-]{43}")))
 def test_anything_but_the_token_is_refused(token: bytes | str) -> None:
     assert Ring([]).find(token) is None

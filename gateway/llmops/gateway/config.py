@@ -98,7 +98,7 @@ class LimitsConfig(Section):
 class BudgetConfig(Section):
     """Money that may be spent in a period; never more, whatever is under way."""
 
-    usd: Decimal = Field(gt=0, decimal_places=9, description="Most that may be spent in the period")
+    usd: Decimal = Field(gt=0, le=9_000_000, decimal_places=9, description="Most that may be spent in the period")
     period: Period = Field("month", description="Calendar period in UTC; `total` never starts anew")
 
 

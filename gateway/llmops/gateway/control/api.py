@@ -74,7 +74,7 @@ class _Api:
         return Json(await asyncio.to_thread(views.processes, self._office))
 
     async def reload(self, _request: Request) -> Response:
-        ask_reload()
+        ask_reload(self._office)
         return Json({"asked": True}, status_code=202)
 
     async def keys(self, _request: Request) -> Response:
@@ -118,13 +118,13 @@ class _Api:
         return Json({"alerts": [alert.as_json() for alert in found]})
 
 
-def ask_reload() -> None:
+def ask_reload(office: Office) -> None:
     """Have the supervisor read its configuration again; how that went is told by the processes' view.
 
     Raises:
         ConflictError: this control process has no supervisor.
     """
-    if not reload_gateway():
+    if not reload_gateway(office.folder):
         raise ConflictError("no supervisor runs here that could reload", hint="start it with `llmops gateway`")
 
 

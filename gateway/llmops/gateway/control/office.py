@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from llmops.gateway.control.telemetry import Telemetry
 from llmops.gateway.control.usage import UsageTable
 from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
 from llmops.gateway.control.webhook import Webhook
-from llmops.gateway.published import CONFIG, load_published
+from llmops.gateway.published import CONFIG, load_published, read_status
 
 BREAKER = "llmops_gateway_breaker_open"
 _log = logging.getLogger(__name__)
@@ -104,14 +105,12 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
         yield Office(published, keys, publisher, alerts, usage, watch, models, sessions, drainer)
 
 
-def reload_gateway() -> bool:
-    """Ask the supervisor to read its configuration again; False where this process has none."""
-    parent = os.getppid()
-    if parent <= 1:
+def reload_gateway(folder: Path) -> bool:
+    """Ask the supervisor to read its configuration again; False where it is not this process' parent."""
+    status = read_status(folder)
+    if status is None or status.pid != os.getppid():
         return False
-    import signal
-
-    os.kill(parent, signal.SIGHUP)
+    os.kill(status.pid, signal.SIGHUP)
     return True
 
 

@@ -156,7 +156,7 @@ class Pages:
         )
 
     async def reload(self, _request: Request) -> Response:
-        ask_reload()
+        ask_reload(self._office)
         return RedirectResponse("/", status_code=303)
 
     async def sign_in_form(self, request: Request) -> Response:

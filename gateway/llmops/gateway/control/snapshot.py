@@ -27,17 +27,19 @@ class Publisher:
         self._path = folder / SNAPSHOT
         self._poll_s = poll_s
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="publish-keys", daemon=True)
         self.problem = ""
         """Why the table could not be published; empty while it is."""
 
     def publish(self) -> bool:
         """Write the snapshot where it differs from the table; tells whether it did."""
-        policies = self._keys.policies()
-        if self._path.exists() and self._path.read_bytes() == encode(policies):
-            return False
-        write_snapshot(self._path, policies)
-        return True
+        with self._lock:  # what was read first is also written first
+            policies = self._keys.policies()
+            if self._path.exists() and self._path.read_bytes() == encode(policies):
+                return False
+            write_snapshot(self._path, policies)
+            return True
 
     def start(self) -> None:
         self._thread.start()

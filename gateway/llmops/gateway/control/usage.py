@@ -67,7 +67,7 @@ class Sums:
     ttfb_ms: float | None
 
     def as_json(self) -> dict[str, Any]:
-        return {**vars(self), "cost_usd": f"{self.cost_usd:f}"}
+        return {**vars(self), "cost_usd": f"{self.cost_usd.normalize():f}"}
 
 
 @dataclass(frozen=True)

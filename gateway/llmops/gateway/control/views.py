@@ -42,24 +42,25 @@ def now(office: Office) -> dict[str, Any]:
 
 def processes(office: Office) -> dict[str, Any]:
     """The supervisor and what it started, and how the last reload went."""
-    status = read_status(office.folder)
-    if status is None:
-        return {"processes": [], "reload": None, "reloads": 0, "file": None}
-    return {
-        "pid": status.pid,
-        "file": status.file,
-        "config_hash": status.config_hash,
-        "reloads": status.reloads,
-        "reload": vars(status.reload),
-        "processes": [vars(process) for process in status.processes],
+    status, counters = read_status(office.folder), office.drainer.counters
+    found: dict[str, Any] = {
+        "pid": status.pid if status else None,
+        "file": status.file if status else None,
+        "config_hash": status.config_hash if status else None,
+        "reloads": status.reloads if status else 0,
+        "reload": vars(status.reload) if status else None,
+        "processes": [vars(process) for process in status.processes] if status else [],
         "problems": dict(office.watch.duties.problems),
         "drainer": {
-            "records": office.drainer.counters.records,
-            "last_round_at": office.drainer.counters.last_round_at,
-            "last_error": office.drainer.counters.last_error,
-            "failures": office.drainer.counters.failures,
+            "records": counters.records,
+            "last_round_at": counters.last_round_at,
+            "last_error": counters.last_error,
+            "failures": counters.failures,
         },
     }
+    if office.publisher.problem:
+        found["problems"]["publish the keys"] = office.publisher.problem
+    return found
 
 
 def routes(office: Office) -> list[dict[str, Any]]:
