@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.scripted import (
+from tests.support.faulty import (
     INPUT_TOKENS,
     Scripted,
     Step,
