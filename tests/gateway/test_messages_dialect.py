@@ -12,8 +12,11 @@ from tests.support.nonsense import ARGUMENTS, EXAMPLES, JSON, NAMES, TEXT, objec
 from tests.support.provider_calls import PIXEL, target
 
 from llmops.gateway.calls import Fault
+from llmops.gateway.chat import plain
+from llmops.gateway.config import ProviderConfig
 from llmops.gateway.dialects import open_dialect
 from llmops.gateway.dialects.messages.request import chat_request
+from llmops.gateway.providers import open_provider
 from llmops.gateway.providers.anthropic.request import messages_request
 from llmops.gateway.sse import Splitter
 
@@ -24,7 +27,8 @@ TOOL = {"name": "get_weather", "description": "d", "input_schema": {"type": "obj
 
 
 def said(**more: Any) -> dict[str, Any]:
-    return chat_request({**HELLO, **more})
+    """As a provider of OpenAI's format is told."""
+    return plain(chat_request({**HELLO, **more}))
 
 
 def test_a_conversation_with_everything() -> None:
@@ -349,6 +353,31 @@ def test_a_conversation_survives_chat(system: str, turns: list[Any]) -> None:
     body = {"model": "r", "max_tokens": 50, "system": [{"type": "text", "text": system}], "messages": messages}
     back = messages_request(chat_request(body), target("m"))
     assert back == {**body, "model": "m"}
+
+
+def test_what_only_anthropic_knows_survives_chat_and_reaches_nobody_else() -> None:
+    cached = {"type": "ephemeral"}
+    thinking = {"type": "thinking", "thinking": "Hm.", "signature": "by Anthropic"}
+    use = {"type": "tool_use", "id": "a", "name": "get_weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "no"}], "is_error": True}
+    body = {
+        **HELLO,
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": cached}]},
+            {"role": "assistant", "content": [thinking, {"type": "redacted_thinking", "data": "x"}, use]},
+            {"role": "user", "content": [{**result, "cache_control": cached}]},
+        ],
+        "tools": [{**TOOL, "cache_control": cached}],
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "max"},
+        "cache_control": cached,
+    }
+    told = chat_request(body)
+    assert messages_request(told, target("m")) == {**body, "model": "m"}
+    openai = open_provider(ProviderConfig(kind="openai"), None).build("chat", told, target("m")).body
+    assert json.loads(openai)["reasoning_effort"] == "max"
+    for name in (b"cache_control", b"by Anthropic", b"redacted", b"is_error", b"adaptive", b"output_config"):
+        assert name not in openai
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None)

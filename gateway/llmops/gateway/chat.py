@@ -1,14 +1,17 @@
 """Reads a canonical chat request with care: what all translators from it share.
 
 Knows OpenAI's chat-completions request and the extension fields below; knows no provider. Extension fields carry what
-OpenAI's format has no word for, so that a conversation survives a round trip through it:
+OpenAI's format has no word for, so that a conversation survives a round trip through it. Strict servers refuse them, so
+a dialect that puts them in gives an `Extended` body, and a provider that does not read them sends the `plain` one:
 
     message.reasoning_content     the visible reasoning, as text
     message.thinking_blocks       Anthropic's thinking blocks as they came, signatures included
     message.is_error              a tool's result is an error (role `tool`)
     *.cache_control               Anthropic's cache breakpoints, on content parts, messages and tools
     tool_call.extra_content       {"google": {"thought_signature": ...}}, as Google's OpenAI-compatible API writes it
-    body.thinking, body.top_k     Anthropic's thinking configuration; sampling from the k likeliest
+    body.thinking                 Anthropic's thinking configuration, beside the `reasoning_effort` nearest to it
+    body.output_config            Anthropic's effort as it was asked for
+    body.top_k                    sampling from the k likeliest tokens; many servers know it
 
 Source: https://platform.openai.com/docs/api-reference/chat, https://ai.google.dev/gemini-api/docs/openai
 """
@@ -58,7 +61,30 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Values that say no more than the default does."""
 
+_ANTHROPIC_ONLY = frozenset({"cache_control", "thinking", "thinking_blocks", "output_config", "is_error"})
 _DATA_URL = re.compile(r"data:([a-z]+/[a-zA-Z0-9.+-]+)(?:;[a-zA-Z0-9=._-]+)*?;base64,", re.ASCII)
+
+
+class Extended(dict[str, Any]):
+    """A chat body that holds extension fields which its caller did not write."""
+
+
+def plain(body: Json) -> Json:
+    """An extended body without Anthropic's extensions; any other body as it is."""
+    if not isinstance(body, Extended):
+        return body
+    left = {name: value for name, value in body.items() if name not in _ANTHROPIC_ONLY}
+    for name in ("messages", "tools"):
+        if name in left:
+            left[name] = [_plain_item(item) for item in left[name]]
+    return left
+
+
+def _plain_item(item: Json) -> Json:
+    left = {name: value for name, value in item.items() if name not in _ANTHROPIC_ONLY}
+    if isinstance(left.get("content"), list):
+        left["content"] = [_plain_item(part) for part in left["content"]]
+    return left
 
 
 def refuse_unknown(body: Json, known: frozenset[str], provider: str) -> None:

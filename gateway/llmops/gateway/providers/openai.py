@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from llmops.core.errors import ConfigError
+from llmops.gateway import chat
 from llmops.gateway.calls import Fault, Headers, Json, Operation, Reader, Relay, Reply, UpstreamRequest
 from llmops.gateway.ceilings import asked_output, choice_count
 from llmops.gateway.config import ProviderConfig, TargetConfig
@@ -102,7 +103,7 @@ class OpenAI:
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
         """The body for this upstream, a copy."""
-        out = {**body, "model": target.model}
+        out = {**chat.plain(body), "model": target.model}
         if operation == "responses":
             refuse_background(body)
             out["max_output_tokens"] = asked_output("responses", body, target.max_output_tokens)

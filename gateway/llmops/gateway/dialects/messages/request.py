@@ -1,9 +1,8 @@
 """Says a Claude client's request in canonical chat.
 
 Knows the Messages API's request format; refuses what only Anthropic's own servers can do (server tools, containers,
-files), naming the parameter, since the answer would not be what was asked for. Left out, since strict servers refuse a
-field they do not know and the answer is the same without: cache breakpoints, thinking that Anthropic signed (no other
-model reads it), the mark of a tool's error (its text tells).
+files), naming the parameter, since the answer would not be what was asked for. What chat has no word for travels in the
+extension fields of `llmops.gateway.chat`, for the case that Anthropic answers after all.
 
 Source: https://platform.claude.com/docs/en/api/messages/create
 """
@@ -19,10 +18,10 @@ from llmops.gateway.reading import CALLER, dumped
 _TAKEN = frozenset(
     {
         *("model", "messages", "system", "max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"),
-        *("tools", "tool_choice", "metadata", "thinking", "output_config", "service_tier"),
+        *("tools", "tool_choice", "metadata", "thinking", "output_config", "service_tier", "cache_control"),
     }
 )
-_HINTS = frozenset({"cache_control", "diagnostics", "context_management"})
+_HINTS = frozenset({"diagnostics", "context_management"})
 """They save tokens or explain cache misses; the answer is the same without them."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"speed": ("standard",), "betas": ([],), "mcp_servers": ([],)}
@@ -41,7 +40,7 @@ def chat_request(body: Json) -> Json:
         if value is None or name in _TAKEN or name in _HINTS or value in _NEUTRAL.get(name, ()):
             continue
         raise CALLER.fault(name, "is known to Anthropic's own models only")
-    request: Json = {"model": CALLER.text(body.get("model"), "model"), "messages": _conversation(body)}
+    request: Json = chat.Extended(model=CALLER.text(body.get("model"), "model"), messages=_conversation(body))
     request["max_completion_tokens"] = CALLER.count(body.get("max_tokens"), "max_tokens")
     if request["max_completion_tokens"] < 1:
         raise CALLER.fault("max_tokens", "must be at least 1")
@@ -106,7 +105,14 @@ def _part(block: Json, where: str) -> Json:
         part = {"type": "text", "text": _search_result(block, where)}
     else:
         raise CALLER.fault(f"{where}.type", f"`{kind}` is known to Anthropic's own models only")
-    return part
+    return _marked(part, block)
+
+
+def _marked(told: Json, block: Json) -> Json:
+    """With the block's cache breakpoint."""
+    if block.get("cache_control") is not None:
+        told["cache_control"] = block["cache_control"]
+    return told
 
 
 def _image_url(block: Json, where: str) -> str:
@@ -169,21 +175,26 @@ def _tool_result(block: Json, where: str) -> tuple[Json, list[Json]]:
     if not content and block.get("is_error") is True:
         content = "error"
     message: Json = {"role": "tool", "tool_call_id": id_, "content": content}
+    if block.get("is_error") is True:
+        message["is_error"] = True
     if pictures:
         pictures.insert(0, {"type": "text", "text": f"Pictures of the tool result {id_}:"})
-    return message, pictures
+    return _marked(message, block), pictures
 
 
 def _assistant(blocks: list[Json], where: str) -> Json:
     message: Json = {"role": "assistant", "content": None}
-    texts, thoughts, calls = [], [], []
+    texts, thoughts, thinking, calls = [], [], [], []
     for number, block in enumerate(blocks):
         path, kind = f"{where}.{number}", block["type"]
         if kind == "thinking":
-            if not block.get("signature"):  # it came from this gateway, which signs nothing
-                thoughts.append(CALLER.text(block.get("thinking"), f"{path}.thinking"))
+            thought = CALLER.text(block.get("thinking"), f"{path}.thinking")
+            if block.get("signature"):
+                thinking.append(block)
+            else:  # another model's, which this gateway put into a block
+                thoughts.append(thought)
         elif kind == "redacted_thinking":
-            continue
+            thinking.append(block)
         elif kind == "tool_use":
             calls.append(_tool_call(block, path))
         elif kind == "text":
@@ -194,6 +205,8 @@ def _assistant(blocks: list[Json], where: str) -> Json:
         message["content"] = _content(texts, where)
     if any(thoughts):
         message["reasoning_content"] = "".join(thoughts)
+    if thinking:
+        message["thinking_blocks"] = thinking
     if calls:
         message["tool_calls"] = calls
     return message
@@ -205,7 +218,7 @@ def _tool_call(block: Json, where: str) -> Json:
     call: Json = {"id": CALLER.text(block.get("id"), f"{where}.id"), "type": "function", "function": function}
     if block.get("extra_content") is not None:
         call["extra_content"] = block["extra_content"]
-    return call
+    return _marked(call, block)
 
 
 def _put_tools(body: Json, request: Json) -> None:
@@ -238,14 +251,16 @@ def _tool(tool: Json, where: str) -> Json:
         function["description"] = CALLER.text(tool["description"], f"{where}.description")
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"] is True
-    return {"type": "function", "function": function}
+    return _marked({"type": "function", "function": function}, tool)
 
 
 def _put_thinking(body: Json, request: Json) -> None:
     config = CALLER.object(body.get("output_config") or {}, "output_config")
     effort = config.get("effort")
+    if effort is not None:
+        request["output_config"] = {"effort": effort}
     if body.get("thinking") is not None:
-        thinking = CALLER.object(body["thinking"], "thinking")
+        thinking = request["thinking"] = CALLER.object(body["thinking"], "thinking")
         if thinking.get("type") == "enabled" and effort is None:
             effort = _effort(CALLER.count(thinking.get("budget_tokens"), "thinking.budget_tokens"))
         elif thinking.get("type") == "adaptive" and effort is None:
@@ -273,6 +288,8 @@ def _put_hints(body: Json, request: Json) -> None:
     metadata = CALLER.object(body.get("metadata") or {}, "metadata")
     if metadata.get("user_id") is not None:
         request["user"] = CALLER.text(metadata["user_id"], "metadata.user_id")
+    if body.get("cache_control") is not None:
+        request["cache_control"] = CALLER.object(body["cache_control"], "cache_control")
     if (tier := body.get("service_tier")) is not None:
         if tier not in _TIERS:
             raise CALLER.fault("service_tier", "must be auto or standard_only")

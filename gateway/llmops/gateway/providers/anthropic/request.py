@@ -22,7 +22,7 @@ from llmops.gateway.reading import CALLER
 NAME = "Anthropic"
 MIN_THINKING_TOKENS = 1024
 
-_KNOWN = chat.GENERATION | {"top_k", "thinking", "service_tier"}
+_KNOWN = chat.GENERATION | {"top_k", "thinking", "output_config", "service_tier"}
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _NOT_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 _BUDGETED = re.compile(r"claude-(?:3|[a-z]+-3|(?:opus|sonnet|haiku)-4(?:-[0-5])?(?:-\d{8}|@|:|$))")
@@ -226,12 +226,12 @@ def _tool(tool: chat.Tool) -> Json:
 
 
 def _put_thinking(body: Json, request: Json, model: str) -> None:
-    """`thinking` is passed on as it is; `reasoning_effort` becomes an effort, or a budget for models up to 4.5."""
+    """Anthropic's own words are passed on; `reasoning_effort` becomes an effort, or a budget for models up to 4.5."""
     effort = chat.reasoning_effort(body)
-    if body.get("thinking") is not None:
-        request["thinking"] = CALLER.object(body["thinking"], "thinking")
-        if effort not in (None, "none"):
-            request["output_config"] = {"effort": _effort(effort)}
+    if body.get("thinking") is not None or body.get("output_config") is not None:
+        for name in ("thinking", "output_config"):
+            if body.get(name) is not None:
+                request[name] = CALLER.object(body[name], name)
     elif effort == "none":
         request["thinking"] = {"type": "disabled"}
     elif effort is not None and _BUDGETED.search(model):

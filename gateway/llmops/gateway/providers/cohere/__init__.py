@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from llmops.gateway import chat
 from llmops.gateway.calls import Fault, Headers, Json, Operation, Reader, Relay, Reply, UpstreamRequest
 from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.cohere.reply import chat_reply, embed_reply, rerank_reply
@@ -34,7 +35,7 @@ class Cohere:
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
         if operation == "chat":
-            return self._request("/v2/chat", chat_request(body, target))
+            return self._request("/v2/chat", chat_request(chat.plain(body), target))
         if operation == "embeddings":
             return self._request("/v2/embed", embed_request(body, target))
         if operation == "rerank":

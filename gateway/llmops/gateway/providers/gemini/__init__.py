@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlsplit
 
+from llmops.gateway import chat
 from llmops.gateway.calls import Fault, Headers, Json, Operation, Reader, Relay, Reply, UpstreamRequest
 from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.gemini.reply import embedded, generated, reply_fault
@@ -35,7 +36,7 @@ class Gemini:
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
         if operation == "chat":
             method = "streamGenerateContent?alt=sse" if body.get("stream") else "generateContent"
-            return self._request(target, method, generate_request(body, target))
+            return self._request(target, method, generate_request(chat.plain(body), target))
         if operation == "embeddings":
             return self._request(target, "batchEmbedContents", embed_request(body, target))
         raise CALLER.fault("model", f"leads to {NAME}, which offers no {operation}")
