@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from tests.support.json_values import CUTS, JSON, objects, patiently, pieces, th
 
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Operation, Provider, Usage
-from llmops.gateway.config import ProviderConfig, TargetConfig
+from llmops.gateway.config import PriceConfig, ProviderConfig, TargetConfig
 from llmops.gateway.providers import open_provider
 from llmops.gateway.providers.faults import read_fault, retry_after_s
 
@@ -133,7 +134,7 @@ def test_what_is_native_follows_the_configuration() -> None:
 
 def test_a_native_response_is_limited_and_never_left_in_the_background() -> None:
     real = provider(url=None)
-    body = {"model": "r", "input": "x", "previous_response_id": "resp_1", "tools": [{"type": "web_search"}]}
+    body = {"model": "r", "input": "x", "previous_response_id": "resp_1", "tools": [{"type": "mcp"}]}
     assert sent(body, "responses", real) == {**body, "model": "real-model", "max_output_tokens": 100}
     with pytest.raises(Fault, match="background"):
         sent({**body, "background": True}, "responses", real)
@@ -161,6 +162,33 @@ def test_openai_itself_gets_no_field_it_would_refuse() -> None:
     ]
     assert not {"thinking", "top_k"} & out.keys()
     assert sent(body)["messages"] == body["messages"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"service_tier": "priority"},
+        {"modalities": ["text", "audio"], "audio": {"voice": "x"}},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        {"tools": [{"type": "web_search_preview"}]},
+        {"web_search_options": {}},
+    ],
+)
+def test_what_costs_more_than_text_needs_a_stated_price(more: dict[str, Any]) -> None:
+    body = {"model": "r", "messages": [], **more}
+    stated = TARGET.model_copy(update={"price": PriceConfig(input=Decimal(1))})
+    for dear in (provider(url=None), provider("azure", "https://x.openai.azure.com")):
+        with pytest.raises(Fault) as caught:
+            dear.build("chat", body, TARGET)
+        assert (caught.value.kind, caught.value.code) == ("bad_request", "unpriced")
+        dear.build("chat", body, stated)
+    provider().build("chat", body, TARGET)
+
+
+@pytest.mark.parametrize("operation", ["embeddings", "rerank"])
+def test_what_cannot_be_streamed_is_refused(operation: Operation) -> None:
+    with pytest.raises(Fault, match="stream"):
+        sent({"input": "x", "stream": True}, operation, provider(operations=("embeddings", "rerank")))
 
 
 def test_headers_of_the_configuration_are_resolved_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
