@@ -10,6 +10,7 @@ holds a nonce. Needs `LLMOPS_BENCH` (mock.c and lg.c) and gcc; a peer that canno
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -101,13 +102,18 @@ def table(found: dict[str, Any]) -> str:
     for row in rows:
         lines.append(
             f"| {row.cpu_us / base:.2f} | {row.name} | {row.requests_per_s:,.0f} | {row.cpu_us:,.1f} | "
-            f"{row.p50_us - direct['p50_us']:,.0f} | {row.p99_us - direct['p99_us']:,.0f} | {row.chunk_us:,.1f} | "
+            f"{row.p50_us - direct['p50_us']:,.0f} | {row.p99_us - direct['p99_us']:,.0f} | {_or_dash(row.chunk_us)} | "
             f"{row.rss_start_mb:.0f} | {row.rss_after_mb:.0f} | {row.start_s:.2f} |"
         )
     if "ours" in found:
         lines += ["", *against_bars(found)]
-    lines += [f"\nNot measured: {missing}." for missing in found["missing"]]
+    problems = [row.problem for row in rows if row.problem]
+    lines += [f"\nNot measured: {' '.join(missing.split())}." for missing in (*found["missing"], *problems)]
     return "\n".join(lines)
+
+
+def _or_dash(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.1f}"
 
 
 def against_bars(found: dict[str, Any]) -> list[str]:

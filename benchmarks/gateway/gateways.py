@@ -150,17 +150,18 @@ def litellm(upstream: int) -> Iterator[Running]:
                 },
             }
         ],
-        "general_settings": {"master_key": "sk-1234"},
+        "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
     }  # fmt: skip
     path = BUILD / "litellm.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [python.parent / "litellm", "--config", path, "--port", str(port), "--host", "127.0.0.1"]
     command += ["--num_workers", "1", "--telemetry", "False"]
     environment = {**os.environ, "PATH": f"{python.parent}:{os.environ['PATH']}", "LITELLM_LOG": "ERROR"}
-    environment["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    key = f"sk-{secrets.token_hex(32)}"
+    environment |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": key}
     begun = time.perf_counter()
     with process(command, GATEWAY_CORE, env=environment) as running:
-        headers = ("Authorization: Bearer sk-1234",)
+        headers = (f"Authorization: Bearer {key}",)
         _await_answer(running, port, headers, begun)
         yield Running("LiteLLM", running.pid, port, headers, start_s=time.perf_counter() - begun)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateway.gateways import Running
-from benchmarks.gateway.tools import OTHER_CORE, ROOT, Load, Mock, cpu_s, process, rss_mb
+from benchmarks.gateway.tools import OTHER_CORE, ROOT, Load, Mock, UnavailableError, cpu_s, process, rss_mb
 
 CHUNKS = 200
 SLOW_CHUNKS = 40
@@ -35,8 +36,9 @@ class Figures:
     cpu_us: float = 0.0
     p50_us: float = 0.0
     p99_us: float = 0.0
-    chunk_us: float = 0.0
+    chunk_us: float = math.nan
     rss_after_mb: float = 0.0
+    problem: str = ""
 
 
 def measured(gateway: Running, lg: Path, body: Path, seconds: float) -> Figures:
@@ -46,7 +48,10 @@ def measured(gateway: Running, lg: Path, body: Path, seconds: float) -> Figures:
     figures.requests_per_s, figures.cpu_us = rate(gateway, load, 64, seconds)
     latency = load.run(4, seconds)
     figures.p50_us, figures.p99_us = latency["p50"], latency["p99"]
-    figures.chunk_us = chunk_us(gateway, load, seconds)
+    try:
+        figures.chunk_us = chunk_us(gateway, load, seconds)
+    except UnavailableError as error:
+        figures.problem = f"{gateway.name} streams: {error}"
     figures.rss_after_mb = rss_mb(gateway.pids)
     return figures
 

@@ -173,7 +173,7 @@ class Load:
             raise UnavailableError(f"the load generator failed: {done.stderr[-300:]}")
         figures: dict[str, Any] = json.loads(done.stdout)
         if figures["bad"] or not figures["ok"]:
-            raise UnavailableError(f"answers that are not 200: {done.stderr[-300:]}")
+            raise UnavailableError(f"answered {figures['lastbad']}, not 200")
         return figures
 
 
