@@ -120,11 +120,17 @@ class ClientCall(Seldom):
             admission.check_depth(body, raw)
         if not size.plain or route.guards.checks_input:
             self._check_input()
-        self.search = Search(route, self.operation, size)
+        self.search: Search | None = None
+        if route.only is None:
+            self._search(route, grant)
+
+    def _search(self, route: Route, grant: admission.Grant) -> None:
+        """Where there is something to choose: the tier to begin with, and the arm."""
+        search = self.search = Search(route, self.operation, self.size)
         if route.roi:
-            self.search.tier = start_tier(route.roi, body, size, {**(self.tags or {}), **grant.tags})
+            search.tier = start_tier(route.roi, self.body, self.size, {**(self.tags or {}), **grant.tags})
         if route.arms:
-            self._assign()
+            self._assign(search, grant)
 
     def _check_input(self) -> None:
         verdict = self.route.guards.check_input(self.operation, self.body)
@@ -140,16 +146,15 @@ class ClientCall(Seldom):
         if verdict.unresolved:
             self.unresolved = verdict
 
-    def _assign(self) -> None:
+    def _assign(self, search: Search, grant: admission.Grant) -> None:
         """The sticky arm; it counts only where the request starts in the tier that the experiment is about."""
-        experiment, grant = self.route.config.experiment, self.grant
+        experiment = self.route.config.experiment
         assert experiment is not None
-        assert grant is not None
         unit = {"user": self.user, "session": self.session, "key": grant.key_id, "request": None}[experiment.unit]
         self.unit = unit or (self.request_id if experiment.unit == "request" else grant.requester)
-        if self.search.tier <= self.route.tiers[0][0].tier:
+        if search.tier <= self.route.tiers[0][0].tier:
             self.arm, self.propensity = arm_of(self.route, self.unit)
-            self.search.arm = self.arm
+            search.arm = self.arm
 
     # --- ends --------------------------------------------------------------------------------------------------------
 

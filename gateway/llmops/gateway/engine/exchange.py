@@ -18,11 +18,11 @@ from llmops.gateway.cache import replayed
 from llmops.gateway.calls import Fault, Headers, Refused, Reply, UpstreamCall, UpstreamRequest, Usage
 from llmops.gateway.engine import faults
 from llmops.gateway.engine.call import JSON_HEADER, NO_USAGE, ClientCall, clock
-from llmops.gateway.engine.candidates import learn_latency
+from llmops.gateway.engine.candidates import Search, learn_latency
 from llmops.gateway.engine.flow import Flow, state_fault
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.recall import Recall
-from llmops.gateway.engine.record import Attempt
+from llmops.gateway.engine.record import Attempt, usd
 from llmops.gateway.guard import Verdict
 
 _STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
@@ -87,8 +87,8 @@ class Exchange(ClientCall):
         while True:
             now = clock()
             target = self.route.only
-            if target is None or self.search.tried or not target.breaker.admits(now):
-                found = self.search.next(now)
+            if target is None or self.search is not None or not target.breaker.admits(now):
+                found = self._searched().next(now)
                 if found is None:
                     self._give_up(fault, now)
                     return
@@ -99,11 +99,23 @@ class Exchange(ClientCall):
             try:
                 self._upstream: UpstreamRequest = self._built(target)
             except Fault as unable:
-                self.search.tried = (*self.search.tried, target)
+                self._spare(target)
                 fault = fault or unable
                 continue
             break
         self._cover_and_ask()
+
+    def _searched(self) -> Search:
+        """What may still be tried. Most requests never need it."""
+        if self.search is None:
+            self.search = Search(self.route, self.operation, self.size)
+        return self.search
+
+    def _spare(self, target: Target) -> Search:
+        """Ask the target no more."""
+        search = self._searched()
+        search.tried = (*search.tried, target)
+        return search
 
     def _built(self, target: Target) -> UpstreamRequest:
         operation = self.operation
@@ -267,8 +279,7 @@ class Exchange(ClientCall):
         self.kept = (Reply(body, usage, model), target)
         self._note(target, f"escalated:{reason}", 200, usage)
         self.gate.metrics.count("llmops_gateway_escalations_total", route=self.route.name, reason=reason)
-        self.search.tried = (*self.search.tried, target)
-        self.search.tier = escalation.to_tier
+        self._spare(target).tier = escalation.to_tier
         self.advance()
         return True
 
@@ -279,13 +290,12 @@ class Exchange(ClientCall):
         try:
             events = replayed(self.operation, orjson.loads(body), self.body) if self.streaming else None
             if events is None:
-                nano = tab.nano_usd
                 headers = [
                     JSON_HEADER,
                     (b"x-request-id", self.request_id.encode()),
                     self.route.header,
                     target.header,
-                    (b"x-llmops-cost-usd", b"%d.%09d" % divmod(nano, 1_000_000_000)),
+                    (b"x-llmops-cost-usd", usd(tab.nano_usd).encode()),
                 ]
                 if self.recall is not None:
                     headers.append((b"x-llmops-cache", b"miss"))
@@ -402,7 +412,7 @@ class Exchange(ClientCall):
         if self._again(fault, target):
             return
         if faults.elsewhere(fault):
-            self.search.tried = (*self.search.tried, target)
+            self._spare(target)
             self.advance(fault)
         else:
             self.refuse(faults.told(fault))
@@ -422,7 +432,7 @@ class Exchange(ClientCall):
         wait = self.gate.jitter() * retry.backoff_s * 2.0 ** (self._tries - 1)
         asked = fault.retry_after_s
         if asked is not None:
-            if asked > retry.max_wait_s or (asked > wait and self.search.others(target, now)):
+            if asked > retry.max_wait_s or (asked > wait and self._searched().others(target, now)):
                 return False
             wait = max(wait, asked)
         self.timer = self.gate.loop.call_later(wait, self._ask_again)
@@ -442,7 +452,7 @@ class Exchange(ClientCall):
             self._send_whole(reply.body, reply.model, reply.usage or NO_USAGE, target)
             return
         if fault is None:
-            wait = self.search.reopens_in_s(now)
+            wait = self._searched().reopens_in_s(now)
             if wait is None:
                 fault = faults.refusal(400, "no_target", "no target of the route can take this request")
             else:

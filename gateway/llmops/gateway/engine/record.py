@@ -57,7 +57,7 @@ def reply_row(
     row["output_tokens"] = usage.output_tokens
     row["cost_usd"] = usd(call.cost)
     if call.first_at:
-        row["ttfb_ms"] = round((call.first_at - call.started) * 1000, 3)
+        row["ttfb_ms"] = int((call.first_at - call.started) * 1e6) / 1e3
     if model is not None:
         row["model_version"] = model
     if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
@@ -115,17 +115,19 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
     if template is None:
         template = grant.templates[target, call.operation] = _template(call, target)
     row, tags = template[0].copy(), template[1].copy()
-    started = call.started
     row["invocation_id"] = call.invocation_id
     row["request_id"] = call.request_id
     row["request_time"] = call.time_us
     row["assignment_p"] = call.propensity
     row["status_code"] = status
-    row["latency_ms"] = round((now - started) * 1000, 3)
+    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
     row["tags"] = tags
     if error is not None:
         row["error_class"] = error
-    _optional(row, call)
+    if call.attempts is not None:
+        tags["attempts"] = _told(call.attempts)
+    if call.__dict__ or call.flow is not None:  # what calls seldom have is in their dictionary alone
+        _optional(row, call)
     return row
 
 
@@ -174,8 +176,6 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["tags"]["findings"] = ",".join(dict.fromkeys(findings))
     if call.cached is not None:
         row["tags"]["cache"] = call.cached
-    if call.attempts:
-        row["tags"]["attempts"] = _told(call.attempts)
 
 
 def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
