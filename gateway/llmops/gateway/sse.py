@@ -111,6 +111,8 @@ def blocks(data: bytes) -> list[bytes]:
 
 def read_event(block: bytes) -> Event | None:
     """Name and data of one block of lines; None for one without data, as comments are. The usual shapes first."""
+    if block[-2:] == b"\n\n":
+        block = block[:-2]
     if block[:6] == b"data: " and b"\n" not in block and b"\r" not in block:
         return b"", block[6:]
     if block[:7] == b"event: " and b"\r" not in block:
