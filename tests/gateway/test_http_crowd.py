@@ -9,7 +9,7 @@ import random
 
 import pytest
 from benchmarks.gateway.passthrough import Passing
-from tests.support.scripted import Script, pool, read_request, upstream
+from tests.support.raw_upstream import Script, pool, read_request, upstream
 from tests.support.wire import door, peer, post, run, until
 
 from llmops.gateway.calls import Request, Responder

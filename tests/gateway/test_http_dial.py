@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.scripted import OK, Heard, fetch, pool, saying, upstream
+from tests.support.raw_upstream import OK, Heard, fetch, pool, saying, upstream
 from tests.support.wire import JSON, certificate, run, until
 
 from llmops.core.errors import ConfigError

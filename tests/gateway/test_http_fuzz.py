@@ -17,7 +17,7 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.scripted import Heard
+from tests.support.raw_upstream import Heard
 from tests.support.wire import Memory
 
 from llmops.gateway.calls import Fault, Request, Responder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.support.scripted import CHUNKED, OK, Heard, fetch, pool, read_request, saying, silent, upstream
+from tests.support.raw_upstream import CHUNKED, OK, Heard, fetch, pool, read_request, saying, silent, upstream
 from tests.support.wire import JSON, run, until
 
 from llmops.gateway.calls import UpstreamRequest

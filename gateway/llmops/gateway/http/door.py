@@ -81,9 +81,6 @@ class Connection(asyncio.Protocol):
         self.timers.watch(self)
         self._server.admit(self)
 
-    def refuse(self, status: int, code: str, message: str) -> None:
-        self._refuse(status, code, message)
-
     def data_received(self, data: bytes) -> None:
         try:
             if self._state == _HEAD and not self._held:
@@ -91,12 +88,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._more(data)
         except BadMessageError as error:
-            self._refuse(error.status, error.error_code, error.what)
+            self.refuse(error.status, error.error_code, error.what)
 
     def eof_received(self) -> None:
         """Nothing more will be asked. A caller that waits for a reply has left (see the policies above)."""
         if self._state in (_HEAD, _BODY, _ANSWER):
-            self._close_now()
+            self.close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timers.forget(self)
@@ -121,9 +118,9 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         state = self._state
         if state == _BODY or (state == _HEAD and self._held):
-            self._refuse(408, "request_timeout", "the request took too long to arrive")
+            self.refuse(408, "request_timeout", "the request took too long to arrive")
         elif state == _LINGER or not self._flushes():
-            self._close_now()
+            self.close_now()
 
     def wind_down(self) -> None:
         """No further request: close at once if none is under way, else after its reply."""
@@ -131,14 +128,23 @@ class Connection(asyncio.Protocol):
         if self._state == _HEAD and not self._held:
             self._finish()
 
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer an error of the transport, then listen to nothing more."""
+        if self._state in (_CLOSING, _LINGER, _LOST):
+            return
+        self._drop()
+        self.transport.write(error_reply(status, code, message, self.timers.date))
+        self._state = _LINGER
+        self.deadline = self.timers.now + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+
     def close_now(self) -> None:
-        self._close_now()
+        self._lose()
+        self.transport.abort()
 
     # --- called by the answer ---
-
-    @property
-    def lost(self) -> bool:
-        return self._state == _LOST
 
     def soon(self, callback: Callable[[], None]) -> None:
         self._server.loop.call_soon(callback)
@@ -164,7 +170,7 @@ class Connection(asyncio.Protocol):
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._close_now()
+        self.close_now()
 
     # --- reading ---
 
@@ -297,7 +303,7 @@ class Connection(asyncio.Protocol):
         self.keep = False
         if answer.fresh:
             answer.drop()
-            self._refuse(500, "internal_error", "the gateway failed; its log says why")
+            self.refuse(500, "internal_error", "the gateway failed; its log says why")
         else:
             answer.abort()
 
@@ -307,18 +313,6 @@ class Connection(asyncio.Protocol):
         limit = self._server.body_limit
         raise BadMessageError(413, "body_too_large", f"the body is larger than {limit} bytes")
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer an error of the transport, then listen to nothing more."""
-        if self._state in (_CLOSING, _LINGER, _LOST):
-            return
-        self._drop()
-        self.transport.write(error_reply(status, code, message, self.timers.date))
-        self._state = _LINGER
-        self.deadline = self.timers.now + LINGER_S
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.transport.resume_reading()
-
     def _finish(self) -> None:
         """Close once everything written has left; a caller that takes nothing is not waited for."""
         if self._state in (_CLOSING, _LINGER, _LOST):
@@ -327,10 +321,6 @@ class Connection(asyncio.Protocol):
         self._state = _CLOSING
         self._await_flush()
         self.transport.close()
-
-    def _close_now(self) -> None:
-        self._lose()
-        self.transport.abort()
 
     def _lose(self) -> None:
         answer = self._answer
