@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from tests.support.upstreams.anthropic import AnthropicServer
 from tests.support.upstreams.openai import AzureServer, MistralServer, OpenAIServer
@@ -132,6 +133,25 @@ def test_chat(client: OpenAI, model: str, upstream: WireServer, says: Answering)
     body = upstream.requests[-1].body
     limit = body["max_completion_tokens" if model == "azure" else "max_tokens"]
     assert (body["model"], limit, body["temperature"]) == (f"{model}-model", 40, 0.5)
+
+
+def test_the_asynchronous_client_and_the_id_to_report(
+    worker: RunningWorker, token: str, model: str, says: Answering
+) -> None:
+    async def ask() -> tuple[str, str | None]:
+        async with AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=token, max_retries=0, timeout=60) as client:
+            says("Hello")
+            whole = await client.chat.completions.create(model=model, messages=ASKED)
+            says("Hel", "lo")
+            texts = ""
+            async with client.chat.completions.stream(model=model, messages=ASKED) as stream:
+                async for event in stream:
+                    texts += event.delta if event.type == "content.delta" else ""
+        return texts, whole._request_id
+
+    texts, request_id = asyncio.run(ask())
+    assert texts == "Hello"
+    assert request_id in [row["request_id"] for row in worker.rows()]
 
 
 @every_upstream
