@@ -26,6 +26,7 @@ from tests.support.upstreams.wire import KEY, Answer, Call, running
 from llmops.gateway.calls import Fault, Usage
 from llmops.gateway.config import ProviderConfig
 from llmops.gateway.providers import open_provider
+from llmops.gateway.providers.anthropic.reply import read_usage
 from llmops.gateway.providers.anthropic.request import messages_request
 
 HELLO: dict[str, Any] = {"model": "r", "messages": [{"role": "user", "content": "Hello"}]}
@@ -342,6 +343,23 @@ def test_a_wrong_key_is_ours_to_mend_and_not_shown(server: AnthropicServer) -> N
     fault = fault_of(provider_of("anthropic", server, "sk-wrong"), server, "chat", HELLO, target())
     assert fault.kind == "unauthenticated"
     assert "sk-wrong" not in fault.message
+
+
+def test_usage_with_both_kinds_of_cache() -> None:
+    """Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (1-hour cache duration)."""
+    told = {
+        "input_tokens": 2048,
+        "cache_read_input_tokens": 1800,
+        "cache_creation_input_tokens": 248,
+        "output_tokens": 503,
+        "cache_creation": {"ephemeral_5m_input_tokens": 148, "ephemeral_1h_input_tokens": 100},
+        "server_tool_use": {"web_search_requests": 2},
+        "output_tokens_details": {"thinking_tokens": 400},
+    }
+    assert read_usage(told) == Usage(4096, 503, 1800, 248, 400, searches=2, cache_write_long_tokens=100)
+    assert read_usage({"output_tokens": 600}, read_usage(told)) == Usage(
+        4096, 600, 1800, 248, 400, searches=2, cache_write_long_tokens=100
+    )
 
 
 def test_the_documented_stream_of_a_tool_call() -> None:

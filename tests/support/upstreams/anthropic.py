@@ -153,7 +153,7 @@ def _deltas(block: dict[str, Any], answer: Answer) -> Iterator[tuple[dict[str, A
         yield {"type": "signature_delta", "signature": block["signature"]}, 0
     else:
         told = json.dumps(block["input"])
-        yield {"type": "input_json_delta", "partial_json": ""}, 5 + len(block["input"])
+        yield {"type": "input_json_delta", "partial_json": ""}, 5
         for cut in range(0, len(told), 7):
             if block["input"]:
                 yield {"type": "input_json_delta", "partial_json": told[cut : cut + 7]}, 0
