@@ -46,6 +46,7 @@ def test_a_streamed_answer_says_the_same_piece_by_piece(server: Running) -> None
     assert deltas[0]["role"] == "assistant"
     assert "".join(delta.get("content", "") for delta in deltas) == whole["content"]
     cited = [citation for delta in deltas for citation in delta.get("citations", [])]
+    assert [citation.pop("index") for citation in cited] == list(range(len(cited)))
     assert cited == whole["citations"] == chunks[-1]["citations"]
     assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert chunks[0]["llmops"]["version"] == 1

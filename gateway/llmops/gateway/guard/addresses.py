@@ -29,6 +29,9 @@ _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _INSIDE = ("localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa", "arpa", "onion")
 _NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+_SPECIAL = tuple(  # of RFC 6890 and its registries what older releases of `ipaddress` hold global
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20", "5f00::/16", "100::/64"))
+)
 _COMPATIBLE = ipaddress.ip_network("::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -135,7 +138,8 @@ def check_address(address: Address) -> None:
         RefusedUrlError: private, loopback, link-local (the clouds' metadata), multicast, or reserved.
     """
     for one in (address, *_wrapped(address)):
-        if not one.is_global or one.is_multicast or one.is_reserved:
+        special = any(one in network for network in _SPECIAL)
+        if special or not one.is_global or one.is_multicast or one.is_reserved:
             raise RefusedUrlError("it points to an address that is not on the public Internet")
 
 

@@ -22,7 +22,7 @@ _RULES: Mapping[str, tuple[str, ...]] = {
         r"(\w+ ){0,2}(instruction|prompt|rule|direction|directive|guideline|command|constraint|message|context)s?\b",
         r"\b(ignore|disregard|forget) (all|any|every|everything|your|the) (of )?(your |the |my |these )?"
         r"(instruction|rule|guideline|directive|constraint|restriction|safety \w+|guardrail|training)s?\b",
-        r"\b(ignore|disregard|forget) (all|everything) (that |you \w+ |i \w+ )?"
+        r"\b(ignore|disregard|forget) (all|everything) (that )?((you|i) (\w+ ){1,3})?"
         r"(above|before|prior|previously|earlier)\b",
         r"\b(ignoriere?|vergiss|missachte) ...(anweisung|instruktion|regel|vorgabe|befehl)(en|e|n)?\b",
         r"\b(ignore[rz]?|oublie[rz]?) ...(consignes?|regles?|directives?|instructions?) (\w+ )?"
@@ -53,7 +53,7 @@ _RULES: Mapping[str, tuple[str, ...]] = {
     "persona": (
         r"\byou are (now )?(going to (act as|pretend to be) )?(an )?"
         r"(dan|stan|evil|unrestricted|jailbroken|unfiltered|uncensored)\b",
-        r"\b(do anything now|jailbreak mode|developer mode (enabled|on|activated|v2)"
+        r"\b(do anything now|jailbreak mode|developer mode (enabled|activated|v2)"
         r"|(enter|enable|activate) (developer|god|sudo|debug|dan|jailbreak|unrestricted) mode)\b",
         r"\b(act|pretend|behave|respond|answer|roleplay|imagine) ...(no|without|without any|free of|free from) "
         r"(\w+ ){0,2}(restriction|filter|guideline|limitation|ethic|moral|censorship|safeguard)s?\b",
@@ -69,6 +69,7 @@ _RULES: Mapping[str, tuple[str, ...]] = {
     "address": (
         r"\b(attention|note|notice|important|message|instructions?) (to|for) (the |any |all )?"
         r"(ai|llm|language model|chatbot|assistant|gpt|claude|gemini|agent)(s| (model|assistant|agent|system)s?)?\b",
+        r"\battention (the |any |all |dear )?(ai|llm|language model|chatbot|assistant)\b",
         r"\bif you are an? (ai|llm|large language model|language model|assistant|chatbot)\b",
         r"\b(ai|assistant|llm|model) (must|should|shall) (now )?"
         r"(ignore|forward|send|email|delete|execute|transfer|reveal|disregard|exfiltrate)\b",

@@ -45,7 +45,7 @@ class Patterns:
 
 def _compiled(name: str, pattern: str) -> Any:
     try:
-        import re2  # type: ignore[import-untyped,unused-ignore]
+        import re2
     except ImportError as error:
         raise ConfigError("the guard `pattern` needs google-re2", hint="pip install 'llmops[gateway]'") from error
     if not name.replace("-", "_").replace("_", "a").isalnum() or len(name) > _MAX_NAME:

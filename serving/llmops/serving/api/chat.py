@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from llmops.serving.api.door import RequesterDep, ServiceDep
 from llmops.serving.api.reply import ExchangeReply
 from llmops.serving.api.wire import ChatRequest
+from llmops.serving.endpoint import Endpoint
 from llmops.serving.identity import request_ids
 from llmops.serving.service import Asked
 
@@ -41,20 +42,25 @@ async def chat_completions(
 @router.get("/models")
 async def models(service: ServiceDep, requester: RequesterDep) -> dict[str, Any]:
     """The endpoints of this server; `llmops` says which version each serves now."""
-    data = []
-    for endpoint in service.endpoints:
-        loaded = endpoint.loaded
-        data.append(
-            {
-                "id": endpoint.name,
-                "object": "model",
-                "created": int(loaded.since) if loaded else 0,
-                "owned_by": "llmops",
-                "llmops": {
-                    "asset": str(endpoint.config.ref.name),
-                    "alias": endpoint.config.ref.alias,
-                    "version": loaded.ref.version if loaded else None,
-                },
-            }
-        )
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": [_model(endpoint) for endpoint in service.endpoints]}
+
+
+@router.get("/models/{name}")
+async def model(name: str, service: ServiceDep, requester: RequesterDep) -> dict[str, Any]:
+    """One endpoint, as the list tells it."""
+    return _model(service.endpoints.get(name))
+
+
+def _model(endpoint: Endpoint) -> dict[str, Any]:
+    loaded = endpoint.loaded
+    return {
+        "id": endpoint.name,
+        "object": "model",
+        "created": int(loaded.since) if loaded else 0,
+        "owned_by": "llmops",
+        "llmops": {
+            "asset": str(endpoint.config.ref.name),
+            "alias": endpoint.config.ref.alias,
+            "version": loaded.ref.version if loaded else None,
+        },
+    }

@@ -166,6 +166,7 @@ class Chunks:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._head = _head(exchange, "chat.completion.chunk")
+        self._cited = 0
 
     def opening(self) -> bytes:
         return self._chunk({"role": "assistant", "content": ""}, llmops=served(self._exchange))
@@ -174,7 +175,9 @@ class Chunks:
         return self._chunk({"content": event.text})
 
     def citation(self, event: Citation) -> bytes:
-        return self._chunk({"citations": [citation_json(event)]})
+        """One citation; `index` is its place, by which OpenAI's clients put lists together from their pieces."""
+        self._cited += 1
+        return self._chunk({"citations": [{"index": self._cited - 1, **citation_json(event)}]})
 
     def closing(self, *, include_usage: bool) -> bytes:
         finish = self._chunk(
