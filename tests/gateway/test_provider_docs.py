@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from llmops.gateway.config import GatewayConfig
+from llmops.gateway.pricing import PriceTable
 from llmops.gateway.providers import open_provider
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gateway-providers.md").read_text(encoding="utf-8")
@@ -37,6 +38,14 @@ def test_every_route_of_the_page_can_be_asked(config: GatewayConfig) -> None:
             provider = open_provider(config.providers[target.provider], "key")
             request = provider.build(operation, {"model": route.name, **body}, target)  # type: ignore[arg-type]
             assert target.model.encode() in request.body + request.path.encode()
+
+
+def test_every_model_of_the_page_has_a_price(config: GatewayConfig) -> None:
+    table = PriceTable.load()
+    for route in config.routes:
+        for target in route.targets:
+            kind = config.providers[target.provider].kind
+            assert target.price or table.find(kind, target.model), target.model
 
 
 def test_the_header_of_the_page_goes_out(config: GatewayConfig) -> None:
