@@ -249,6 +249,22 @@ def test_an_error_within_a_stream_is_an_event(client: Anthropic, model: str, say
     assert body["error"]["message"] == "Overloaded"
 
 
+def test_a_stream_that_is_cut_is_booked_as_far_as_it_came(
+    client: Anthropic, worker: RunningWorker, model: str, upstream: WireServer, says: Answering
+) -> None:
+    says(*("x",) * 30, cut_after=20)
+    with pytest.raises(anthropic.APIStatusError):
+        for _ in client.messages.create(model=model, max_tokens=99, messages=HELLO, stream=True):
+            pass
+    charge = upstream.ledger[-1]
+    row = worker.until(
+        lambda: next((row for row in worker.rows() if row.get("output_tokens") == charge.output_tokens), None)
+    )
+    assert row["tags"]["estimated"] == "true"
+    if model == "claude":  # Anthropic tells the input before the first word
+        assert row["input_tokens"] == charge.input_tokens
+
+
 def test_wrong_keys_and_unknown_models(worker: RunningWorker, client: Anthropic) -> None:
     with (
         Anthropic(base_url=worker.url, api_key="lk_0123456789abcdef_wrong", max_retries=0) as stranger,

@@ -174,8 +174,9 @@ def _tool_result(message: Json, where: str) -> Json:
     block: Json = {
         "type": "tool_result",
         "tool_use_id": _id(CALLER.text(message.get("tool_call_id"), f"{where}.tool_call_id")),
-        "content": _user_blocks(message.get("content"), f"{where}.content", {}),
     }
+    if content := _user_blocks(message.get("content"), f"{where}.content", {}):
+        block["content"] = content
     if message.get("is_error") is True:
         block["is_error"] = True
     return _marked(block, message)
