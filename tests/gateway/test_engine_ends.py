@@ -151,8 +151,12 @@ def test_a_budget_refuses_what_it_cannot_cover(worker: RunningWorker, upstream: 
 
 def test_requests_beyond_a_rate_are_told_when_to_come_again(worker: RunningWorker) -> None:
     token = worker.key(limits={"requests_per_minute": 2})
-    assert [worker.chat(token=token).status_code for _ in range(2)] == [200, 200]
+    good = [worker.chat(token=token) for _ in range(2)]
+    assert [reply.status_code for reply in good] == [200, 200]
+    assert good[0].headers["x-ratelimit-limit-requests"] == "2"
     reply = worker.chat(token=token)
+    assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+    assert reply.headers["x-ratelimit-reset-requests"].endswith("s")
     assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 1 <= int(reply.headers["retry-after"]) <= 63  # the store's clock is reckoned from above
 

@@ -55,9 +55,13 @@ class Grant:
     tags: dict[str, str]
     per_user: TeamConfig | None
     key_id: str | None
+    rate_headers: tuple[tuple[bytes, bytes], ...] = ()
     users: dict[str, tuple[Meter, ...]] = field(default_factory=dict)
     tallies: dict[tuple[Target | None, int], Tally] = field(default_factory=dict)
     templates: dict[tuple[Target | None, Operation], tuple[Json, dict[str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rate_headers = _rate_headers(self.meters)
 
     def meters_of(self, user: str | None) -> tuple[Meter, ...]:
         """All ceilings over a request, those of its user included."""
@@ -216,6 +220,19 @@ def _meters(subject: str, limits: LimitsConfig, budgets: tuple[BudgetConfig, ...
         found.append(Meter(subject, "concurrent", limits.concurrent))
     found += [Meter(subject, "usd", nano_of(budget.usd), budget.period) for budget in budgets]
     return found
+
+
+def _rate_headers(meters: tuple[Meter, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """The lowest ceilings a minute, in the headers of OpenAI's API.
+
+    What remains is told only with a refusal: a worker knows its share of a ceiling, not the others'.
+    """
+    found = []
+    for what in ("requests", "tokens"):
+        ceilings = [meter.ceiling for meter in meters if meter.what == what]
+        if ceilings:
+            found.append((f"x-ratelimit-limit-{what}".encode(), str(min(ceilings)).encode()))
+    return tuple(found)
 
 
 def nano_of(usd: Decimal) -> int:

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING
 import orjson
 
 from llmops.core.ids import new_id
-from llmops.gateway.calls import Fault, Json, KeyPolicy, Meter, Operation, Refused, Reply, Request, Responder, Usage
+from llmops.gateway.calls import (
+    Fault,
+    Headers,
+    Json,
+    KeyPolicy,
+    Meter,
+    Operation,
+    Refused,
+    Reply,
+    Request,
+    Responder,
+    Usage,
+)
 from llmops.gateway.engine import admission, faults
 from llmops.gateway.engine.candidates import Search, arm_of, start_tier
 from llmops.gateway.engine.flow import Flow
@@ -158,7 +170,7 @@ class ClientCall(Seldom):
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
-    def refuse(self, fault: Fault) -> None:
+    def refuse(self, fault: Fault, headers: Headers = ()) -> None:
         """An error reply, in the caller's format."""
         if self.done:
             return
@@ -166,7 +178,7 @@ class ClientCall(Seldom):
         try:
             if self.grant is not None:
                 self.tab.settle(asked=self.asked)
-            self.gate.send_fault(self.responder, self.dialect, fault, self.request_id)
+            self.gate.send_fault(self.responder, self.dialect, fault, self.request_id, headers)
             if self.grant is not None:
                 now = clock()
                 tally = self.gate.tally(self.grant, self.target if self.asked else None, fault.status)
@@ -180,9 +192,10 @@ class ClientCall(Seldom):
 
     def over(self, refused: Refused) -> None:
         """A ceiling is reached."""
+        assert self.grant is not None
         subject = refused.meter.subject.partition(":")[0]
         self.gate.metrics.count("llmops_gateway_refused_total", subject=subject, what=refused.meter.what)
-        self.refuse(faults.over_limit(refused))
+        self.refuse(faults.over_limit(refused), faults.limit_headers(refused, self.grant.rate_headers))
 
     def withhold(self, fault: Fault, model: str | None, usage: Usage, target: Target) -> None:
         """A guard blocked the answer: it was made and paid for, and the caller gets the reason instead."""

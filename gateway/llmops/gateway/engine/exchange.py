@@ -19,7 +19,7 @@ from llmops.gateway.calls import Fault, Headers, Refused, Reply, UpstreamCall, U
 from llmops.gateway.engine import faults
 from llmops.gateway.engine.call import JSON_HEADER, NO_USAGE, ClientCall, clock
 from llmops.gateway.engine.candidates import Search, learn_latency
-from llmops.gateway.engine.flow import Flow, state_fault
+from llmops.gateway.engine.flow import Flow, Keep, state_fault
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.recall import Recall
 from llmops.gateway.engine.record import Attempt, usd
@@ -28,6 +28,8 @@ from llmops.gateway.guard import Verdict
 _STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
+_MANY_STREAMS = 256
+"""So many requests at once, and what is kept of a long stream for its row is compressed."""
 _UNTRANSLATED = frozenset(("embeddings", "rerank"))
 
 
@@ -188,7 +190,9 @@ class Exchange(ClientCall):
             self._call = call
 
     def _open_flow(self, target: Target) -> Flow:
-        keep = self.route.log_bodies or self.recall is not None
+        keep: Keep = "nothing"
+        if self.route.log_bodies or self.recall is not None:
+            keep = "plain" if self.gate.metrics.under_way < _MANY_STREAMS else "folded"
         if self.native:
             return Flow(target.provider.relay(self.operation, self.body), keep=keep)
         assert self.chat is not None
@@ -297,8 +301,7 @@ class Exchange(ClientCall):
                     target.header,
                     (b"x-llmops-cost-usd", usd(tab.nano_usd).encode()),
                 ]
-                if self.recall is not None:
-                    headers.append((b"x-llmops-cache", b"miss"))
+                headers += self._more_headers()
                 responder.send(200, headers, body)
             else:  # the caller asked for a stream, and the server does not stream
                 self._start(target)
@@ -345,9 +348,14 @@ class Exchange(ClientCall):
         self.begun = True
         self.first_at = clock()
         headers = [*_STREAM_HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
-        if self.recall is not None:
-            headers.append((b"x-llmops-cache", b"miss"))
+        headers += self._more_headers()
         self.responder.start(200, headers)
+
+    def _more_headers(self) -> Headers:
+        """What only some replies carry."""
+        assert self.grant is not None
+        standing = self.grant.rate_headers
+        return standing if self.recall is None else (*standing, (b"x-llmops-cache", b"miss"))
 
     def _drained(self) -> None:
         self.responder.on_drain = None
@@ -379,7 +387,7 @@ class Exchange(ClientCall):
             self.responder.end()
             self.log_reply(200, None, (None, flow.state.model, usage), target)
             if self.recall is not None and not flow.cut:
-                whole = assembled(self.operation, b"".join(flow.kept))
+                whole = assembled(self.operation, flow.kept)
                 self.recall.keep(orjson.dumps(whole), flow.state.model, usage)
         finally:
             self.close()
@@ -421,7 +429,9 @@ class Exchange(ClientCall):
         """What a failed attempt used: by its own count, else by what arrived; None where it cost nothing."""
         if flow is not None and (flow.state.usage is not None or flow.state.received):
             return flow.state.usage or self.size.received(flow.state.received)
-        return self.size.received(self._received // _BYTES_PER_TOKEN) if faults.may_cost(fault, sent) else None
+        if not faults.may_cost(fault, sent):
+            return None
+        return self.size.received(self._received // _BYTES_PER_TOKEN if self._head == 200 else 0)
 
     def _again(self, fault: Fault, target: Target) -> bool:
         """Ask the same target again after a pause, where that is worth while."""

@@ -18,7 +18,18 @@ import orjson
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
 from llmops.core.spool import Spool
-from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Meter, Operation, Request, Responder
+from llmops.gateway.calls import (
+    PATHS,
+    Allowances,
+    Dialect,
+    Fault,
+    Headers,
+    KeyPolicy,
+    Meter,
+    Operation,
+    Request,
+    Responder,
+)
 from llmops.gateway.dialects import open_dialect
 from llmops.gateway.engine import admission
 from llmops.gateway.engine.exchange import Exchange
@@ -129,9 +140,11 @@ class Gate:
             self.metrics.count("llmops_gateway_rows_failed_total")
             _log.error("a row of the inference log could not be kept: %s", error)
 
-    def send_fault(self, responder: Responder, dialect: Dialect, fault: Fault, request_id: str) -> None:
+    def send_fault(
+        self, responder: Responder, dialect: Dialect, fault: Fault, request_id: str, more: Headers = ()
+    ) -> None:
         """An error reply in the caller's format."""
-        headers = [_JSON, (b"x-request-id", request_id.encode())]
+        headers = [_JSON, (b"x-request-id", request_id.encode()), *more]
         if fault.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(fault.retry_after_s + 0.499))))
         if fault.status == 401:

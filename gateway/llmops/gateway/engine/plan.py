@@ -54,7 +54,6 @@ class Target:
     tier: int
     weight: float
     variant: str | None
-    expected: re.Pattern[str] | None
     latency_s: float = 0.0
     latency_at: float = 0.0
     under_way: int = 0
@@ -247,7 +246,7 @@ def _cache(
 def _target(config: TargetConfig, connected: Connected, price: Price, route: RouteConfig) -> Target:
     label = f"{config.provider}/{config.model}"
     try:
-        expected = re.compile(config.expect_model) if config.expect_model else None
+        re.compile(config.expect_model or "")
     except re.error as error:
         raise ConfigError(f"`expect_model` of {label} is no regular expression: {error}") from error
     if not label.isprintable() or not label.isascii():
@@ -265,7 +264,6 @@ def _target(config: TargetConfig, connected: Connected, price: Price, route: Rou
         tier=config.tier,
         weight=config.weight,
         variant=config.variant,
-        expected=expected,
     )
 
 

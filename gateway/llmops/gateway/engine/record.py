@@ -192,7 +192,7 @@ def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
 
 
 def _streamed(row: Row, call: ClientCall, flow: Flow, usage: Usage) -> None:
-    value = assembled(call.operation, b"".join(flow.kept))
+    value = assembled(call.operation, flow.kept)
     if not value.get("usage"):
         value["usage"] = {name: count for name, count in asdict(usage).items() if count}
     row["response_json"] = orjson.dumps(value).decode()
