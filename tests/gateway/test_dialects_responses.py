@@ -111,6 +111,12 @@ def test_a_request_with_everything() -> None:
         ({"input": None}, "input"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"stream": "yes"}, "stream"),
+        ({"input": [{"role": [], "content": "x"}]}, "input.0.role"),
+        ({"input": [{"type": {}, "role": "user"}]}, "input.0.type"),
+        ({"input": [{"role": "user", "content": [{"type": []}]}]}, "input.0.content.0.type"),
+        ({"tools": [{"type": []}]}, "tools.0.type"),
+        ({"tool_choice": {"type": []}}, "tool_choice.type"),
+        ({"text": {"format": {"type": []}}}, "text.format.type"),
     ],
 )
 def test_what_only_openai_itself_can_do_is_refused_by_name(more: dict[str, Any], param: str) -> None:

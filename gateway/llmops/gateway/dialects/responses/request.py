@@ -26,7 +26,7 @@ _OWN = frozenset(
         *_STORED,
     }
 )
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_ROLES = ("user", "assistant", "system", "developer")
 
 
 def to_chat(body: Json) -> Json:
