@@ -243,3 +243,9 @@ def test_faults_are_safe_to_tell() -> None:
     heard = heard_of(b"HTTP/1.1 200 OK\r\nbad header with sk-secret\r\n\r\n")
     assert isinstance(heard.fault, Fault)
     assert "sk-secret" not in heard.fault.message
+
+
+def test_what_came_before_a_bad_chunk_is_told_before_the_fault() -> None:
+    heard = heard_of(CHUNKED + b"2\r\nok\r\n3\r\nyes\r\nzz\r\n")
+    assert heard.fault is not None
+    assert (heard.fault.kind, heard.body) == ("invalid", b"okyes")

@@ -39,7 +39,7 @@ class Chunks:
             and parsers differ on them.
     """
 
-    __slots__ = ("_extensions", "_left", "_rest", "_state", "count", "done", "surplus")
+    __slots__ = ("_extensions", "_left", "_rest", "_state", "count", "done", "salvaged", "surplus")
 
     def __init__(self, extensions: bool = False) -> None:
         self._extensions = extensions
@@ -50,6 +50,8 @@ class Chunks:
         self.done = False
         self.surplus = b""
         """What arrived after the end: the begin of another message."""
+        self.salvaged = b""
+        """What could still be read in the bytes that `feed` refused."""
 
     def feed(self, data: bytes) -> bytes:
         """The payload in these bytes. Raises `BadMessageError`."""
@@ -64,6 +66,16 @@ class Chunks:
                     self.count += 1
                     return data[eol + 2 : stop]
         parts: list[bytes] = []
+        try:
+            self._take_apart(data, parts)
+        except BadMessageError:
+            self.salvaged = b"".join(parts)
+            raise
+        if len(parts) == 1:
+            return parts[0]
+        return b"".join(parts)
+
+    def _take_apart(self, data: bytes, parts: list[bytes]) -> None:
         at, end = 0, len(data)
         while at < end and not self.done:
             state = self._state
@@ -82,9 +94,6 @@ class Chunks:
                 at = self._trailer(data, at)
             if self._rest:
                 break
-        if len(parts) == 1:
-            return parts[0]
-        return b"".join(parts)
 
     def _whole_chunks(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """As many whole chunks as there are; stops at the first that is not, or at the last one."""

@@ -252,7 +252,12 @@ class Upstream(asyncio.Protocol):
         over = False
         if state == _CHUNKS:
             chunks = cast("Chunks", self._chunks)
-            data = chunks.feed(data)
+            try:
+                data = chunks.feed(data)
+            except BadMessageError:
+                if chunks.salvaged:  # it was received, and will be booked
+                    listener.on_data(chunks.salvaged)
+                raise
             over = chunks.done
             if chunks.surplus:
                 self._keep = False
