@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -44,3 +45,20 @@ def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
     """`raw` as a network might deliver it."""
     ends = sorted({cut % (len(raw) + 1) for cut in cuts} | {0, len(raw)})
     return [raw[start:end] for start, end in itertools.pairwise(ends)]
+
+
+WRONG: tuple[Any, ...] = (None, [], {}, 5, -1, "x", True, [5], [[]], {"x": []})
+
+
+def mutants(value: Any) -> Iterator[Any]:
+    """`value` with one thing in it, at any depth, of another kind or gone: what random JSON rarely comes near."""
+    yield from WRONG
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield {key: kept for key, kept in value.items() if key != name}
+            for wrong in mutants(inner):
+                yield {**value, name: wrong}
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            for wrong in mutants(inner):
+                yield [*value[:index], wrong, *value[index + 1 :]]
