@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.faulty import Scripted, scripted_upstream, status, stream, whole
+from tests.support.faulty import Scripted, Wire, scripted_upstream, status, stream, text, whole
 from tests.support.worker import RunningWorker, route, running_worker, target, user_says
 
 from llmops.core.assign import assign
@@ -59,6 +59,9 @@ def running(servers: tuple[Scripted, Scripted], tmp_path_factory: pytest.TempPat
         route("weights", target(weight=9), target("second", weight=1)),
         route("cheapest", target(price=DEAR), target("second"), balance="cost"),
         route("cached", cache={"ttl_s": 600}),
+        route("embeds", operations=["embeddings"]),
+        route("similar", cache={"semantic": {"embedding_route": "embeds", "threshold": 0.9}}),
+        route("short", target(context_tokens=100), target("second", tier=1)),
         route("masks", guards=[{**pii, "action": "mask", "on": "both"}]),
         route("blocks", guards=[{**pii, "action": "block", "on": "both"}]),
     ]
@@ -203,6 +206,37 @@ def test_a_stream_fills_the_cache_and_a_failure_does_not(worker: RunningWorker, 
     body = user_says("a streamed question", model="cached")
     worker.chat({**body, "stream": True})
     assert said(worker.chat(body)) == "onetwo"
+
+
+def vectors(wire: Wire) -> None:
+    """Questions with the same first word lie at the same place."""
+    if wire.asked.path.endswith("/embeddings"):
+        word = wire.asked.body["input"].split()[0]
+        place = [float(word == "Where"), float(word == "When"), 0.1]
+        data = [{"object": "embedding", "index": 0, "embedding": place}]
+        usage = {"prompt_tokens": 3, "total_tokens": 3}
+        text(json.dumps({"object": "list", "model": "e", "data": data, "usage": usage}).encode())(wire)
+    else:
+        whole("an answer")(wire)
+
+
+def test_a_question_that_means_the_same_is_answered_from_the_cache(worker: RunningWorker, first: Scripted) -> None:
+    first.answer = vectors
+    asked = worker.chat(user_says("Where is the key kept?", model="similar"))
+    assert asked.headers["x-llmops-cache"] == "miss"
+    again = worker.chat(user_says("Where is the key to be found?", model="similar"))
+    assert again.headers["x-llmops-cache"] == "hit"
+    assert said(again) == "an answer"
+    other = worker.chat(user_says("When is it open?", model="similar"))
+    assert other.headers["x-llmops-cache"] == "miss"
+    embedded = [row for row in worker.rows() if row["endpoint"] == "embeds"]
+    assert len(embedded) == 3
+    assert all(Decimal(row["cost_usd"]) > 0 for row in embedded)
+
+
+def test_long_prompts_go_to_a_target_that_takes_them(worker: RunningWorker) -> None:
+    assert said(worker.chat(user_says(model="short"))) == "from the first"
+    assert said(worker.chat(user_says("word " * 200, model="short"))) == "from the second"
 
 
 def test_guards_mask_what_goes_in_and_out(worker: RunningWorker, first: Scripted) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,6 +23,26 @@ from llmops.gateway.engine.host import Host, check_origin, hostname
 from llmops.gateway.engine.measure import measure
 from llmops.gateway.engine.metrics import BOUNDS, Metrics
 from llmops.gateway.engine.tab import Tab
+
+HEAVY = (
+    "sqlalchemy",
+    "pyarrow",
+    "deltalake",
+    "duckdb",
+    "opentelemetry",
+    "starlette",
+    "httpx",
+    "mlflow",
+    "torch",
+    "numpy",
+)
+
+
+def test_a_worker_imports_nothing_heavy() -> None:
+    program = f"import sys, llmops.gateway.worker; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
 
 # --- breaker ---------------------------------------------------------------------------------------------------------
 

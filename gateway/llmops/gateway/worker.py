@@ -92,7 +92,7 @@ class Worker:
         self._timers = Timers(loop)
         plan = build_plan(config, self._parts(config))
         ring = Ring.load(config.folder / SNAPSHOT)
-        allowances = open_allowances(config)
+        allowances = self._allowances = open_allowances(config)
         await allowances.start()
         with Spool(config.state.spool) as self._spool:
             staff = Staff(allowances, self._spool, self._metrics, self._timers, loop)
@@ -132,6 +132,8 @@ class Worker:
             ("llmops_gateway_client_connections", {}, self._server.connections),
             ("llmops_gateway_spool_backlog_bytes", {}, self._spool.backlog),
             ("llmops_gateway_spool_failed", {}, counters.failed),
+            ("llmops_gateway_allowance_store_gone", {}, int(self._allowances.gone)),
+            ("llmops_gateway_allowance_overdrawn", {}, self._allowances.desk.overdrawn),
         ]
         for name, connected in self._gate.plan.connected.items():
             pool = connected.pool

@@ -140,7 +140,8 @@ class ClientCall(Seldom):
         """Where there is something to choose: the tier to begin with, and the arm."""
         search = self.search = Search(route, self.operation, self.size)
         if route.roi:
-            search.tier = start_tier(route.roi, self.body, self.size, {**(self.tags or {}), **grant.tags})
+            tier = start_tier(route.roi, self.body, self.size, {**(self.tags or {}), **grant.tags})
+            search.tier = min(tier, route.tiers[-1][0].tier)
         if route.arms:
             self._assign(search, grant)
 

@@ -228,8 +228,15 @@ def _route(
         idle_s=route.timeouts.idle_s,
         total_s=route.timeouts.total_s,
         log_bodies=route.log_bodies,
-        only=ordered[0][0] if len(ordered[0]) == 1 and not route.experiment and not route.roi else None,
+        only=_only(route, ordered[0]),
     )
+
+
+def _only(route: RouteConfig, first: Sequence[Target]) -> Target | None:
+    """The target of the first tier, where no request has a choice."""
+    if len(first) > 1 or route.experiment or route.roi or first[0].config.context_tokens is not None:
+        return None
+    return first[0]
 
 
 def _cache(
