@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from tests.support.upstreams.anthropic import AnthropicServer
 from tests.support.upstreams.openai import AzureServer, MistralServer, OpenAIServer
-from tests.support.upstreams.wire import KEY, Answer, Call, WireServer, running
+from tests.support.upstreams.wire import KEY, Answer, Call, Charge, WireServer, running
 from tests.support.worker import PRICE, RunningWorker, running_worker
 
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\x00" * 32).decode()
@@ -116,6 +117,35 @@ def says(upstream: WireServer) -> Answering:
 
 every_upstream = pytest.mark.parametrize("model", ["gpt", "claude", "azure", "mistral"], indirect=True)
 
+
+def charges(server: WireServer) -> list[Charge]:
+    """The ledger, once it is complete."""
+    RunningWorker.until(lambda: server.settled)
+    return server.ledger
+
+
+class Marked:
+    """Calls of one test, so that its rows are told from those of others that are still on their way."""
+
+    def __init__(self, client: OpenAI, worker: RunningWorker) -> None:
+        self._worker = worker
+        self._mark = secrets.token_hex(8)
+        self.client = client.with_options(default_headers={"x-llmops-tags": f"mark={self._mark}"})
+
+    def rows(self, count: int) -> list[dict[str, Any]]:
+        def found() -> list[dict[str, Any]]:
+            return [row for row in self._worker.rows() if dict(row["tags"] or ()).get("mark") == self._mark]
+
+        RunningWorker.until(lambda: len(found()) >= count)
+        assert len(found()) == count
+        return sorted(found(), key=lambda row: str(row["request_id"]))  # which begins with the time
+
+
+@pytest.fixture
+def marked(client: OpenAI, worker: RunningWorker) -> Marked:
+    return Marked(client, worker)
+
+
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +155,7 @@ def test_chat(client: OpenAI, model: str, upstream: WireServer, says: Answering)
     reply = client.chat.completions.create(model=model, messages=ASKED, temperature=0.5, stop=["END"], max_tokens=40)
     assert (reply.object, reply.choices[0].message.role) == ("chat.completion", "assistant")
     assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == ("Hello you", "stop")
-    charge = upstream.ledger[-1]
+    charge = charges(upstream)[-1]
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (charge.input_tokens, charge.output_tokens)
     assert reply.usage.prompt_tokens_details is not None
@@ -151,12 +181,13 @@ def test_the_asynchronous_client_and_the_id_to_report(
 
     texts, request_id = asyncio.run(ask())
     assert texts == "Hello"
-    assert request_id in [row["request_id"] for row in worker.rows()]
+    worker.until(lambda: request_id in [row["request_id"] for row in worker.rows()])
 
 
 @every_upstream
 @pytest.mark.parametrize("include", [True, False])
 def test_a_stream(client: OpenAI, model: str, upstream: WireServer, says: Answering, include: bool) -> None:
+    before = len(charges(upstream))
     says("Hel", "lo ", "ünd", " 👋", "\n\n", "data: x")
     options: Any = {"stream_options": {"include_usage": True}} if include else {}
     chunks = list(client.chat.completions.create(model=model, messages=ASKED, stream=True, **options))
@@ -168,8 +199,9 @@ def test_a_stream(client: OpenAI, model: str, upstream: WireServer, says: Answer
     usages = [chunk.usage for chunk in chunks if chunk.usage]
     assert len(usages) == (1 if include else 0)
     assert all(chunk.choices for chunk in chunks) is not include
+    assert len(charges(upstream)) == before + 1
     if include:
-        charge = upstream.ledger[-1]
+        charge = charges(upstream)[-1]
         assert (usages[0].prompt_tokens, usages[0].completion_tokens) == (charge.input_tokens, charge.output_tokens)
 
 
@@ -290,7 +322,7 @@ def test_embeddings(client: OpenAI, upstreams: dict[str, WireServer], encoding: 
         assert all(isinstance(vector, str) for vector in vectors)
     else:
         assert vectors == [[4.0, 0.5, -1.0], [6.0, 0.5, -1.0]]
-    assert reply.usage.prompt_tokens == upstreams["gpt"].ledger[-1].input_tokens
+    assert reply.usage.prompt_tokens == charges(upstreams["gpt"])[-1].input_tokens
 
 
 def test_models_are_the_routes(client: OpenAI) -> None:
@@ -298,21 +330,19 @@ def test_models_are_the_routes(client: OpenAI) -> None:
     assert client.models.retrieve("claude").id == "claude"
 
 
-def test_rerank(client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker) -> None:
-    rows = len(worker.rows())
+def test_rerank(marked: Marked, upstreams: dict[str, WireServer]) -> None:
     body = {"model": "gpt", "query": "q", "documents": ["a", "bbb", "cc"], "top_n": 2}
-    reply: Any = client.post("/rerank", body=body, cast_to=object)
+    reply: Any = marked.client.post("/rerank", body=body, cast_to=object)
     assert [result["index"] for result in reply["results"]] == [1, 2]
-    assert worker.rows(rows + 1)[-1]["input_tokens"] == upstreams["gpt"].ledger[-1].input_tokens
+    assert marked.rows(1)[0]["input_tokens"] == charges(upstreams["gpt"])[-1].input_tokens
 
 
 def test_several_answers_are_charged_and_refused_where_there_is_only_one(
-    client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker
+    client: OpenAI, marked: Marked, upstreams: dict[str, WireServer]
 ) -> None:
-    rows = len(worker.rows())
-    reply = client.chat.completions.create(model="gpt", messages=ASKED, n=3)
+    reply = marked.client.chat.completions.create(model="gpt", messages=ASKED, n=3)
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
-    assert worker.rows(rows + 1)[-1]["output_tokens"] == upstreams["gpt"].ledger[-1].output_tokens
+    assert marked.rows(1)[0]["output_tokens"] == charges(upstreams["gpt"])[-1].output_tokens
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="claude", messages=ASKED, n=3)
     assert caught.value.param == "n"
@@ -328,7 +358,7 @@ def test_a_response(client: OpenAI, model: str, upstream: WireServer, says: Answ
     )
     assert (response.output_text, response.status) == ("Hello you", "completed")
     assert [item.type for item in response.output] == ["reasoning", "message"]
-    charge = upstream.ledger[-1]
+    charge = charges(upstream)[-1]
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens) == (charge.input_tokens, charge.output_tokens)
 
@@ -346,20 +376,20 @@ def test_a_streamed_response(client: OpenAI, model: str, says: Answering) -> Non
 
 
 def test_an_upstream_with_responses_of_its_own_keeps_all_it_can_do(
-    client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker
+    marked: Marked, upstreams: dict[str, WireServer]
 ) -> None:
-    rows = len(worker.rows())
+    before = len(charges(upstreams["gpt"]))
     tools: Any = [{"type": "web_search"}]
     for pieces in (("Hello", " you"), ("Hello", " again")):
         upstreams["gpt"].script(Answer(pieces=pieces, cached=1))
-    whole = client.responses.create(model="real", input="x", previous_response_id="resp_0", tools=tools)
+    whole = marked.client.responses.create(model="real", input="x", previous_response_id="resp_0", tools=tools)
     assert (whole.output_text, whole.previous_response_id, whole.id) == ("Hello you", "resp_0", "resp_real")
-    with client.responses.stream(model="real", input="x") as stream:
+    with marked.client.responses.stream(model="real", input="x") as stream:
         assert stream.get_final_response().output_text == "Hello again"
     sent = upstreams["gpt"].requests[-1].body
     assert (sent["model"], sent["max_output_tokens"]) == ("real-model", 500)
-    found = worker.rows(rows + 2)[rows:]
-    charged = [(charge.input_tokens, charge.output_tokens) for charge in upstreams["gpt"].ledger[-2:]]
+    found = marked.rows(2)
+    charged = [(charge.input_tokens, charge.output_tokens) for charge in charges(upstreams["gpt"])[before:]]
     assert [(row["input_tokens"], row["output_tokens"]) for row in found] == charged
 
 
@@ -468,18 +498,19 @@ def test_a_body_that_is_wrong(client: OpenAI, model: str) -> None:
 
 
 def test_the_rows_say_what_the_upstream_charged_and_what_was_said(
-    client: OpenAI, worker: RunningWorker, model: str, upstream: WireServer, says: Answering
+    marked: Marked, model: str, upstream: WireServer, says: Answering
 ) -> None:
-    rows, charges = len(worker.rows()), len(upstream.ledger)
+    before, client = len(charges(upstream)), marked.client
     says("one", " two", cached=2)
     client.chat.completions.create(model=model, messages=ASKED)
     says("three", " four", tools=CALLS)
     list(client.chat.completions.create(model=model, messages=ASKED, tools=[WEATHER], stream=True))
+    assert len(charges(upstream)) == before + 2
     says("five")
     with client.responses.stream(model=model, input="x") as stream:
         stream.until_done()
-    found = worker.rows(rows + 3)[rows:]
-    ledger = upstream.ledger[charges:]
+    found = marked.rows(3)
+    ledger = charges(upstream)[before:]
     for row, charge in zip(found, ledger, strict=True):
         assert (row["input_tokens"], row["output_tokens"]) == (charge.input_tokens, charge.output_tokens)
         cost = charge.input_tokens * Decimal("0.000001") + charge.output_tokens * Decimal("0.000002")
