@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
@@ -10,10 +11,10 @@ from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from tests.support.upstreams.anthropic import AnthropicServer
-from tests.support.upstreams.openai import OpenAIServer
+from tests.support.upstreams.openai import AzureServer, MistralServer, OpenAIServer
 from tests.support.upstreams.wire import KEY, Answer, Call, WireServer, running
 from tests.support.worker import PRICE, RunningWorker, running_worker
 
@@ -42,8 +43,13 @@ class Place(BaseModel):
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[dict[str, WireServer]]:
-    with running(OpenAIServer) as gpt, running(AnthropicServer) as claude:
-        yield {"gpt": gpt, "claude": claude}
+    with (
+        running(OpenAIServer) as gpt,
+        running(AnthropicServer) as claude,
+        running(AzureServer) as azure,
+        running(MistralServer) as mistral,
+    ):
+        yield {"gpt": gpt, "claude": claude, "azure": azure, "mistral": mistral}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,11 @@ def worker(upstreams: dict[str, WireServer], tmp_path_factory: pytest.TempPathFa
     operations = ["chat", "completions", "embeddings", "rerank"]
     providers = {
         "gpt": {"kind": "openai", "url": upstreams["gpt"].url, "api_key": key, "operations": operations},
-        "claude": {"kind": "anthropic", "url": upstreams["claude"].url, "api_key": key},
+        "real": {"kind": "openai", "url": upstreams["gpt"].url, "api_key": key, "operations": ["responses"]},
+        **{
+            name: {"kind": kind, "url": upstreams[name].url, "api_key": key}
+            for name, kind in {"claude": "anthropic", "azure": "azure", "mistral": "mistral"}.items()
+        },
     }
     routes = [
         {
@@ -80,7 +90,7 @@ def client(worker: RunningWorker, token: str) -> Iterator[OpenAI]:
         yield made
 
 
-@pytest.fixture(params=["gpt", "claude"])
+@pytest.fixture(params=["gpt", "claude"])  # a test may ask for the others too
 def model(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -104,9 +114,12 @@ def says(upstream: WireServer) -> Answering:
     return script
 
 
+every_upstream = pytest.mark.parametrize("model", ["gpt", "claude", "azure", "mistral"], indirect=True)
+
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
+@every_upstream
 def test_chat(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("Hello", " you", cached=3)
     reply = client.chat.completions.create(model=model, messages=ASKED, temperature=0.5, stop=["END"], max_tokens=40)
@@ -118,9 +131,30 @@ def test_chat(client: OpenAI, model: str, upstream: WireServer, says: Answering)
     assert reply.usage.prompt_tokens_details is not None
     assert reply.usage.prompt_tokens_details.cached_tokens == 3
     body = upstream.requests[-1].body
-    assert (body["model"], body["max_tokens"], body["temperature"]) == (f"{model}-model", 40, 0.5)
+    limit = body["max_completion_tokens" if model == "azure" else "max_tokens"]
+    assert (body["model"], limit, body["temperature"]) == (f"{model}-model", 40, 0.5)
 
 
+def test_the_asynchronous_client_and_the_id_to_report(
+    worker: RunningWorker, token: str, model: str, says: Answering
+) -> None:
+    async def ask() -> tuple[str, str | None]:
+        async with AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=token, max_retries=0, timeout=60) as client:
+            says("Hello")
+            whole = await client.chat.completions.create(model=model, messages=ASKED)
+            says("Hel", "lo")
+            texts = ""
+            async with client.chat.completions.stream(model=model, messages=ASKED) as stream:
+                async for event in stream:
+                    texts += event.delta if event.type == "content.delta" else ""
+        return texts, whole._request_id
+
+    texts, request_id = asyncio.run(ask())
+    assert texts == "Hello"
+    assert request_id in [row["request_id"] for row in worker.rows()]
+
+
+@every_upstream
 @pytest.mark.parametrize("include", [True, False])
 def test_a_stream(client: OpenAI, model: str, upstream: WireServer, says: Answering, include: bool) -> None:
     says("Hel", "lo ", "ünd", " 👋", "\n\n", "data: x")
@@ -154,6 +188,7 @@ def test_why_it_stopped(client: OpenAI, model: str, says: Answering) -> None:
     assert reply.choices[0].finish_reason == "length"
 
 
+@every_upstream
 def test_tools_and_their_results(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("I'll look.", tools=CALLS)
     reply = client.chat.completions.create(model=model, messages=ASKED, tools=[WEATHER], tool_choice="auto")
@@ -176,6 +211,7 @@ def test_tools_and_their_results(client: OpenAI, model: str, upstream: WireServe
     assert "sunny 1" in sent
 
 
+@every_upstream
 def test_streamed_tools(client: OpenAI, model: str, says: Answering) -> None:
     says(tools=CALLS)
     with client.chat.completions.stream(model=model, messages=ASKED, tools=[WEATHER]) as stream:
@@ -197,6 +233,7 @@ def test_how_tools_may_be_chosen(client: OpenAI, model: str, says: Answering, ch
     assert reply.choices[0].message.content == "x"
 
 
+@every_upstream
 def test_structured_answers(client: OpenAI, model: str, says: Answering) -> None:
     says('{"city": "Rome",', ' "days": 3}')
     parsed = client.chat.completions.parse(model=model, messages=ASKED, response_format=Place)
@@ -209,6 +246,7 @@ def test_structured_answers_in_a_stream(client: OpenAI, model: str, says: Answer
         assert stream.get_final_completion().choices[0].message.parsed == Place(city="Rome", days=3)
 
 
+@every_upstream
 def test_images(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("a dot")
     content: Any = [
@@ -260,6 +298,26 @@ def test_models_are_the_routes(client: OpenAI) -> None:
     assert client.models.retrieve("claude").id == "claude"
 
 
+def test_rerank(client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker) -> None:
+    rows = len(worker.rows())
+    body = {"model": "gpt", "query": "q", "documents": ["a", "bbb", "cc"], "top_n": 2}
+    reply: Any = client.post("/rerank", body=body, cast_to=object)
+    assert [result["index"] for result in reply["results"]] == [1, 2]
+    assert worker.rows(rows + 1)[-1]["input_tokens"] == upstreams["gpt"].ledger[-1].input_tokens
+
+
+def test_several_answers_are_charged_and_refused_where_there_is_only_one(
+    client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker
+) -> None:
+    rows = len(worker.rows())
+    reply = client.chat.completions.create(model="gpt", messages=ASKED, n=3)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert worker.rows(rows + 1)[-1]["output_tokens"] == upstreams["gpt"].ledger[-1].output_tokens
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="claude", messages=ASKED, n=3)
+    assert caught.value.param == "n"
+
+
 # --- responses -------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +343,24 @@ def test_a_streamed_response(client: OpenAI, model: str, says: Answering) -> Non
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.completed"
     assert kinds.count("response.output_text.delta") == 2
+
+
+def test_an_upstream_with_responses_of_its_own_keeps_all_it_can_do(
+    client: OpenAI, upstreams: dict[str, WireServer], worker: RunningWorker
+) -> None:
+    rows = len(worker.rows())
+    tools: Any = [{"type": "web_search"}]
+    for pieces in (("Hello", " you"), ("Hello", " again")):
+        upstreams["gpt"].script(Answer(pieces=pieces, cached=1))
+    whole = client.responses.create(model="real", input="x", previous_response_id="resp_0", tools=tools)
+    assert (whole.output_text, whole.previous_response_id, whole.id) == ("Hello you", "resp_0", "resp_real")
+    with client.responses.stream(model="real", input="x") as stream:
+        assert stream.get_final_response().output_text == "Hello again"
+    sent = upstreams["gpt"].requests[-1].body
+    assert (sent["model"], sent["max_output_tokens"]) == ("real-model", 500)
+    found = worker.rows(rows + 2)[rows:]
+    charged = [(charge.input_tokens, charge.output_tokens) for charge in upstreams["gpt"].ledger[-2:]]
+    assert [(row["input_tokens"], row["output_tokens"]) for row in found] == charged
 
 
 def test_tools_through_responses(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import orjson
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A slow machine is no failure."""
+
+thoroughly = settings(patiently, max_examples=5000 if os.environ.get("LLMOPS_SOAK") else 100)
+"""For tests that feed translators anything at all."""
 
 TEXT = st.text(max_size=12)
 SCALARS = st.one_of(

@@ -22,6 +22,7 @@ _OWN = frozenset(
     {
         *("input", "instructions", "max_output_tokens", "text", "reasoning", "tools", "tool_choice", "include"),
         *("max_tool_calls", "store", "truncation", "stream_options", "top_logprobs", "context_management"),
+        *("n", "n_cmpl", "best_of", "prediction", "max_tokens", "max_completion_tokens"),  # not of this API
         *_STORED,
     }
 )
