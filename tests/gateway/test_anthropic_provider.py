@@ -136,6 +136,21 @@ def test_reasoning_effort(server: AnthropicServer, model: str, effort: str, thin
     assert server.requests[-1].body.get("output_config") == config
 
 
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5-20250929", "claude-opus-5-5"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_client_that_drops_the_thinking_can_still_use_tools(server: AnthropicServer, model: str, keeps: bool) -> None:
+    server.script(Answer(thinking="Hm.", tools=(Call("get_weather", {"location": "Rome"}, "a"),)))
+    body = {**HELLO, "tools": [WEATHER], "reasoning_effort": "low"}
+    provider = provider_of("anthropic", server)
+    message = json.loads(ask(provider, server, "chat", body, target(model)).body)["choices"][0]["message"]
+    if not keeps:
+        message = {name: message[name] for name in ("role", "content", "tool_calls")}
+    result = {"role": "tool", "tool_call_id": "a", "content": "sunny"}
+    ask(provider, server, "chat", {**body, "messages": [*HELLO["messages"], message, result]}, target(model))
+    thinks = keeps or model == "claude-opus-5-5"
+    assert ("thinking" in server.requests[-1].body) is thinks
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
