@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.gateway.test_guard_injection import ATTACKS, HARMLESS, MISSED
 
+from llmops.core.config import load_config
 from llmops.gateway.cache import open_cache
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.guard import open_guards
