@@ -172,7 +172,7 @@ class Load:
         if done.returncode:
             raise UnavailableError(f"the load generator failed: {done.stderr[-300:]}")
         figures: dict[str, Any] = json.loads(done.stdout)
-        if figures["bad"] or not figures["ok"]:
+        if figures["bad"] or not figures["all"]:
             raise UnavailableError(f"answered {figures['lastbad']}, not 200")
         return figures
 
