@@ -8,7 +8,7 @@ PARTS := cli serving gateway rag registry core
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: up test test-e2e lint format bench clean
+.PHONY: up test test-e2e lint format bench bench-gateway clean
 
 up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up
@@ -29,6 +29,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev ## side by side with the peers; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+bench-gateway: $(VENV)/.dev ## the gateway next to LiteLLM, Portkey and nginx; needs LLMOPS_BENCH, and two quiet cores
+	$(BIN)/python -m benchmarks gateway
 
 clean:
 	rm -rf $(VENV) .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

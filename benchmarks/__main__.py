@@ -28,12 +28,14 @@ PROGRAMS = {
     "serving": "The door",
     "spool": "The spool",
     "registry": "The registry",
+    "gateway": "The gateway",
 }
 HEADER = """# Benchmarks
 
 Measured by the programs in `benchmarks/`, each side by side with its peer or bound in one run, the ratio first.
 `make bench` runs them all; `python -m benchmarks NAME` one of them. Peers are installed by the programs in environments
-of their own. Public data sets with answer keys are read from the folder that `LLMOPS_DATA` names.
+of their own. Public data sets with answer keys are read from the folder that `LLMOPS_DATA` names; the mock
+upstream and load generator of the gateway stand in the one that `LLMOPS_BENCH` names.
 """
 
 

@@ -21,13 +21,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import PeerUnavailableError, run_peer
+
 ROOT = Path(__file__).parent.parent
-PEERS = Path(__file__).parent
-ENVIRONMENT = ROOT / ".benchmarks" / "ingest-peers"
-PACKAGES = (
-    *("langchain-chroma>=1,<2", "langchain-classic>=1,<2", "langchain-text-splitters>=1,<2", "langchain-core>=1,<2"),
-    *("llama-index-core>=0.14,<0.15", "llama-index-vector-stores-chroma>=0.5,<0.6", "sqlalchemy"),
-)
+PEERS = {
+    "langchain": (
+        *("langchain-chroma==1.1.0", "langchain-classic==1.0.8", "langchain-core==1.7.2"),
+        *("langchain-text-splitters==1.1.3", "chromadb==1.5.9", "numpy==2.4.6", "sqlalchemy[asyncio]==2.1.9"),
+    ),
+    "llamaindex": (
+        *("llama-index-core==0.14.25", "llama-index-vector-stores-chroma==0.5.5", "chromadb==1.5.9", "numpy==2.4.6"),
+    ),
+}
 FILES = 600
 EDITED = 6
 
@@ -128,26 +133,10 @@ def ours(docs: Path, state: Path, kind: str, extra: Path) -> dict[str, Any]:
 
 
 def peer(name: str, docs: Path, state: Path) -> dict[str, Any]:
-    return run([str(ENVIRONMENT / "bin" / "python"), str(PEERS / f"peer_{name}.py"), str(docs), str(state)])
-
-
-def install_peers() -> str | None:
-    """Make the peers' environment over this one's packages; the reason where that is not possible."""
-    if (ENVIRONMENT / "ready").exists():
-        return None
-    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    library = next((ENVIRONMENT / "lib").glob("python*")) / "site-packages"
-    shared = [path for path in sys.path if path.endswith("site-packages")]
-    (library / "over.pth").write_text("\n".join(shared))
-    python = str(ENVIRONMENT / "bin" / "python")
-    done = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", *PACKAGES], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        return f"the peers could not be installed: {done.stderr.strip().splitlines()[-1][:200]}"
-    (ENVIRONMENT / "ready").touch()
-    return None
+    """One refresh by a peer. Raises PeerUnavailableError."""
+    began = time.perf_counter()
+    done = run_peer(name, PEERS[name], f"peer_{name}.py", {"docs": str(docs), "state": str(state)}, timeout_s=3000)
+    return {**done, "command_s": time.perf_counter() - began}
 
 
 def measure(refresh: Callable[[str], dict[str, Any]], docs: Path, repeats: int, label: str) -> dict[str, Any]:
@@ -179,7 +168,7 @@ def benchmark(files: int, repeats: int, *, peers: bool, real: bool) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder:
         root = Path(folder)
         made_of = make_corpus(root / "docs", files)
-        result: dict[str, Any] = {"files": files, "corpus": made_of, "systems": {}, "skipped": None}
+        result: dict[str, Any] = {"files": files, "corpus": made_of, "systems": {}, "skipped": []}
 
         def fresh(name: str) -> tuple[Path, Path]:
             shutil.copytree(root / "docs", root / name / "docs")
@@ -192,11 +181,12 @@ def benchmark(files: int, repeats: int, *, peers: bool, real: bool) -> dict[str,
             return ours(docs, state, "free-cold" if scenario == "unchanged" else "free-warm", here)
 
         result["systems"]["llmops"] = measure(step, docs, repeats, "llmops")
-        if peers:
-            result["skipped"] = install_peers()
-        for name in ("langchain", "llamaindex") if peers and result["skipped"] is None else ():
+        for name in PEERS if peers else ():
             docs_of, state_of = fresh(name)
-            result["systems"][name] = measure(_peer_step(name, docs_of, state_of), docs_of, repeats, name)
+            try:
+                result["systems"][name] = measure(_peer_step(name, docs_of, state_of), docs_of, repeats, name)
+            except PeerUnavailableError as error:
+                result["skipped"].append(str(error))
         if real:
             docs_real, state_real = fresh("real")
             cache = ROOT / ".benchmarks" / "cache"
@@ -241,7 +231,7 @@ def table(result: dict[str, Any]) -> str:
         )
     lines += ["", "1% edited: without imports. Bars: 2.5 ms a chunk, unchanged 1.0 s, edited 0.3 s, renamed 0."]
     if result["skipped"]:
-        lines += ["", f"Peers left out: {result['skipped']}"]
+        lines += ["", f"Peers left out: {'; '.join(result['skipped'])}"]
     if "real" in result:
         r = result["real"]
         full, beyond = r["full"], r["edited"]["run_s"] - r["edited"]["embed_s"]

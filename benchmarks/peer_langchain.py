@@ -1,15 +1,17 @@
-"""One refresh by LangChain: `index()` with its record manager, into Chroma. Usage: peer_langchain.py DOCS STATE"""
+"""One refresh by LangChain: `index()` with its record manager, into Chroma. Run by `peers.run_peer`."""
 
 # ruff: noqa: E402 - the clock starts before the imports
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 began = time.perf_counter()
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ["ANONYMIZED_TELEMETRY"] = "False"
 from langchain_chroma import Chroma
 from langchain_classic.indexes import SQLRecordManager
 from langchain_core.documents import Document
@@ -60,4 +62,5 @@ def main(docs: Path, state: Path) -> None:
     )
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+job = json.load(sys.stdin)
+main(Path(job["docs"]), Path(job["state"]))

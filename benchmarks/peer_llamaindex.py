@@ -1,16 +1,18 @@
-"""One refresh by LlamaIndex: an ingestion pipeline with document store and cache, into Chroma. Usage: ... DOCS STATE"""
+"""One refresh by LlamaIndex: a pipeline with document store and cache, into Chroma. Run by `peers.run_peer`."""
 
 # ruff: noqa: E402 - the clock starts before the imports
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 began = time.perf_counter()
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ["ANONYMIZED_TELEMETRY"] = "False"
 import chromadb
 from llama_index.core import SimpleDirectoryReader
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -63,4 +65,5 @@ def main(docs: Path, state: Path) -> None:
     print(json.dumps({**result, "embedded": free.embedded, "chunks": collection.count(), "failed": failed}))
 
 
-main(Path(sys.argv[1]), Path(sys.argv[2]))
+job = json.load(sys.stdin)
+main(Path(job["docs"]), Path(job["state"]))

@@ -28,7 +28,7 @@ def run_peer(name: str, packages: Sequence[str], script: str, job: dict[str, Any
     Raises:
         PeerUnavailableError: no network, no such version, or the script failed.
     """
-    python = _environment(name, packages)
+    python = installed(name, packages)
     print(f"   {name}: {script}", file=sys.stderr, flush=True)
     try:
         done = subprocess.run(
@@ -42,7 +42,12 @@ def run_peer(name: str, packages: Sequence[str], script: str, job: dict[str, Any
     return json.loads(done.stdout)
 
 
-def _environment(name: str, packages: Sequence[str]) -> Path:
+def installed(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment that holds the packages; made once.
+
+    Raises:
+        PeerUnavailableError: no network, or no such version.
+    """
     folder = ROOT / name
     python, stamp = folder / "bin" / "python", folder / "packages.sha256"
     wanted = hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import signal
@@ -89,6 +90,9 @@ async def serve(arguments: argparse.Namespace) -> None:
     config = HttpConfig(tls_cert=arguments.cert, tls_key=arguments.key)
     server = HttpServer(handle, config, timers)
     await server.listen("127.0.0.1", arguments.port)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # as a worker does
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)

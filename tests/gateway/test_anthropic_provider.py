@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +28,8 @@ from tests.support.upstreams.wire import KEY, Answer, Call, running
 from llmops.gateway.calls import Fault, Usage
 from llmops.gateway.config import ProviderConfig
 from llmops.gateway.providers import open_provider
+from llmops.gateway.providers.anthropic import Anthropic
+from llmops.gateway.providers.anthropic.reply import read_usage
 from llmops.gateway.providers.anthropic.request import messages_request
 
 HELLO: dict[str, Any] = {"model": "r", "messages": [{"role": "user", "content": "Hello"}]}
@@ -132,6 +136,21 @@ def test_reasoning_effort(server: AnthropicServer, model: str, effort: str, thin
     assert server.requests[-1].body.get("output_config") == config
 
 
+@pytest.mark.parametrize("model", ["claude-sonnet-4-5-20250929", "claude-opus-5-5"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_client_that_drops_the_thinking_can_still_use_tools(server: AnthropicServer, model: str, keeps: bool) -> None:
+    server.script(Answer(thinking="Hm.", tools=(Call("get_weather", {"location": "Rome"}, "a"),)))
+    body = {**HELLO, "tools": [WEATHER], "reasoning_effort": "low"}
+    provider = provider_of("anthropic", server)
+    message = json.loads(ask(provider, server, "chat", body, target(model)).body)["choices"][0]["message"]
+    if not keeps:
+        message = {name: message[name] for name in ("role", "content", "tool_calls")}
+    result = {"role": "tool", "tool_call_id": "a", "content": "sunny"}
+    ask(provider, server, "chat", {**body, "messages": [*HELLO["messages"], message, result]}, target(model))
+    thinks = keeps or model == "claude-opus-5-5"
+    assert ("thinking" in server.requests[-1].body) is thinks
+
+
 @pytest.mark.parametrize(
     ("wrong", "param"),
     [
@@ -197,6 +216,34 @@ def test_the_target_names_the_model_and_bounds_the_output(server: AnthropicServe
         ask(provider, server, operation, body, to)  # type: ignore[arg-type]
         assert server.requests[-1].body["max_tokens"] == 50
         assert server.requests[-1].body["model"] == "claude-haiku-5-5"
+
+
+@pytest.mark.parametrize("choice", [{"speed": "fast"}, {"inference_geo": "global"}])
+def test_what_costs_more_or_moves_data_is_the_operators_choice(choice: dict[str, Any]) -> None:
+    with pytest.raises(Fault) as caught:
+        _provider().build("messages", {**HELLO, **choice}, target())
+    assert (caught.value.kind, caught.value.param) == ("bad_request", next(iter(choice)))
+
+
+def test_an_empty_tool_result_has_no_content(server: AnthropicServer) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "now", "arguments": ""}}
+    turns = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "a", "content": ""}]
+    ask(provider_of("anthropic", server), server, "chat", {**HELLO, "messages": [*HELLO["messages"], *turns]}, target())
+    assert server.requests[-1].body["messages"][2]["content"] == [{"type": "tool_result", "tool_use_id": "a"}]
+
+
+def test_tokens_are_counted_by_the_upstream(server: AnthropicServer) -> None:
+    provider = open_provider(ProviderConfig(kind="anthropic", url=server.url), KEY)
+    assert isinstance(provider, Anthropic)
+    request = provider.count_tokens(HELLO, target())
+    connection = http.client.HTTPConnection(str(urlsplit(server.url).netloc), timeout=60)
+    connection.request(
+        "POST", request.path, request.body, {name.decode(): value.decode() for name, value in request.headers}
+    )
+    response = connection.getresponse()
+    told = json.loads(response.read())
+    connection.close()
+    assert (response.status, told) == (200, {"input_tokens": server.requests[-1].input_tokens})
 
 
 def test_a_whole_answer_with_thinking_and_tools(server: AnthropicServer) -> None:
@@ -342,6 +389,23 @@ def test_a_wrong_key_is_ours_to_mend_and_not_shown(server: AnthropicServer) -> N
     fault = fault_of(provider_of("anthropic", server, "sk-wrong"), server, "chat", HELLO, target())
     assert fault.kind == "unauthenticated"
     assert "sk-wrong" not in fault.message
+
+
+def test_usage_with_both_kinds_of_cache() -> None:
+    """Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (1-hour cache duration)."""
+    told = {
+        "input_tokens": 2048,
+        "cache_read_input_tokens": 1800,
+        "cache_creation_input_tokens": 248,
+        "output_tokens": 503,
+        "cache_creation": {"ephemeral_5m_input_tokens": 148, "ephemeral_1h_input_tokens": 100},
+        "server_tool_use": {"web_search_requests": 2},
+        "output_tokens_details": {"thinking_tokens": 400},
+    }
+    assert read_usage(told) == Usage(4096, 503, 1800, 248, 400, searches=2, cache_write_long_tokens=100)
+    assert read_usage({"output_tokens": 600}, read_usage(told)) == Usage(
+        4096, 600, 1800, 248, 400, searches=2, cache_write_long_tokens=100
+    )
 
 
 def test_the_documented_stream_of_a_tool_call() -> None:

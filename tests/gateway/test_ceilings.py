@@ -8,7 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import objects
+from tests.support.json_values import objects, patiently
 
 from llmops.gateway.calls import Fault, Operation
 from llmops.gateway.ceilings import (
@@ -59,6 +59,7 @@ def test_a_count_that_is_none_is_the_callers_mistake(body: dict[str, Any]) -> No
     assert caught.value.kind == "bad_request"
 
 
+@patiently
 @given(text=st.text(max_size=400))
 def test_text_is_bounded_by_its_bytes(text: str) -> None:
     body = {"messages": [{"role": "user", "content": text}]}
@@ -123,6 +124,7 @@ def test_rerankers_read_the_query_with_each_document() -> None:
     assert most_input("rerank", body) >= 50 * 101
 
 
+@patiently
 @given(
     operation=st.sampled_from(["chat", "completions", "responses", "messages", "embeddings", "rerank"]),
     body=objects(

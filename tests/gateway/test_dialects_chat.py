@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import JSON, objects
+from tests.support.json_values import JSON, objects, thoroughly
 
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault, FaultKind, Operation
@@ -288,7 +288,7 @@ REPLY_FIELDS = (
 )
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(body=st.one_of(objects(FIELDS, ("user", "text")), st.dictionaries(st.text(max_size=5), JSON, max_size=3)))
 def test_no_request_breaks_a_dialect(body: dict[str, Any]) -> None:
     kinds = set()
@@ -300,7 +300,7 @@ def test_no_request_breaks_a_dialect(body: dict[str, Any]) -> None:
     assert kinds <= {"bad_request"}
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(values=st.lists(objects(REPLY_FIELDS), max_size=4))
 def test_no_reply_or_chunk_breaks_a_dialect(values: list[dict[str, Any]]) -> None:
     kinds = set()

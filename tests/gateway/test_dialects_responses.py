@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
-from tests.support.json_values import JSON, objects
+from tests.support.json_values import JSON, objects, patiently, thoroughly
 
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault
@@ -111,12 +111,23 @@ def test_a_request_with_everything() -> None:
         ({"input": None}, "input"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"stream": "yes"}, "stream"),
+        ({"input": [{"role": [], "content": "x"}]}, "input.0.role"),
+        ({"input": [{"type": {}, "role": "user"}]}, "input.0.type"),
+        ({"input": [{"role": "user", "content": [{"type": []}]}]}, "input.0.content.0.type"),
+        ({"tools": [{"type": []}]}, "tools.0.type"),
+        ({"tool_choice": {"type": []}}, "tool_choice.type"),
+        ({"text": {"format": {"type": []}}}, "text.format.type"),
     ],
 )
 def test_what_only_openai_itself_can_do_is_refused_by_name(more: dict[str, Any], param: str) -> None:
     fault = fault_of({"model": "r", "input": "x", **more})
     assert (fault.kind, fault.status, fault.param) == ("bad_request", 400, param)
     assert param.split(".", maxsplit=1)[0] in fault.message
+
+
+def test_fields_of_other_apis_do_not_slip_past_what_was_reserved() -> None:
+    asked = RESPONSES.to_chat({"model": "r", "input": "x", "n": 50, "best_of": 9, "n_cmpl": 3, "max_tokens": 9})
+    assert asked == {"model": "r", "messages": [{"role": "user", "content": "x"}]}
 
 
 @st.composite
@@ -168,6 +179,7 @@ def as_items(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return items
 
 
+@patiently
 @given(messages=conversations())
 def test_a_conversation_survives_the_way_through_responses(messages: list[dict[str, Any]]) -> None:
     assert RESPONSES.to_chat({"model": "r", "input": as_items(messages)})["messages"] == messages
@@ -326,7 +338,7 @@ def test_the_log_gets_the_whole_response_even_of_a_cut_stream(reply: dict[str, A
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=400)
+@thoroughly
 @given(body=st.one_of(objects(FIELDS, KINDS), st.dictionaries(st.text(max_size=5), JSON, max_size=3)))
 def test_no_request_breaks_the_translation(body: dict[str, Any]) -> None:
     try:
@@ -345,7 +357,7 @@ CHUNK_FIELDS = (
 )
 
 
-@settings(max_examples=400)
+@thoroughly
 @given(values=st.lists(objects(CHUNK_FIELDS, ("stop", "length", "custom")), max_size=5))
 def test_no_reply_or_chunk_breaks_the_translation(values: list[dict[str, Any]]) -> None:
     writer = RESPONSES.writer({"model": "r"})
@@ -360,7 +372,7 @@ def test_no_reply_or_chunk_breaks_the_translation(values: list[dict[str, Any]]) 
     assert writer.end().endswith(b"\n\n")
 
 
-@settings(max_examples=200)
+@thoroughly
 @given(raw=st.one_of(st.binary(max_size=200), st.lists(objects((*CHUNK_FIELDS, "response", "item", "output_index")))))
 def test_no_bytes_break_what_the_log_gets(raw: Any) -> None:
     data = raw if isinstance(raw, bytes) else b"".join(b"data: " + orjson.dumps(value) + b"\n\n" for value in raw)

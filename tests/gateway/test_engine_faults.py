@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.scripted import (
+from tests.support.faulty import (
     INPUT_TOKENS,
     Scripted,
     Step,
@@ -114,12 +114,12 @@ def test_a_failure_is_asked_again(worker: RunningWorker, first: Scripted, step: 
 @pytest.mark.parametrize(
     ("step", "told", "code"),
     [
-        (status(500, message="it broke"), 502, "server_error"),
+        (status(500, message="it broke"), 502, "upstream_error"),
         (status(503), 503, "overloaded"),
-        (status(401, message="wrong key sk-abcdefghijklmnopqrstuvwxyz"), 502, "unauthenticated"),
+        (status(401, message="wrong key sk-abcdefghijklmnopqrstuvwxyz"), 502, "upstream_unauthenticated"),
         (status(404, message="no such model"), 404, None),
         (status(400, message="temperature is too high"), 400, None),
-        (text(b'{"choices": 7}'), 502, "invalid"),
+        (text(b'{"choices": 7}'), 502, "upstream_invalid"),
     ],
     ids=["500", "503", "401", "404", "400", "format"],
 )
@@ -143,7 +143,7 @@ def test_what_stays_broken_is_told_with_its_own_status(
 def test_silence_is_told_as_a_timeout(worker: RunningWorker, first: Scripted, step: Step, code: str) -> None:
     first.answer = step
     reply = worker.chat(user_says(model="hasty"))
-    assert (reply.status_code, reply.json()["error"]["code"]) == (504, code)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "upstream_timeout")
     assert worker.row_of(reply)["error_class"] == code
 
 
@@ -211,7 +211,7 @@ def test_a_stream_cut_in_the_middle_says_so_and_is_booked(worker: RunningWorker,
     assert reply.status_code == 200
     seen = events(reply)
     assert [event["choices"][0]["delta"]["content"] for event in seen[:2]] == ["one", "two"]
-    assert seen[-1]["error"]["code"] == "cut"
+    assert seen[-1]["error"]["code"] == "upstream_cut"
     assert "[DONE]" not in seen
     row = worker.row_of(reply)
     assert row["error_class"] == "cut"
@@ -253,7 +253,7 @@ def test_the_longest_time_of_a_request_holds(worker: RunningWorker, first: Scrip
     first.answer = silent()
     reply = worker.chat(user_says(model="impatient"))
     assert reply.status_code == 504
-    assert reply.json()["error"]["code"] == "total_timeout"
+    assert reply.json()["error"]["code"] == "upstream_timeout"
     worker.until(first.asked[0].left.is_set)
 
 

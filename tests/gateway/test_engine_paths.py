@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.support.scripted import INPUT_TOKENS, Scripted, scripted_upstream, stream, whole
+from tests.support.faulty import INPUT_TOKENS, Scripted, scripted_upstream, stream, whole
 from tests.support.worker import RunningWorker, route, running_worker, target, user_says
 
 

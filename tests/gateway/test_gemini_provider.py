@@ -230,6 +230,8 @@ def test_error_replies(server: GeminiServer) -> None:
     assert fault_of(provider, server, "chat", HELLO, target()).kind == "server_error"
     wrong_key = fault_of(provider_of("gemini", server, "AIza-wrong"), server, "chat", HELLO, target())
     assert (wrong_key.kind, wrong_key.status) == ("unauthenticated", 502)
+    server.script(Answer(status=400, error=("x", "User location is not supported for the API use.")))
+    assert fault_of(provider, server, "chat", HELLO, target()).retryable
     server.script(
         Answer(status=400, error=("x", "The input token count (9) exceeds the maximum number of tokens allowed (8)."))
     )

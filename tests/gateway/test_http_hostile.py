@@ -13,6 +13,7 @@ import pytest
 from tests.support.wire import Answered, door, peer, post, run, until, wait
 
 from llmops.gateway.calls import Request, Responder
+from llmops.gateway.http import door as door_module
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -205,7 +206,7 @@ def test_who_sends_far_too_much_still_hears_why() -> None:
 
 @pytest.mark.parametrize("begin", [b"GET", b"POST / HTTP/1.1\r\nHost: a\r\nX-", b"POST / HTTP/1.1\r\nHost: a\r\n\r"])
 def test_a_head_that_does_not_end_is_given_up(begin: bytes) -> None:
-    assert refused(begin, head_s=0.1).status == 408
+    assert refused(begin, head_s=0.4).status == 408
 
 
 def test_a_head_that_drips_is_given_up_all_the_same() -> None:
@@ -281,7 +282,7 @@ def test_a_slow_but_steady_reader_gets_its_whole_reply() -> None:
         def big(request: Request, responder: Responder) -> None:
             responder.send(200, (), b"x" * size)
 
-        async with door(big, write_s=0.5, idle_s=0.1) as gate, peer(gate.port, limit=65536) as one:
+        async with door(big, write_s=3.0, idle_s=0.1) as gate, peer(gate.port, limit=65536) as one:
             await one.send(post())
             head = await one.reader.readuntil(b"\r\n\r\n")
             got = 0
@@ -357,5 +358,34 @@ def test_a_waiting_caller_cannot_hide_its_leaving_behind_more_requests() -> None
             await one.close()
             await until(lambda: gone)
             assert len(gate.requests) == 1
+
+    run(work())
+
+
+def test_unfinished_bodies_of_all_callers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "BODIES_BYTES", 100_000)
+
+    async def work() -> None:
+        async with door() as gate:
+            async with peer(gate.port) as one, peer(gate.port) as two:
+                await one.send(post(b"x" * 70_000)[:-1])
+                await until(lambda: gate.server.kept_bytes)
+                await two.send(post(b"y" * 70_000)[:-1])
+                assert (await two.reply()).status == 503
+                assert (await one.ask(b"x")).status == 200
+            await until(lambda: not gate.server.connections)
+            assert gate.server.kept_bytes == 0
+            assert (await gate.ask(post(b"z" * 70_000))).status == 200
+
+    run(work())
+
+
+def test_a_flood_of_connections_is_not_even_answered() -> None:
+    async def work() -> None:
+        async with door(connections=1) as gate, peer(gate.port) as one:
+            await one.ask(post())
+            async with peer(gate.port) as two, peer(gate.port) as three:
+                assert (await two.reply()).status == 503
+                assert await three.rest() == b""
 
     run(work())

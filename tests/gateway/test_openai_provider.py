@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import CUTS, JSON, objects, pieces
+from tests.support.json_values import CUTS, JSON, objects, patiently, pieces, thoroughly
 
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Operation, Provider, Usage
-from llmops.gateway.config import ProviderConfig, TargetConfig
+from llmops.gateway.config import PriceConfig, ProviderConfig, TargetConfig
 from llmops.gateway.providers import open_provider
 from llmops.gateway.providers.faults import read_fault, retry_after_s
 
@@ -133,7 +134,7 @@ def test_what_is_native_follows_the_configuration() -> None:
 
 def test_a_native_response_is_limited_and_never_left_in_the_background() -> None:
     real = provider(url=None)
-    body = {"model": "r", "input": "x", "previous_response_id": "resp_1", "tools": [{"type": "web_search"}]}
+    body = {"model": "r", "input": "x", "previous_response_id": "resp_1", "tools": [{"type": "mcp"}]}
     assert sent(body, "responses", real) == {**body, "model": "real-model", "max_output_tokens": 100}
     with pytest.raises(Fault, match="background"):
         sent({**body, "background": True}, "responses", real)
@@ -161,6 +162,33 @@ def test_openai_itself_gets_no_field_it_would_refuse() -> None:
     ]
     assert not {"thinking", "top_k"} & out.keys()
     assert sent(body)["messages"] == body["messages"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"service_tier": "priority"},
+        {"modalities": ["text", "audio"], "audio": {"voice": "x"}},
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+        {"tools": [{"type": "web_search_preview"}]},
+        {"web_search_options": {}},
+    ],
+)
+def test_what_costs_more_than_text_needs_a_stated_price(more: dict[str, Any]) -> None:
+    body = {"model": "r", "messages": [], **more}
+    stated = TARGET.model_copy(update={"price": PriceConfig(input=Decimal(1))})
+    for dear in (provider(url=None), provider("azure", "https://x.openai.azure.com")):
+        with pytest.raises(Fault) as caught:
+            dear.build("chat", body, TARGET)
+        assert (caught.value.kind, caught.value.code) == ("bad_request", "unpriced")
+        dear.build("chat", body, stated)
+    provider().build("chat", body, TARGET)
+
+
+@pytest.mark.parametrize("operation", ["embeddings", "rerank"])
+def test_what_cannot_be_streamed_is_refused(operation: Operation) -> None:
+    with pytest.raises(Fault, match="stream"):
+        sent({"input": "x", "stream": True}, operation, provider(operations=("embeddings", "rerank")))
 
 
 def test_headers_of_the_configuration_are_resolved_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,6 +363,7 @@ def test_rerank_counts_searches_or_tokens() -> None:
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
+@patiently
 @given(cuts=CUTS, asked=st.booleans(), crlf=st.booleans())
 def test_a_stream_is_passed_on_whole_wherever_it_is_cut(cuts: list[int], asked: bool, crlf: bool) -> None:
     raw = STREAM.replace(b"\n", b"\r\n") if crlf else STREAM
@@ -348,6 +377,7 @@ def test_a_stream_is_passed_on_whole_wherever_it_is_cut(cuts: list[int], asked: 
     assert relay.received == 9  # six events, but 36 bytes of text
 
 
+@patiently
 @given(cuts=CUTS)
 def test_a_reader_gives_the_same_chunks_wherever_the_stream_is_cut(cuts: list[int]) -> None:
     reader = provider().reader({})
@@ -437,6 +467,7 @@ RESPONSES = (
 )
 
 
+@patiently
 @given(cuts=CUTS)
 def test_native_responses_pass_unchanged_and_tell_their_usage(cuts: list[int]) -> None:
     relay = provider(url=None).relay("responses", {"stream": True})
@@ -453,7 +484,7 @@ def test_a_failed_response_is_a_fault() -> None:
     assert (relay.fault.kind, relay.fault.message, relay.usage) == ("server_error", "lost", Usage(8, 1))
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(values=st.lists(st.one_of(objects(("choices", "usage", "error", "model", "delta", "response", "type")), JSON)))
 def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any]) -> None:
     raw = b"".join(event(value) for value in values)
@@ -465,6 +496,7 @@ def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any])
     provider("mistral", None).reader({}).feed(raw)
 
 
+@patiently
 @given(raw=st.binary(max_size=300), cuts=CUTS)
 def test_no_bytes_break_a_relay_or_reader(raw: bytes, cuts: list[int]) -> None:
     for stream in (provider().relay("chat", {}), provider(url=None).relay("responses", {}), provider().reader({})):
@@ -562,7 +594,7 @@ def test_messages_hold_no_key_no_query_and_no_novel() -> None:
     assert len(message) <= 500
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     status=st.integers(300, 599),
     body=st.one_of(
@@ -579,7 +611,7 @@ def test_any_error_reply_is_a_fault_that_can_be_told(status: int, body: bytes, h
     orjson.dumps([fault.message, fault.code, fault.param])
 
 
-@settings(max_examples=300)
+@thoroughly
 @given(
     body=objects(("messages", "stream", "stream_options", "max_tokens", "n", "tools", "prompt", "prediction", "seed"))
 )

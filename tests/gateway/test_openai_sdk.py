@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import openai
 import pytest
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 from tests.support.upstreams.anthropic import AnthropicServer
-from tests.support.upstreams.openai import OpenAIServer
-from tests.support.upstreams.wire import KEY, Answer, Call, WireServer, running
+from tests.support.upstreams.openai import AzureServer, MistralServer, OpenAIServer
+from tests.support.upstreams.wire import KEY, Answer, Call, Charge, WireServer, running
 from tests.support.worker import PRICE, RunningWorker, running_worker
 
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\x00" * 32).decode()
@@ -42,8 +44,13 @@ class Place(BaseModel):
 
 @pytest.fixture(scope="module")
 def upstreams() -> Iterator[dict[str, WireServer]]:
-    with running(OpenAIServer) as gpt, running(AnthropicServer) as claude:
-        yield {"gpt": gpt, "claude": claude}
+    with (
+        running(OpenAIServer) as gpt,
+        running(AnthropicServer) as claude,
+        running(AzureServer) as azure,
+        running(MistralServer) as mistral,
+    ):
+        yield {"gpt": gpt, "claude": claude, "azure": azure, "mistral": mistral}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,11 @@ def worker(upstreams: dict[str, WireServer], tmp_path_factory: pytest.TempPathFa
     operations = ["chat", "completions", "embeddings", "rerank"]
     providers = {
         "gpt": {"kind": "openai", "url": upstreams["gpt"].url, "api_key": key, "operations": operations},
-        "claude": {"kind": "anthropic", "url": upstreams["claude"].url, "api_key": key},
+        "real": {"kind": "openai", "url": upstreams["gpt"].url, "api_key": key, "operations": ["responses"]},
+        **{
+            name: {"kind": kind, "url": upstreams[name].url, "api_key": key}
+            for name, kind in {"claude": "anthropic", "azure": "azure", "mistral": "mistral"}.items()
+        },
     }
     routes = [
         {
@@ -80,7 +91,7 @@ def client(worker: RunningWorker, token: str) -> Iterator[OpenAI]:
         yield made
 
 
-@pytest.fixture(params=["gpt", "claude"])
+@pytest.fixture(params=["gpt", "claude"])  # a test may ask for the others too
 def model(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -104,25 +115,79 @@ def says(upstream: WireServer) -> Answering:
     return script
 
 
+every_upstream = pytest.mark.parametrize("model", ["gpt", "claude", "azure", "mistral"], indirect=True)
+
+
+def charges(server: WireServer) -> list[Charge]:
+    """The ledger, once it is complete."""
+    RunningWorker.until(lambda: server.settled)
+    return server.ledger
+
+
+class Marked:
+    """Calls of one test, so that its rows are told from those of others that are still on their way."""
+
+    def __init__(self, client: OpenAI, worker: RunningWorker) -> None:
+        self._worker = worker
+        self._mark = secrets.token_hex(8)
+        self.client = client.with_options(default_headers={"x-llmops-tags": f"mark={self._mark}"})
+
+    def rows(self, count: int) -> list[dict[str, Any]]:
+        def found() -> list[dict[str, Any]]:
+            return [row for row in self._worker.rows() if dict(row["tags"] or ()).get("mark") == self._mark]
+
+        RunningWorker.until(lambda: len(found()) >= count)
+        assert len(found()) == count
+        return sorted(found(), key=lambda row: str(row["request_id"]))  # which begins with the time
+
+
+@pytest.fixture
+def marked(client: OpenAI, worker: RunningWorker) -> Marked:
+    return Marked(client, worker)
+
+
 # --- chat ------------------------------------------------------------------------------------------------------------
 
 
+@every_upstream
 def test_chat(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("Hello", " you", cached=3)
     reply = client.chat.completions.create(model=model, messages=ASKED, temperature=0.5, stop=["END"], max_tokens=40)
     assert (reply.object, reply.choices[0].message.role) == ("chat.completion", "assistant")
     assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == ("Hello you", "stop")
-    charge = upstream.ledger[-1]
+    charge = charges(upstream)[-1]
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (charge.input_tokens, charge.output_tokens)
     assert reply.usage.prompt_tokens_details is not None
     assert reply.usage.prompt_tokens_details.cached_tokens == 3
     body = upstream.requests[-1].body
-    assert (body["model"], body["max_tokens"], body["temperature"]) == (f"{model}-model", 40, 0.5)
+    limit = body["max_completion_tokens" if model == "azure" else "max_tokens"]
+    assert (body["model"], limit, body["temperature"]) == (f"{model}-model", 40, 0.5)
 
 
+def test_the_asynchronous_client_and_the_id_to_report(
+    worker: RunningWorker, token: str, model: str, says: Answering
+) -> None:
+    async def ask() -> tuple[str, str | None]:
+        async with AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=token, max_retries=0, timeout=60) as client:
+            says("Hello")
+            whole = await client.chat.completions.create(model=model, messages=ASKED)
+            says("Hel", "lo")
+            texts = ""
+            async with client.chat.completions.stream(model=model, messages=ASKED) as stream:
+                async for event in stream:
+                    texts += event.delta if event.type == "content.delta" else ""
+        return texts, whole._request_id
+
+    texts, request_id = asyncio.run(ask())
+    assert texts == "Hello"
+    worker.until(lambda: request_id in [row["request_id"] for row in worker.rows()])
+
+
+@every_upstream
 @pytest.mark.parametrize("include", [True, False])
 def test_a_stream(client: OpenAI, model: str, upstream: WireServer, says: Answering, include: bool) -> None:
+    before = len(charges(upstream))
     says("Hel", "lo ", "ünd", " 👋", "\n\n", "data: x")
     options: Any = {"stream_options": {"include_usage": True}} if include else {}
     chunks = list(client.chat.completions.create(model=model, messages=ASKED, stream=True, **options))
@@ -134,8 +199,9 @@ def test_a_stream(client: OpenAI, model: str, upstream: WireServer, says: Answer
     usages = [chunk.usage for chunk in chunks if chunk.usage]
     assert len(usages) == (1 if include else 0)
     assert all(chunk.choices for chunk in chunks) is not include
+    assert len(charges(upstream)) == before + 1
     if include:
-        charge = upstream.ledger[-1]
+        charge = charges(upstream)[-1]
         assert (usages[0].prompt_tokens, usages[0].completion_tokens) == (charge.input_tokens, charge.output_tokens)
 
 
@@ -154,6 +220,7 @@ def test_why_it_stopped(client: OpenAI, model: str, says: Answering) -> None:
     assert reply.choices[0].finish_reason == "length"
 
 
+@every_upstream
 def test_tools_and_their_results(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("I'll look.", tools=CALLS)
     reply = client.chat.completions.create(model=model, messages=ASKED, tools=[WEATHER], tool_choice="auto")
@@ -176,6 +243,7 @@ def test_tools_and_their_results(client: OpenAI, model: str, upstream: WireServe
     assert "sunny 1" in sent
 
 
+@every_upstream
 def test_streamed_tools(client: OpenAI, model: str, says: Answering) -> None:
     says(tools=CALLS)
     with client.chat.completions.stream(model=model, messages=ASKED, tools=[WEATHER]) as stream:
@@ -197,6 +265,7 @@ def test_how_tools_may_be_chosen(client: OpenAI, model: str, says: Answering, ch
     assert reply.choices[0].message.content == "x"
 
 
+@every_upstream
 def test_structured_answers(client: OpenAI, model: str, says: Answering) -> None:
     says('{"city": "Rome",', ' "days": 3}')
     parsed = client.chat.completions.parse(model=model, messages=ASKED, response_format=Place)
@@ -209,6 +278,7 @@ def test_structured_answers_in_a_stream(client: OpenAI, model: str, says: Answer
         assert stream.get_final_completion().choices[0].message.parsed == Place(city="Rome", days=3)
 
 
+@every_upstream
 def test_images(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
     says("a dot")
     content: Any = [
@@ -252,12 +322,30 @@ def test_embeddings(client: OpenAI, upstreams: dict[str, WireServer], encoding: 
         assert all(isinstance(vector, str) for vector in vectors)
     else:
         assert vectors == [[4.0, 0.5, -1.0], [6.0, 0.5, -1.0]]
-    assert reply.usage.prompt_tokens == upstreams["gpt"].ledger[-1].input_tokens
+    assert reply.usage.prompt_tokens == charges(upstreams["gpt"])[-1].input_tokens
 
 
 def test_models_are_the_routes(client: OpenAI) -> None:
     assert {listed.id for listed in client.models.list()} >= {"gpt", "claude"}
     assert client.models.retrieve("claude").id == "claude"
+
+
+def test_rerank(marked: Marked, upstreams: dict[str, WireServer]) -> None:
+    body = {"model": "gpt", "query": "q", "documents": ["a", "bbb", "cc"], "top_n": 2}
+    reply: Any = marked.client.post("/rerank", body=body, cast_to=object)
+    assert [result["index"] for result in reply["results"]] == [1, 2]
+    assert marked.rows(1)[0]["input_tokens"] == charges(upstreams["gpt"])[-1].input_tokens
+
+
+def test_several_answers_are_charged_and_refused_where_there_is_only_one(
+    client: OpenAI, marked: Marked, upstreams: dict[str, WireServer]
+) -> None:
+    reply = marked.client.chat.completions.create(model="gpt", messages=ASKED, n=3)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert marked.rows(1)[0]["output_tokens"] == charges(upstreams["gpt"])[-1].output_tokens
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="claude", messages=ASKED, n=3)
+    assert caught.value.param == "n"
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -270,7 +358,7 @@ def test_a_response(client: OpenAI, model: str, upstream: WireServer, says: Answ
     )
     assert (response.output_text, response.status) == ("Hello you", "completed")
     assert [item.type for item in response.output] == ["reasoning", "message"]
-    charge = upstream.ledger[-1]
+    charge = charges(upstream)[-1]
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.output_tokens) == (charge.input_tokens, charge.output_tokens)
 
@@ -285,6 +373,24 @@ def test_a_streamed_response(client: OpenAI, model: str, says: Answering) -> Non
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.completed"
     assert kinds.count("response.output_text.delta") == 2
+
+
+def test_an_upstream_with_responses_of_its_own_keeps_all_it_can_do(
+    marked: Marked, upstreams: dict[str, WireServer]
+) -> None:
+    before = len(charges(upstreams["gpt"]))
+    tools: Any = [{"type": "web_search"}]
+    for pieces in (("Hello", " you"), ("Hello", " again")):
+        upstreams["gpt"].script(Answer(pieces=pieces, cached=1))
+    whole = marked.client.responses.create(model="real", input="x", previous_response_id="resp_0", tools=tools)
+    assert (whole.output_text, whole.previous_response_id, whole.id) == ("Hello you", "resp_0", "resp_real")
+    with marked.client.responses.stream(model="real", input="x") as stream:
+        assert stream.get_final_response().output_text == "Hello again"
+    sent = upstreams["gpt"].requests[-1].body
+    assert (sent["model"], sent["max_output_tokens"]) == ("real-model", 500)
+    found = marked.rows(2)
+    charged = [(charge.input_tokens, charge.output_tokens) for charge in charges(upstreams["gpt"])[before:]]
+    assert [(row["input_tokens"], row["output_tokens"]) for row in found] == charged
 
 
 def test_tools_through_responses(client: OpenAI, model: str, upstream: WireServer, says: Answering) -> None:
@@ -392,18 +498,19 @@ def test_a_body_that_is_wrong(client: OpenAI, model: str) -> None:
 
 
 def test_the_rows_say_what_the_upstream_charged_and_what_was_said(
-    client: OpenAI, worker: RunningWorker, model: str, upstream: WireServer, says: Answering
+    marked: Marked, model: str, upstream: WireServer, says: Answering
 ) -> None:
-    rows, charges = len(worker.rows()), len(upstream.ledger)
+    before, client = len(charges(upstream)), marked.client
     says("one", " two", cached=2)
     client.chat.completions.create(model=model, messages=ASKED)
     says("three", " four", tools=CALLS)
     list(client.chat.completions.create(model=model, messages=ASKED, tools=[WEATHER], stream=True))
+    assert len(charges(upstream)) == before + 2
     says("five")
     with client.responses.stream(model=model, input="x") as stream:
         stream.until_done()
-    found = worker.rows(rows + 3)[rows:]
-    ledger = upstream.ledger[charges:]
+    found = marked.rows(3)
+    ledger = charges(upstream)[before:]
     for row, charge in zip(found, ledger, strict=True):
         assert (row["input_tokens"], row["output_tokens"]) == (charge.input_tokens, charge.output_tokens)
         cost = charge.input_tokens * Decimal("0.000001") + charge.output_tokens * Decimal("0.000002")

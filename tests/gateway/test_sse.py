@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.json_values import CUTS, pieces
+from tests.support.json_values import CUTS, patiently, pieces
 
 from llmops.gateway.calls import Fault
 from llmops.gateway.sse import Splitter, blocks, read_event
@@ -54,6 +54,7 @@ def by_the_standard(raw: bytes) -> list[tuple[bytes, bytes]]:
 STREAMS = st.lists(st.tuples(LINES, ENDS), max_size=25).map(lambda lines: b"".join(text + end for text, end in lines))
 
 
+@patiently
 @given(raw=st.one_of(STREAMS, ALPHABET.map(b"".join)), cuts=CUTS, bom=st.booleans())
 def test_events_are_those_of_the_standard_wherever_the_stream_is_cut(raw: bytes, cuts: list[int], bom: bool) -> None:
     raw = b"\xef\xbb\xbf" + raw if bom else raw
@@ -62,6 +63,7 @@ def test_events_are_those_of_the_standard_wherever_the_stream_is_cut(raw: bytes,
     assert found == by_the_standard(raw)
 
 
+@patiently
 @given(raw=st.one_of(STREAMS, ALPHABET.map(b"".join)), cuts=CUTS)
 def test_passing_on_changes_no_byte_and_gives_whole_events_only(raw: bytes, cuts: list[int]) -> None:
     splitter = Splitter()

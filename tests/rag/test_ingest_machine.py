@@ -154,6 +154,7 @@ class IndexMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.kill
+@pytest.mark.timeout(3600 if SOAK else 300)
 def test_index_equals_a_scratch_build_whatever_happened(zygote, caplog):
     IndexMachine.zygote = zygote
     sync_log.disabled = True

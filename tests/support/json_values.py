@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A slow machine is no failure."""
+
+thoroughly = settings(patiently, max_examples=5000 if os.environ.get("LLMOPS_SOAK") else 100)
+"""For tests that feed translators anything at all."""
 
 TEXT = st.text(max_size=12)
 SCALARS = st.one_of(
@@ -36,3 +45,20 @@ def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
     """`raw` as a network might deliver it."""
     ends = sorted({cut % (len(raw) + 1) for cut in cuts} | {0, len(raw)})
     return [raw[start:end] for start, end in itertools.pairwise(ends)]
+
+
+WRONG: tuple[Any, ...] = (None, [], {}, 5, -1, "x", True, [5], [[]], {"x": []})
+
+
+def mutants(value: Any) -> Iterator[Any]:
+    """`value` with one thing in it, at any depth, of another kind or gone: what random JSON rarely comes near."""
+    yield from WRONG
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield {key: kept for key, kept in value.items() if key != name}
+            for wrong in mutants(inner):
+                yield {**value, name: wrong}
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            for wrong in mutants(inner):
+                yield [*value[:index], wrong, *value[index + 1 :]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-EXAMPLES = 3000 if os.environ.get("LLMOPS_SOAK") else 80
+EXAMPLES = 1500 if os.environ.get("LLMOPS_SOAK") else 80
 """How many values a fuzz test tries."""
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -1,4 +1,4 @@
-"""HTTP as bytes, for tests of the gateway's transport: a door with a recording handler, raw peers, scripted upstreams.
+"""HTTP as bytes, for tests of the gateway's transport: a door with a recording handler, raw peers, certificates.
 
 Nothing here parses more than it must, so that what the product writes is seen as it is.
 """
@@ -12,11 +12,11 @@ import ipaddress
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import uvloop
 from cryptography import x509
@@ -24,9 +24,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llmops.gateway.calls import Fault, Handler, Headers, Request, Responder, UpstreamRequest
-from llmops.gateway.config import HttpConfig, ProviderConfig
-from llmops.gateway.http.client import OriginPool
+from llmops.gateway.calls import Handler, Request, Responder
+from llmops.gateway.config import HttpConfig
 from llmops.gateway.http.server import HttpServer
 from llmops.gateway.http.timers import Timers
 
@@ -210,124 +209,6 @@ class Memory(asyncio.Transport):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
-
-
-# --- upstreams -------------------------------------------------------------------------------------------------------
-
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@dataclass
-class Upstream:
-    """A raw server. `connections` counts those that came, `left` is set when a client left a running script."""
-
-    port: int
-    connections: int = 0
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
-async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Head and body of one request with a Content-Length."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = 0
-    for line in head.split(b"\r\n"):
-        if line.lower().startswith(b"content-length:"):
-            length = int(line.split(b":")[1])
-    return head, await reader.readexactly(length)
-
-
-@asynccontextmanager
-async def upstream(script: Script, **options: Any) -> AsyncIterator[Upstream]:
-    """Run `script` for each connection, then close it."""
-    tasks: set[asyncio.Task[None]] = set()
-    state = Upstream(0)
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(cast("asyncio.Task[None]", asyncio.current_task()))
-        state.connections += 1
-        try:
-            await script(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            state.left.set()
-        except asyncio.CancelledError:
-            pass  # the test is over
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
-                await writer.wait_closed()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
-    state.port = server.sockets[0].getsockname()[1]
-    try:
-        yield state
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Heard:
-    """A listener that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: Headers = ()
-        self.parts: list[bytes] = []
-        self.ended = False
-        self.fault: Fault | None = None
-        self.over = asyncio.Event()
-        self.begun = asyncio.Event()
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self.parts)
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        assert not self.over.is_set()
-        self.status, self.headers = status, headers
-
-    def on_data(self, data: bytes) -> None:
-        assert self.status
-        assert not self.over.is_set()
-        self.parts.append(data)
-        self.begun.set()
-
-    def on_end(self) -> None:
-        assert not self.over.is_set()
-        self.ended = True
-        self.over.set()
-
-    def on_fault(self, fault: Fault) -> None:
-        assert not self.over.is_set()
-        self.fault = fault
-        self.over.set()
-
-
-@asynccontextmanager
-async def pool(url: str, tick_s: float = 0.02, reply_bytes: int = 1 << 20, **config: Any) -> AsyncIterator[OriginPool]:
-    timers = Timers(asyncio.get_running_loop(), tick_s)
-    one = OriginPool(ProviderConfig(url=url, **config), timers, reply_bytes=reply_bytes)
-    try:
-        yield one
-    finally:
-        one.close()
-        await until(lambda: not one.connections)
-        timers.close()
-
-
-async def fetch(
-    pool: OriginPool, request: UpstreamRequest | None = None, *, first_byte_s: float = 30.0, idle_s: float = 30.0
-) -> Heard:
-    heard = Heard()
-    asked = request or UpstreamRequest("/v1/chat/completions", JSON, b"{}")
-    pool.call(asked, heard, first_byte_s=first_byte_s, idle_s=idle_s)
-    await heard.over.wait()
-    return heard
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

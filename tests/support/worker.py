@@ -86,6 +86,14 @@ class RunningWorker:
         self._process.stdout.close()
         self._process = None
 
+    def abandon(self) -> None:
+        """Wait for a worker that never got ready."""
+        assert self._process is not None
+        assert self._process.wait(PATIENCE_S) != 0
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+
     def reload(self, **changes: Any) -> None:
         """Publish a changed configuration and tell the worker."""
         self.config = {**self.config, **changes}

@@ -82,7 +82,12 @@ class Tally:
     def add(self, text: str) -> None:
         if text:
             self._pieces += 1
-            self._bytes += len(text.encode(errors="replace"))
+            self._bytes += len(text) if text.isascii() else len(text.encode(errors="replace"))
+
+    def add_escaped(self, text: bytes) -> None:
+        """A piece as it stands between the quotes of JSON."""
+        self._pieces += 1
+        self._bytes += len(text)
 
     @property
     def tokens(self) -> int:

@@ -77,11 +77,11 @@ def _add_delta(message: Json, delta: Json) -> None:
             if not isinstance(message.get(name), list):
                 message[name] = []
             message[name].append(value)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and name not in _TEXTS:
             kept = message.setdefault(name, [])
             if isinstance(kept, list):
                 kept += value
-        elif value is not None and name not in _TEXTS:
+        elif value is not None and name not in _TEXTS and name != "tool_calls":
             message[name] = value
 
 
@@ -91,8 +91,8 @@ def _add_calls(calls: dict[int, Json], deltas: list[Any]) -> None:
             continue
         call = calls.setdefault(index, {})
         for name, value in delta.items():
-            if name in ("function", "custom") and isinstance(value, dict):
-                _add_said(call.setdefault(name, {}), value)
+            if name in ("function", "custom"):
+                _add_said(call.setdefault(name, {}), value if isinstance(value, dict) else {})
             elif name != "index" and value is not None:
                 call[name] = value
 
@@ -194,7 +194,7 @@ def _add_block(block: Json, delta: Json) -> None:
     for name, place in _BLOCK_TEXTS.items():
         if isinstance(delta.get(name), str):
             if not isinstance(block.get(place), list):
-                block[place] = []
+                block[place] = [block[place]] if isinstance(block.get(place), str) else []
             block[place].append(delta[name])
 
 

@@ -79,9 +79,12 @@ class Fault(Exception):
         return self.kind not in ("bad_request", "content_filtered", "cancelled")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class UpstreamRequest:
-    """What goes to a provider. `path` holds the query and stands below the origin of the provider's URL."""
+    """What goes to a provider. `path` holds the query and stands below the origin of the provider's URL.
+
+    Not frozen: that would cost a microsecond a request. Nobody changes it.
+    """
 
     path: str
     headers: Headers

@@ -61,7 +61,7 @@ def asked_output(operation: Operation, body: Json, ceiling: int) -> int:
 
 def choice_count(operation: Operation, body: Json) -> int:
     """How many answers are generated at most, the ones of `best_of` that are thrown away too."""
-    if operation not in ("chat", "completions"):
+    if operation in ("embeddings", "rerank"):
         return 1
     count = 1
     for name in _CHOICES:

@@ -62,7 +62,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Values that say no more than the default does."""
 
 _ANTHROPIC_ONLY = frozenset({"cache_control", "thinking", "thinking_blocks", "output_config", "is_error"})
-_DATA_URL = re.compile(r"data:([a-z]+/[a-zA-Z0-9.+-]+)(?:;[a-zA-Z0-9=._-]+)*?;base64,", re.ASCII)
+_DATA_URL = re.compile(r"(?i:data):([a-zA-Z]+/[a-zA-Z0-9.+-]+)(?:;[a-zA-Z0-9=._-]+)*?;base64,", re.ASCII)
 
 
 class Extended(dict[str, Any]):
@@ -177,7 +177,7 @@ def data_url(url: str, where: str) -> DataUrl | None:
         b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         raise CALLER.fault(where, "holds data that is not base64") from None
-    return DataUrl(head.group(1), data)
+    return DataUrl(head.group(1).lower(), data)
 
 
 def image_url(part: Json, where: str) -> str:

@@ -62,6 +62,8 @@ class Splitter:
         seen = len(self._rest)
         self._rest += data
         end = self._last_boundary(max(seen - 3, 0))
+        if not end and self._rest.startswith(b"\n"):
+            end = 1  # the other half of a CRLF whose CR ended the last event
         if len(self._rest) - end > self._max_bytes:
             self._rest.clear()
             raise Fault("invalid", f"the provider sent an event of more than {self._max_bytes} bytes")
@@ -86,8 +88,10 @@ class Splitter:
 
     def _last_boundary(self, start: int) -> int:
         """Where the last blank line ends, 0 for none. A boundary before `start` was given out already."""
-        if b"\r" not in self._rest:
-            return self._rest.rfind(b"\n\n", start) + 2 if b"\n\n" in self._rest[start:] else 0
+        tail = self._rest[start:]
+        if b"\r" not in tail:
+            found = tail.rfind(b"\n\n")
+            return start + found + 2 if found >= 0 else 0
         end = 0
         for match in _BLANK.finditer(self._rest, start):
             end = match.end()
@@ -109,6 +113,8 @@ def blocks(data: bytes) -> list[bytes]:
 
 def read_event(block: bytes) -> Event | None:
     """Name and data of one block of lines; None for one without data, as comments are. The usual shapes first."""
+    if block[-2:] == b"\n\n":
+        block = block[:-2]
     if block[:6] == b"data: " and b"\n" not in block and b"\r" not in block:
         return b"", block[6:]
     if block[:7] == b"event: " and b"\r" not in block:

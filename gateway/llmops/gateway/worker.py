@@ -12,16 +12,18 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from llmops.core.config import load_config
-from llmops.core.errors import LlmopsError, render
+from llmops.core.errors import LlmopsError, UnavailableError, render
 from llmops.core.secret import resolve_secret
 from llmops.core.spool import Spool
 from llmops.gateway.allowance import open_allowances
+from llmops.gateway.cache.semantic import Embed
 from llmops.gateway.config import GatewayConfig, ProviderConfig
 from llmops.gateway.engine.gate import Gate, Staff
 from llmops.gateway.engine.metrics import Metrics
@@ -57,9 +59,12 @@ def check_worker(config: GatewayConfig) -> None:
 
     async def check() -> None:
         timers = Timers(asyncio.get_running_loop())
+        closing: list[Coroutine[Any, Any, None]] = []
         try:
-            plan = build_plan(config, _parts(config, timers))
-            plan.retire(keep=())
+            plan = build_plan(config, Parts(_connector(timers), PriceTable.load(config.prices), _no_embedding))
+            plan.retire(None, closing.append)
+            for work in closing:
+                await work
         finally:
             timers.close()
 
@@ -85,9 +90,9 @@ class Worker:
         (config.folder / METRICS).mkdir(parents=True, exist_ok=True)
         config.state.spool.mkdir(parents=True, exist_ok=True)
         self._timers = Timers(loop)
-        plan = build_plan(config, _parts(config, self._timers))
+        plan = build_plan(config, self._parts(config))
         ring = Ring.load(config.folder / SNAPSHOT)
-        allowances = open_allowances(config)
+        allowances = self._allowances = open_allowances(config)
         await allowances.start()
         with Spool(config.state.spool) as self._spool:
             staff = Staff(allowances, self._spool, self._metrics, self._timers, loop)
@@ -106,7 +111,8 @@ class Worker:
             self._gate.ready = False
             await self._server.drain(self._gate.plan.config.shutdown_s)
             await allowances.close()
-            self._gate.plan.retire(keep=())
+            self._gate.plan.retire(None, self._gate.spawn)
+            await self._gate.rest()
             self._metrics.dump(config.folder / METRICS, [])
         self._timers.close()
 
@@ -126,6 +132,8 @@ class Worker:
             ("llmops_gateway_client_connections", {}, self._server.connections),
             ("llmops_gateway_spool_backlog_bytes", {}, self._spool.backlog),
             ("llmops_gateway_spool_failed", {}, counters.failed),
+            ("llmops_gateway_allowance_store_gone", {}, int(self._allowances.gone)),
+            ("llmops_gateway_allowance_overdrawn", {}, self._allowances.desk.overdrawn),
         ]
         for name, connected in self._gate.plan.connected.items():
             pool = connected.pool
@@ -137,11 +145,17 @@ class Worker:
                 gauges.append(("llmops_gateway_breaker_open", {"route": route.name, "target": target.label}, 1))
         return gauges
 
+    def _parts(self, config: GatewayConfig) -> Parts:
+        def embedding(route: str) -> Embed:
+            return lambda text: self._gate.embed(route, text)
+
+        return Parts(_connector(self._timers), PriceTable.load(config.prices), embedding)
+
     def _reload(self) -> None:
         """Take over the published configuration; one that does not work is logged, and the old one stays."""
         try:
             config = load_published(self._config.folder)
-            plan: Plan = build_plan(config, _parts(config, self._timers), before=self._gate.plan)
+            plan: Plan = build_plan(config, self._parts(config), before=self._gate.plan)
         except LlmopsError as error:
             _log.error("worker %d keeps its configuration: %s", self._number, render(error))
             return
@@ -150,12 +164,19 @@ class Worker:
         self._server.body_limit = config.http.body_bytes
 
 
-def _parts(config: GatewayConfig, timers: Timers) -> Parts:
+def _connector(timers: Timers) -> Callable[[str, ProviderConfig], Connected]:
     def connect(name: str, provider: ProviderConfig) -> Connected:
         api_key = resolve_secret(provider.api_key) if provider.api_key else None
         return Connected(provider, open_provider(provider, api_key), OriginPool(provider, timers), api_key)
 
-    return Parts(connect, PriceTable.load(config.prices))
+    return connect
+
+
+def _no_embedding(route: str) -> Embed:
+    async def embed(text: str) -> Sequence[float]:
+        raise UnavailableError(f"the route `{route}` is only checked, not served")
+
+    return embed
 
 
 def main(arguments: list[str]) -> int:

@@ -153,7 +153,7 @@ def _deltas(block: dict[str, Any], answer: Answer) -> Iterator[tuple[dict[str, A
         yield {"type": "signature_delta", "signature": block["signature"]}, 0
     else:
         told = json.dumps(block["input"])
-        yield {"type": "input_json_delta", "partial_json": ""}, 5 + len(block["input"])
+        yield {"type": "input_json_delta", "partial_json": ""}, 5
         for cut in range(0, len(told), 7):
             if block["input"]:
                 yield {"type": "input_json_delta", "partial_json": told[cut : cut + 7]}, 0
@@ -249,6 +249,15 @@ def _check_assistant(blocks: list[dict[str, Any]], where: str) -> None:
     need(len(ids) == len(set(ids)), f"{where}`tool_use` ids must be unique")
 
 
+def _check_thought(messages: list[dict[str, Any]]) -> None:
+    """With a budget, the turn whose tools are answered must begin with its thinking."""
+    last = messages[-1]["content"]
+    if isinstance(last, list) and last[0]["type"] == "tool_result":
+        first = messages[-2]["content"][0]["type"]
+        expected = first in ("thinking", "redacted_thinking")
+        need(expected, f"Expected `thinking` or `redacted_thinking`, but found `{first}`")
+
+
 def _check_system(system: Any) -> None:
     if not isinstance(system, str):
         need(all(block["type"] == "text" for block in _blocks(system, "system.")), "system: only text is allowed")
@@ -282,6 +291,7 @@ def _check_rest(body: dict[str, Any]) -> None:
     only(thinking, "type budget_tokens display", "thinking.")
     need(thinking.get("type") in ("enabled", "disabled", "adaptive"), "thinking.type: unexpected")
     if thinking["type"] == "enabled":
+        _check_thought(body["messages"])
         budget = thinking.get("budget_tokens", 0)
         need(budget >= 1024, "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
         need(budget < body["max_tokens"], "`max_tokens` must be greater than `thinking.budget_tokens`")

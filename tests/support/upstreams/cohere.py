@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.upstreams.wire import KEY, Answer, Call, Seen, WireServer, need, only
+from tests.support.upstreams.wire import KEY, Answer, Call, Charge, Seen, WireServer, need, only
 
 _FIELDS = {
     "/v2/chat": (
@@ -54,6 +54,11 @@ class CohereServer(WireServer):
             "message": message,
             "usage": _usage(seen, answer),
         }
+
+    def cost(self, seen: Seen, answer: Answer) -> Charge:
+        if seen.path == "/v2/chat":
+            return super().cost(seen, answer)
+        return Charge(seen.input_tokens if seen.path == "/v2/embed" else 0, 0)
 
     def events(self, seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
         start = {"message": {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": [], "citations": []}}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.upstreams.wire import KEY, Answer, Call, RefusedError, Seen, WireServer, need, only
+from tests.support.upstreams.wire import KEY, Answer, Call, Charge, RefusedError, Seen, WireServer, need, only
 
 _PATH = re.compile(r"/v1beta/models/([\w.-]+):(\w+)(\?alt=sse)?")
 _STATUS = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
@@ -61,6 +61,11 @@ class GeminiServer(WireServer):
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": _parts(answer)}, "index": 0}
         candidate["finishReason"] = answer.stop or "STOP"
         return {**_head(seen), "candidates": [candidate], "usageMetadata": _usage(seen, answer, answer.output_tokens)}
+
+    def cost(self, seen: Seen, answer: Answer) -> Charge:
+        if "mbedContent" in seen.path:
+            return Charge(seen.input_tokens, 0)
+        return super().cost(seen, answer)
 
     def events(self, seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
         parts: list[tuple[dict[str, Any], int]] = []

@@ -1,4 +1,4 @@
-"""OpenAI's API for tests, as strict as the real one: chat, completions, embeddings and rerank.
+"""OpenAI's API for tests, as strict as the real one: chat, completions, responses, embeddings and rerank.
 
 Refuses fields it does not know and both maxima at once, answers a JSON schema with JSON of that schema, and counts what
 it charged.
@@ -29,6 +29,10 @@ _COMPLETIONS = (
 _FIELDS = {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETIONS,
+    "/v1/responses": (
+        "model input instructions stream max_output_tokens temperature top_p tools tool_choice text reasoning store "
+        "previous_response_id include metadata user parallel_tool_calls truncation"
+    ),
     "/v1/embeddings": "model input encoding_format dimensions user",
     "/v1/rerank": "model query documents top_n return_documents max_tokens_per_doc",
 }
@@ -78,6 +82,8 @@ class OpenAIServer(WireServer):
             return _embeddings(seen)
         if seen.path == "/v1/rerank":
             return _reranked(seen)
+        if seen.path == "/v1/responses":
+            return _response(seen, answer)
         return {**_outline(seen), "choices": _choices(seen, answer), "usage": _usage(seen, answer)}
 
     def cost(self, seen: Seen, answer: Answer) -> Charge:
@@ -86,6 +92,9 @@ class OpenAIServer(WireServer):
         return Charge(seen.input_tokens, answer.output_tokens * (seen.body.get("n") or 1), answer.cached)
 
     def events(self, seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
+        if seen.path == "/v1/responses":
+            yield from _response_events(seen, answer)
+            return
         include = (seen.body.get("stream_options") or {}).get("include_usage") is True
         more: dict[str, Any] = {"usage": None} if include else {}
         deltas = _text_deltas(seen, answer) if seen.path == "/v1/completions" else _deltas(seen, answer)
@@ -100,6 +109,56 @@ class OpenAIServer(WireServer):
 
     def error_event(self, kind: str, message: str) -> bytes:
         return _event(self.error(500, kind, message))
+
+
+class AzureServer(OpenAIServer):
+    """An Azure resource: the deployment in the path, the key in a header of its own."""
+
+    base = ""
+
+    def check(self, seen: Seen) -> None:
+        path, _, query = seen.path.partition("?")
+        need(query == "api-version=2024-10-21", "Resource not found: api-version", 404)
+        before, _, operation = path.rpartition("/openai/deployments/azure-model/")
+        need(not before and operation, "DeploymentNotFound", 404)
+        need("authorization" not in seen.headers, "two kinds of keys", 401)
+        seen.headers["authorization"] = f"Bearer {seen.headers.get('api-key')}"
+        seen.path = f"/v1/{operation}"
+        super().check(seen)
+
+
+_MISTRAL = (
+    "model messages stream max_tokens temperature top_p n stop tools tool_choice parallel_tool_calls response_format "
+    "random_seed presence_penalty frequency_penalty prediction prompt_mode safe_prompt metadata reasoning_effort"
+)
+
+
+class MistralServer(OpenAIServer):
+    """Mistral's chat, which knows no field too many and tells usage with its last chunk."""
+
+    def check(self, seen: Seen) -> None:
+        need(seen.headers.get("authorization") == f"Bearer {KEY}", "Unauthorized", 401)
+        need(seen.path == "/v1/chat/completions", "no Route matched with those values", 404)
+        for name in seen.body:
+            need(name in _MISTRAL.split(), f"body.{name}: Extra inputs are not permitted", 422)
+        choice = seen.body.get("tool_choice")
+        need(choice in (None, "auto", "none", "any") or isinstance(choice, dict), "body.tool_choice", 422)
+        for message in seen.body["messages"]:
+            _only(message, "role content tool_calls tool_call_id name prefix", "messages")
+            need(message["role"] in ("system", "user", "assistant", "tool"), "messages.role")
+            ids = [call["id"] for call in message.get("tool_calls") or ()] + [message.get("tool_call_id") or "a" * 9]
+            need(all(len(found) == 9 and found.isalnum() for found in ids), "Tool call id must be 9 characters")
+
+    def events(self, seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
+        for choice, tokens in _deltas(seen, answer):
+            more = {"usage": _usage(seen, answer)} if choice["finish_reason"] else {}
+            yield _event({**_outline(seen, ".chunk"), "choices": [choice], **more}), tokens
+        yield b"data: [DONE]\n\n", 0
+
+    def error(self, status: int, kind: str, message: str) -> dict[str, Any]:
+        if status == 422:
+            return {"object": "error", "message": {"detail": [{"loc": ["body"], "msg": message}]}, "type": kind}
+        return {"object": "error", "message": message, "type": kind, "param": None, "code": "3000"}
 
 
 def text_of(seen: Seen, answer: Answer) -> tuple[str, ...]:
@@ -202,7 +261,7 @@ def _deltas(seen: Seen, answer: Answer) -> Iterator[tuple[dict[str, Any], int]]:
     for index, call in enumerate(answer.tools):
         function = {"name": call.name, "arguments": ""}
         head = {"index": index, "id": call.id, "type": "function", "function": function}
-        yield choice({"tool_calls": [head]}), 5 + len(call.arguments)
+        yield choice({"tool_calls": [head]}), 5
         told = _json(call.arguments)
         for start in range(0, len(told), 7):
             arguments = {"arguments": told[start : start + 7]}
@@ -223,6 +282,50 @@ def _usage(seen: Seen, answer: Answer) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": answer.cached, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": len(answer.thinking.split()), "audio_tokens": 0},
     }
+
+
+def _response(seen: Seen, answer: Answer) -> dict[str, Any]:
+    part = {"type": "output_text", "text": "".join(answer.pieces), "annotations": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    usage = _usage(seen, answer)
+    return {
+        **_opened(seen),
+        "status": "completed",
+        "output": [message],
+        "usage": {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": answer.cached},
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        },
+    }
+
+
+def _opened(seen: Seen) -> dict[str, Any]:
+    previous = seen.body.get("previous_response_id")
+    base = {"id": "resp_real", "object": "response", "created_at": 1_790_000_000, "previous_response_id": previous}
+    return {**base, "status": "in_progress", "output": [], "tools": [], "tool_choice": "auto", **_model(seen)}
+
+
+def _response_events(seen: Seen, answer: Answer) -> Iterator[tuple[bytes, int]]:
+    whole = _response(seen, answer)
+    message = whole["output"][0]
+    part = message["content"][0]
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    told: list[tuple[str, dict[str, Any], int]] = [
+        ("response.created", {"response": _opened(seen)}, 0),
+        ("response.output_item.added", {"output_index": 0, "item": {**message, "content": []}}, 0),
+        ("response.content_part.added", {**place, "part": {**part, "text": ""}}, 0),
+        *[("response.output_text.delta", {**place, "delta": piece, "logprobs": []}, 1) for piece in answer.pieces],
+        ("response.output_text.done", {**place, "text": part["text"], "logprobs": []}, 0),
+        ("response.content_part.done", {**place, "part": part}, 0),
+        ("response.output_item.done", {"output_index": 0, "item": message}, 0),
+        ("response.completed", {"response": whole}, 0),
+    ]
+    for number, (kind, fields, tokens) in enumerate(told):
+        event = {"type": kind, "sequence_number": number, **fields}
+        yield f"event: {kind}\ndata: {json.dumps(event)}\n\n".encode(), tokens
 
 
 def _embeddings(seen: Seen) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class WireServer:
         self.requests: list[Seen] = []
         self.refused: list[str] = []
         self.ledger: list[Charge] = []
+        self.charged = 0
         self.answer: Callable[[Seen], Answer] = lambda seen: Answer()
         self.stopping = threading.Event()
         self._script: deque[Answer] = deque()
@@ -126,6 +127,12 @@ class WireServer:
 
     def script(self, *answers: Answer) -> None:
         self._script.extend(answers)
+
+    def forget(self) -> None:
+        """What an earlier test left unasked, or did wrong."""
+        with self._lock:
+            self._script.clear()
+            self.refused.clear()
 
     def close(self) -> None:
         self.stopping.set()
@@ -165,7 +172,15 @@ class WireServer:
         with self._lock:
             self.requests.append(seen)
             scripted = self._script.popleft() if self._script else None
-        return scripted or self.answer(seen)
+        answer = scripted or self.answer(seen)
+        with self._lock:
+            self.charged += answer.status == 200 and answer.raw is None
+        return answer
+
+    @property
+    def settled(self) -> bool:
+        """Whether every call that costs is in the ledger; a stream is charged after its last byte went out."""
+        return len(self.ledger) == self.charged
 
     def charge(self, charge: Charge) -> None:
         with self._lock:

@@ -316,8 +316,9 @@ class Desk:
         current = holding.grant is lease
         recalled = current and holding.recalled
         if lease.pending is not None:  # booked or not, nobody knows: the same again
-            used, returned = lease.pending
-            emptied = close = False
+            used, returned, close = lease.pending
+            emptied = False
+            need = 0 if close else need
         else:
             close = give and not need and not ahead and lease.under_way == 0
             returned = lease.free if give else 0
@@ -326,7 +327,7 @@ class Desk:
             debt = lease.debt > lease.debt_told
             if not (need or recalled or returned or report or debt or close or expired or ahead > lease.free):
                 return
-            lease.begin(returned=returned)
+            lease.begin(returned=returned, close=close)
             holding.given -= returned if current else 0
             used, emptied = lease.used, give
         ask = Ask(lease.account, lease.serial, lease.number, lease.seq + 1, used, returned, lease.debt)

@@ -74,6 +74,7 @@ class Journal:
         """Let go. `remove`: nothing is left to settle."""
         if remove:
             self.path.unlink(missing_ok=True)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # the maps hold the file open too
         os.close(self._descriptor)
 
     def _grow(self) -> None:

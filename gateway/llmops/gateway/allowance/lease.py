@@ -53,7 +53,7 @@ class Lease(Grant):
         super().__init__(holding)
         self.account = account
         self.amount = self.used = self.debt = self.debt_told = self.seq = 0
-        self.pending: tuple[int, int] | None = None  # (used, returned) of an exchange whose answer did not come
+        self.pending: tuple[int, int, bool] | None = None  # (used, returned, close) until an answer comes
         self.serial = serial
         self.number, self.view, self.base = journal.allot()
         for word in (SENT, APPLIED, RETURNING, FREE, FREE + 1, DEBT):
@@ -65,18 +65,18 @@ class Lease(Grant):
     def under_way(self) -> int:
         return self.amount - self.free - self.returning - self.used
 
-    def begin(self, *, returned: int) -> None:
+    def begin(self, *, returned: int, close: bool) -> None:
         """Take what is given back out of reach, and note that an exchange may reach the store from now on."""
         self.free -= returned
         self.returning = returned
         self.view[self.base + RETURNING] = returned
         self.view[self.base + SENT] = self.seq + 1
-        self.pending = (self.used, returned)
+        self.pending = (self.used, returned, close)
 
     def finish(self, grant: int) -> None:
         """The store has booked the exchange under way, and gives this much."""
         assert self.pending is not None
-        used, returned = self.pending
+        used, returned, _ = self.pending
         self.pending = None
         self.seq += 1
         self.used -= used

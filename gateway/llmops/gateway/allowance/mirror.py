@@ -1,8 +1,11 @@
 """What this machine knows of budgets that are kept elsewhere, so that a store that forgets can be told again.
 
 After every exchange with a remote store, and before its answer is used, the leases of this machine and the spend that
-the store told are written here durably. The sum of all machines' mirrors never falls short of what was spent and leased:
-an exchange whose answer is not here yet is told again, and at worst counted twice.
+the store told are written here durably. The sum of all machines' mirrors never falls short of what was spent and
+leased: an exchange whose answer is not here yet is told again, and at worst counted twice.
+
+Each piece of knowledge names the life of the store (its run) in which it was told: within one life the store knows
+better.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from typing import Any
 
 FILE = "allowance-mirror.db"
 _SCHEMA = """
-create table if not exists accounts(id text primary key, kind text not null, ceiling integer not null,
-    start integer not null, finish integer not null, spent integer not null) without rowid;
-create table if not exists leases(account text not null, holder text not null, serial integer not null,
+create table if not exists accounts(id text not null, run text not null, kind text not null,
+    ceiling integer not null, start integer not null, finish integer not null, spent integer not null, primary key(id, run)) without rowid;
+create table if not exists leases(account text not null, holder text not null, run text not null, serial integer not null,
     slot integer not null, seq integer not null, amount integer not null, granted integer not null,
     debt integer not null, primary key(account, holder)) without rowid;
 create table if not exists machines(name text primary key) without rowid;
@@ -35,6 +38,7 @@ class Seen:
     end: int
     spent: int
     holder: str
+    run: str
     serial: int = 0
     slot: int = 0
     seq: int = 0
@@ -57,14 +61,14 @@ class Mirror:
         connection.execute("begin immediate")
         try:
             connection.executemany(
-                "insert into accounts values (?, ?, ?, ?, ?, ?) on conflict do update set "
+                "insert into accounts values (?, ?, ?, ?, ?, ?, ?) on conflict do update set "
                 "ceiling = excluded.ceiling, spent = max(spent, excluded.spent)",
-                [(one.account, one.kind, one.ceiling, one.start, one.end, one.spent) for one in seen],
+                [(one.account, one.run, one.kind, one.ceiling, one.start, one.end, one.spent) for one in seen],
             )
             connection.executemany(
-                "insert or replace into leases values (?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert or replace into leases values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (s.account, s.holder, s.serial, s.slot, s.seq, s.amount, s.granted, s.debt)
+                    (s.account, s.holder, s.run, s.serial, s.slot, s.seq, s.amount, s.granted, s.debt)
                     for s in seen
                     if not s.gone
                 ],
@@ -87,12 +91,16 @@ class Mirror:
         connection = self._connect()
         connection.executemany("insert or ignore into machines values (?)", [(name,) for name in machines])
 
-    def all(self, now_ms: int) -> dict[str, list[Any]]:
-        """All that is known of periods that have not ended, as the store is told it."""
+    def before(self, run: str, now_ms: int) -> dict[str, list[Any]]:
+        """What was told in earlier lives of the store, of periods that have not ended; as the store is told it."""
         connection = self._connect()
         connection.execute("delete from accounts where kind = 'usd' and finish < ?", (now_ms - 86_400_000,))
-        accounts = connection.execute("select id, kind, ceiling, start, finish, spent from accounts")
-        leases = connection.execute("select account, holder, serial, slot, seq, amount, granted, debt from leases")
+        accounts = connection.execute(
+            "select id, kind, ceiling, start, finish, spent from accounts where run <> ?", (run,)
+        )
+        leases = connection.execute(
+            "select account, holder, serial, slot, seq, amount, granted, debt from leases where run <> ?", (run,)
+        )
         names = ("id", "kind", "ceiling", "start", "end", "spent")
         lease_names = ("account", "holder", "serial", "slot", "seq", "amount", "granted", "debt")
         return {

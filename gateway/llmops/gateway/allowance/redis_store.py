@@ -70,11 +70,11 @@ class RedisStore:
         payload = json.dumps([_plain(ask) for ask in asks])
         told = await self._operation("exchange", holder, str(self._lease_ms), payload)
         answers, seen = [], []
-        for ask, row in zip(asks, told[1:], strict=True):
+        for ask, row in zip(asks, told[2:], strict=True):
             status, grant, until, spent, leased, mark, retry_ms, amount = row
             answers.append(Answer(_STATUS[status], grant, until, spent, leased, mark, retry_ms))
             if ask.account.kind != "rate":
-                seen.append(_seen(holder, ask, answers[-1], amount))
+                seen.append(_seen(holder, ask, answers[-1], amount, told[1].decode()))
         if seen:
             await self._mirrored(self._mirror.note, seen)
         if time.monotonic() - self._machines_at > _MACHINES_S:
@@ -137,7 +137,7 @@ class RedisStore:
     async def _declare(self, *, forgive: bool) -> None:
         """Tell what this machine knows, once for each life of the server; StoreGone while others have not."""
         run = self._connection.run_id
-        known = await self._mirrored(self._mirror.all, time.time_ns() // 1_000_000)
+        known = await self._mirrored(self._mirror.before, run, time.time_ns() // 1_000_000)
         try:
             missing = await self._guarded(
                 self._script, "declare", self._machine, json.dumps(known), "1" if forgive else ""
@@ -206,7 +206,7 @@ def _plain(ask: Ask) -> dict[str, Any]:
     }
 
 
-def _seen(holder: str, ask: Ask, answer: Answer, amount: int) -> Seen:
+def _seen(holder: str, ask: Ask, answer: Answer, amount: int, run: str) -> Seen:
     account = ask.account
     gone = answer.status == "lost" or (ask.close and amount == 0)
     return Seen(
@@ -217,6 +217,7 @@ def _seen(holder: str, ask: Ask, answer: Answer, amount: int) -> Seen:
         end=account.end,
         spent=answer.spent,
         holder=holder,
+        run=run,
         serial=ask.serial,
         slot=ask.slot,
         seq=ask.seq,

@@ -55,8 +55,13 @@ class Grant:
     tags: dict[str, str]
     per_user: TeamConfig | None
     key_id: str | None
+    rate_headers: tuple[tuple[bytes, bytes], ...] = ()
     users: dict[str, tuple[Meter, ...]] = field(default_factory=dict)
     tallies: dict[tuple[Target | None, int], Tally] = field(default_factory=dict)
+    templates: dict[tuple[Target | None, Operation], tuple[Json, dict[str, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rate_headers = _rate_headers(self.meters)
 
     def meters_of(self, user: str | None) -> tuple[Meter, ...]:
         """All ceilings over a request, those of its user included."""
@@ -140,20 +145,20 @@ def grant(plan: Plan, policy: KeyPolicy | None, route: Route) -> Grant:
 
 
 def read_body(raw: bytes) -> Json:
-    """The JSON object of a body.
-
-    Raises:
-        Fault: not JSON, not an object, or nested deeper than any request is.
-    """
+    """The JSON object of a body. Raises Fault."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise refusal(400, "invalid_json", f"the body is not JSON: {error}") from None
     if type(body) is not dict:
         raise refusal(400, "invalid_json", "the body is no JSON object")
+    return body
+
+
+def check_depth(body: Json, raw: bytes) -> None:
+    """Refuse what is nested deeper than any request is: whoever walks it would run out of stack. Raises Fault."""
     if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _deeper(body, _DEEPEST):
         raise refusal(400, "invalid_json", f"the body is nested more than {_DEEPEST} deep")
-    return body
 
 
 def read_tags(header: bytes) -> dict[str, str]:
@@ -215,6 +220,19 @@ def _meters(subject: str, limits: LimitsConfig, budgets: tuple[BudgetConfig, ...
         found.append(Meter(subject, "concurrent", limits.concurrent))
     found += [Meter(subject, "usd", nano_of(budget.usd), budget.period) for budget in budgets]
     return found
+
+
+def _rate_headers(meters: tuple[Meter, ...]) -> tuple[tuple[bytes, bytes], ...]:
+    """The lowest ceilings a minute, in the headers of OpenAI's API.
+
+    What remains is told only with a refusal: a worker knows its share of a ceiling, not the others'.
+    """
+    found = []
+    for what in ("requests", "tokens"):
+        ceilings = [meter.ceiling for meter in meters if meter.what == what]
+        if ceilings:
+            found.append((f"x-ratelimit-limit-{what}".encode(), str(min(ceilings)).encode()))
+    return tuple(found)
 
 
 def nano_of(usd: Decimal) -> int:

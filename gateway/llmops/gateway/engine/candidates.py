@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmops.core.assign import assign
-from llmops.gateway import pricing
 from llmops.gateway.calls import Json, Operation
 from llmops.gateway.config import RoiRule
 from llmops.gateway.engine.measure import Size
@@ -28,8 +27,8 @@ class Search:
     route: Route
     operation: Operation
     size: Size
-    tier: int
-    arm: str | None
+    tier: int = 0
+    arm: str | None = None
     tried: tuple[Target, ...] = ()
 
     def next(self, now: float) -> tuple[Route, Target] | None:
@@ -54,6 +53,10 @@ class Search:
             return False
         most = target.config.context_tokens
         return most is None or self.size.input_estimate <= most
+
+    def others(self, target: Target, now: float) -> bool:
+        """Whether somebody beside this target could be asked."""
+        return replace(self, tried=(*self.tried, target)).next(now) is not None
 
     def reopens_in_s(self, now: float) -> float | None:
         """When the first of the route's own targets may be asked again, where breakers keep them all closed."""
@@ -113,4 +116,4 @@ def _pull(target: Target, now: float) -> float:
 
 
 def _expected_cost(target: Target, size: Size) -> int:
-    return pricing.worst(size.input_estimate, size.worst(target.config)[1], target.price)
+    return target.worst(size.input_estimate, size.worst(target.config)[1], size)

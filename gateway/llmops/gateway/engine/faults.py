@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from llmops.core.errors import LlmopsError
-from llmops.gateway.calls import Fault, FaultKind, Meter, Refused
+from llmops.gateway.calls import Fault, FaultKind, Headers, Meter, Refused
 
 _AGAIN: Final[frozenset[FaultKind]] = frozenset(
     ("refused", "connect_timeout", "idle_timeout", "cut", "invalid", "rate_limited", "overloaded", "server_error")
@@ -83,6 +83,20 @@ def over_limit(refused: Refused) -> Fault:
     """A ceiling is reached: 429, with a code that tells money from rates."""
     code = "budget_exceeded" if refused.meter.what == "usd" else "rate_limit_exceeded"
     return Fault("rate_limited", refused.message, 429, refused.retry_after_s, code, _whose(refused.meter))
+
+
+def limit_headers(refused: Refused, standing: Headers) -> Headers:
+    """What OpenAI's clients read with a refusal: the ceilings, that nothing remains, and when it will."""
+    what = refused.meter.what
+    if what not in ("requests", "tokens"):
+        return standing
+    reset = f"{refused.retry_after_s or 60.0:.3f}s"
+    name = what.encode()
+    return (
+        *standing,
+        (b"x-ratelimit-remaining-" + name, b"0"),
+        (b"x-ratelimit-reset-" + name, reset.encode()),
+    )
 
 
 def from_error(error: LlmopsError) -> Fault:

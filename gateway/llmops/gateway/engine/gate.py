@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,24 @@ import orjson
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
 from llmops.core.spool import Spool
-from llmops.gateway.calls import PATHS, Allowances, Dialect, Fault, KeyPolicy, Meter, Operation, Request, Responder
+from llmops.gateway.calls import (
+    PATHS,
+    Allowances,
+    Dialect,
+    Fault,
+    Headers,
+    KeyPolicy,
+    Meter,
+    Operation,
+    Request,
+    Responder,
+)
 from llmops.gateway.dialects import open_dialect
 from llmops.gateway.engine import admission
 from llmops.gateway.engine.exchange import Exchange
 from llmops.gateway.engine.faults import refusal
 from llmops.gateway.engine.host import check_origin
+from llmops.gateway.engine.inner import Inner
 from llmops.gateway.engine.metrics import Metrics, Tally
 from llmops.gateway.engine.models import models_reply
 from llmops.gateway.engine.plan import Plan, Route, Target
@@ -128,20 +140,39 @@ class Gate:
             self.metrics.count("llmops_gateway_rows_failed_total")
             _log.error("a row of the inference log could not be kept: %s", error)
 
-    def send_fault(self, responder: Responder, dialect: Dialect, fault: Fault, request_id: str) -> None:
+    def send_fault(
+        self, responder: Responder, dialect: Dialect, fault: Fault, request_id: str, more: Headers = ()
+    ) -> None:
         """An error reply in the caller's format."""
-        headers = [_JSON, (b"x-request-id", request_id.encode())]
+        headers = [_JSON, (b"x-request-id", request_id.encode()), *more]
         if fault.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(fault.retry_after_s + 0.499))))
         if fault.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         responder.send(fault.status, headers, dialect.error(fault, request_id))
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what has to wait; its failure is logged."""
-        task = self.loop.create_task(work)
+    def spawn(self, work: Coroutine[Any, Any, None], failed: Callable[[], None] | None = None) -> None:
+        """Run what has to wait. `failed` is called while its exception is handled."""
+        task = self.loop.create_task(_guarded(work, failed))
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard)
+
+    async def rest(self) -> None:
+        """Wait for what was spawned, at the end."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+
+    async def embed(self, route: str, text: str) -> Sequence[float]:
+        """A text's embedding by one of our own routes, whose ceilings and log it goes through. Raises Fault."""
+        answer = Inner(self.loop)
+        raw = orjson.dumps({"model": route, "input": text})
+        exchange = Exchange(self, Request("POST", "/v1/embeddings", "", {}, raw), answer, "embeddings", None)
+        exchange.begin()
+        status, body = await answer.whole
+        value = orjson.loads(body)
+        if status != 200:
+            raise Fault("server_error", str(value.get("error", {}).get("message", "")), status)
+        return [float(number) for number in value["data"][0]["embedding"]]
 
     def renew_keys(self) -> bool:
         """Take over a changed key snapshot."""
@@ -155,7 +186,7 @@ class Gate:
         old, self.plan = self.plan, plan
         self._table = plan.config.inference_log
         self._grants.clear()
-        old.retire(keep=plan.connected.values())
+        old.retire(plan, self.spawn)
 
     # --- the door ----------------------------------------------------------------------------------------------------
 
@@ -203,7 +234,12 @@ class Gate:
         body = orjson.dumps({"status": "ok" if good else "draining"})
         responder.send(200 if good else 503, (_JSON,), body)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a request could not be handled", exc_info=error)
+
+async def _guarded(work: Coroutine[Any, Any, None], failed: Callable[[], None] | None) -> None:
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - the boundary of a request or a task
+        if failed is None:
+            _log.exception("a task of the gateway failed")
+        else:
+            failed()

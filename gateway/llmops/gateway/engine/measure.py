@@ -26,7 +26,7 @@ _PLAIN: Final = frozenset(
     (
         "model", "messages", "stream", "stream_options", "user", "safety_identifier", "temperature", "top_p", "seed",
         "stop", "max_tokens", "max_completion_tokens", "frequency_penalty", "presence_penalty", "logprobs",
-        "top_logprobs", "reasoning_effort", "metadata", "store", "service_tier",
+        "top_logprobs", "reasoning_effort", "store", "service_tier",
     )
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""

@@ -7,16 +7,21 @@ looks things up. A new configuration is a new plan; requests under way finish on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmops.core.errors import ConfigError
 from llmops.core.ids import digest
-from llmops.gateway.calls import Operation, Pool, Provider
+from llmops.gateway import pricing
+from llmops.gateway.cache import RouteCache, open_cache
+from llmops.gateway.cache.semantic import Embed
+from llmops.gateway.calls import Operation, Pool, Provider, Usage
 from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteConfig, TargetConfig
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.escalation import Escalation
 from llmops.gateway.engine.host import Host
+from llmops.gateway.engine.measure import Size
 from llmops.gateway.guard import Guards, open_guards
 from llmops.gateway.pricing import Price, PriceTable
 
@@ -49,12 +54,31 @@ class Target:
     tier: int
     weight: float
     variant: str | None
-    expected: re.Pattern[str] | None
     latency_s: float = 0.0
     latency_at: float = 0.0
     under_way: int = 0
     rests_until: float = 0.0
     """It asked, by Retry-After, to be left alone until then."""
+
+    rates: tuple[int, int, int] | None = None
+    """Input, output and dearest input, in nano-dollars for a million tokens; None for a price with steps."""
+
+    def __post_init__(self) -> None:
+        rates = self.price.rates
+        if self.price.long is None:
+            self.rates = rates.input, rates.output, rates.dearest_input
+
+    def cost(self, usage: Usage) -> int:
+        """What a call cost, in nano-dollars."""
+        if self.rates is None or usage.cached_tokens or usage.cache_write_tokens or usage.searches:
+            return pricing.cost(usage, self.price)
+        return -(-(usage.input_tokens * self.rates[0] + usage.output_tokens * self.rates[1]) // 1_000_000)
+
+    def worst(self, input_tokens: int, output_tokens: int, size: Size) -> int:
+        """The most that a call within these bounds can cost."""
+        if self.rates is None or size.operation == "rerank":
+            return pricing.worst(input_tokens, output_tokens, self.price, size.searches)
+        return -(-(input_tokens * self.rates[2] + output_tokens * self.rates[1]) // 1_000_000)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +98,7 @@ class Route:
     roi: tuple[RoiRule, ...]
     escalation: Escalation | None
     guards: Guards
+    cache: RouteCache | None
     first_byte_s: float
     idle_s: float
     total_s: float
@@ -103,14 +128,18 @@ class Plan:
             retired, self.retired = self.retired, None
             retired()
 
-    def retire(self, keep: Iterable[Connected]) -> None:
-        """Close the connections that no newer plan took over, once nobody uses them."""
-        kept = set(map(id, keep))
+    def retire(self, newer: Plan | None, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """Close what no newer plan took over, once nobody uses it. `spawn` runs what takes time."""
+        kept = set(map(id, newer.connected.values())) if newer else set()
+        kept |= {id(route.cache) for route in newer.routes.values()} if newer else set()
         pools = [connected.pool for connected in self.connected.values() if id(connected) not in kept]
+        caches = [route.cache for route in self.routes.values() if route.cache and id(route.cache) not in kept]
 
         def close() -> None:
             for pool in pools:
                 pool.close()
+            for cache in caches:
+                spawn(cache.close())
 
         if self.running:
             self.retired = close
@@ -120,10 +149,11 @@ class Plan:
 
 @dataclass(slots=True)
 class Parts:
-    """What a plan is built from: how to connect a provider, and what targets cost."""
+    """What a plan is built from: how to connect a provider, what targets cost, and how a route's name embeds texts."""
 
     connect: Callable[[str, ProviderConfig], Connected]
     prices: PriceTable
+    embed: Callable[[str], Embed]
 
 
 def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) -> Plan:
@@ -176,13 +206,14 @@ def _route(
             f"no target of the route `{route.name}` lies in its regions {sorted(allowed)}",
             hint="give the providers their `region`, or the route other `regions`",
         )
+    version = digest(route.model_dump(mode="json"))[:12]
     ordered = tuple(tuple(tiers[tier]) for tier in sorted(tiers))
     arms = _arms(route, ordered[0])
     return Route(
         config=route,
         name=route.name,
         asset=f"{config.catalog}.gateway.{route.name}",
-        version=digest(route.model_dump(mode="json"))[:12],
+        version=version,
         header=(b"x-llmops-route", route.name.encode()),
         operations=frozenset(route.operations),
         regions=allowed,
@@ -192,18 +223,37 @@ def _route(
         roi=route.roi,
         escalation=Escalation(route.escalate) if route.escalate else None,
         guards=open_guards(route.guards),
+        cache=_cache(config, route, version, parts, before),
         first_byte_s=route.timeouts.first_byte_s,
         idle_s=route.timeouts.idle_s,
         total_s=route.timeouts.total_s,
         log_bodies=route.log_bodies,
-        only=ordered[0][0] if len(ordered[0]) == 1 and not route.experiment and not route.roi else None,
+        only=_only(route, ordered[0]),
     )
+
+
+def _only(route: RouteConfig, first: Sequence[Target]) -> Target | None:
+    """The target of the first tier, where no request has a choice."""
+    if len(first) > 1 or route.experiment or route.roi or first[0].config.context_tokens is not None:
+        return None
+    return first[0]
+
+
+def _cache(
+    config: GatewayConfig, route: RouteConfig, version: str, parts: Parts, before: Route | None
+) -> RouteCache | None:
+    """The route's cache; an unchanged route keeps the one it has."""
+    if route.cache is None:
+        return None
+    if before is not None and before.version == version and before.cache is not None:
+        return before.cache
+    return open_cache(route.cache, (route.name, version), config.store, config.folder, parts.embed)
 
 
 def _target(config: TargetConfig, connected: Connected, price: Price, route: RouteConfig) -> Target:
     label = f"{config.provider}/{config.model}"
     try:
-        expected = re.compile(config.expect_model) if config.expect_model else None
+        re.compile(config.expect_model or "")
     except re.error as error:
         raise ConfigError(f"`expect_model` of {label} is no regular expression: {error}") from error
     if not label.isprintable() or not label.isascii():
@@ -221,7 +271,6 @@ def _target(config: TargetConfig, connected: Connected, price: Price, route: Rou
         tier=config.tier,
         weight=config.weight,
         variant=config.variant,
-        expected=expected,
     )
 
 

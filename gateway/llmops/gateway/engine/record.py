@@ -11,18 +11,18 @@ Knows columns and tags; redaction and the cutting of long bodies are the spool's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from llmops.core.ids import new_id
+from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault, Usage
-from llmops.gateway.engine.assemble import assembled
 
 if TYPE_CHECKING:
-    from llmops.gateway.engine.exchange import Exchange
+    from llmops.gateway.engine.call import ClientCall
     from llmops.gateway.engine.flow import Flow
     from llmops.gateway.engine.plan import Target
 
@@ -43,7 +43,7 @@ class Attempt:
 
 
 def reply_row(
-    exchange: Exchange,
+    call: ClientCall,
     status: int,
     error: str | None,
     reply: tuple[bytes | None, str | None, Usage],
@@ -52,47 +52,48 @@ def reply_row(
 ) -> Row:
     """The row of a call that was answered, broken off, or left by its caller."""
     body, model, usage = reply
-    row = _call_row(exchange, target, status, error, now)
+    row = _call_row(call, target, status, error, now)
     row["input_tokens"] = usage.input_tokens
     row["output_tokens"] = usage.output_tokens
-    row["cost_usd"] = usd(exchange.cost)
-    if exchange.first_at:
-        row["ttfb_ms"] = round((exchange.first_at - exchange.started) * 1000, 3)
+    row["cost_usd"] = usd(call.cost)
+    if call.first_at:
+        row["ttfb_ms"] = int((call.first_at - call.started) * 1e6) / 1e3
     if model is not None:
         row["model_version"] = model
-    _usage_tags(row["tags"], usage)
-    if exchange.route.log_bodies:
-        if exchange.logged_request is not None:
-            row["request_json"] = exchange.logged_request.decode("utf-8", "replace")
+    if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
+        _usage_tags(row["tags"], usage)
+    if call.route.log_bodies:
+        if call.logged_request is not None:
+            row["request_json"] = str(call.logged_request, "utf-8", "replace")
         if body is not None:
-            row["response_json"] = body.decode("utf-8", "replace")
-        elif exchange.flow is not None:
-            _streamed(row, exchange, exchange.flow, usage)
+            row["response_json"] = str(body, "utf-8", "replace")
+        elif call.flow is not None:
+            _streamed(row, call, call.flow, usage)
     return row
 
 
-def error_row(exchange: Exchange, fault: Fault, target: Target | None, now: float) -> Row:
+def error_row(call: ClientCall, fault: Fault, target: Target | None, now: float) -> Row:
     """The row of a call that got an error instead of an answer. Calls refused for a ceiling leave no bodies."""
-    row = _call_row(exchange, target, fault.status, fault.code or fault.kind, now)
+    row = _call_row(call, target, fault.status, fault.code or fault.kind, now)
     row["cost_usd"] = "0"
-    if exchange.route.log_bodies and exchange.asked and exchange.logged_request is not None:
-        row["request_json"] = exchange.logged_request.decode("utf-8", "replace")
+    if call.route.log_bodies and call.asked and call.logged_request is not None:
+        row["request_json"] = call.logged_request.decode("utf-8", "replace")
     row["response_json"] = orjson.dumps({"error": {"message": fault.message, "code": fault.code}}).decode()
     return row
 
 
-def attempt_rows(exchange: Exchange) -> list[Row]:
+def attempt_rows(call: ClientCall) -> list[Row]:
     """Rows of the attempts that cost something without answering."""
     rows = []
-    for attempt in exchange.attempts or ():
+    for attempt in call.attempts or ():
         if attempt.usage is None:
             continue
         duration_s = attempt.ended_s - attempt.began_s
-        row = _call_row(exchange, attempt.target, attempt.status, attempt.outcome, exchange.started + duration_s)
+        row = _call_row(call, attempt.target, attempt.status, attempt.outcome, call.started + duration_s)
         row["invocation_id"] = new_id()
-        row["parent_invocation_id"] = exchange.invocation_id
+        row["parent_invocation_id"] = call.invocation_id
         row["layer"] = "gateway_attempt"
-        row["request_time"] = exchange.time_us + int(attempt.began_s * 1e6)
+        row["request_time"] = call.time_us + int(attempt.began_s * 1e6)
         row["input_tokens"] = attempt.usage.input_tokens
         row["output_tokens"] = attempt.usage.output_tokens
         row["cost_usd"] = usd(attempt.nano_usd)
@@ -107,64 +108,74 @@ def usd(nano: int) -> str:
     return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
 
 
-def _call_row(exchange: Exchange, target: Target | None, status: int, error: str | None, now: float) -> Row:
-    grant = exchange.grant
+def _call_row(call: ClientCall, target: Target | None, status: int, error: str | None, now: float) -> Row:
+    grant = call.grant
     assert grant is not None
-    route = exchange.route
-    tags = grant.tags.copy() if exchange.tags is None else {**exchange.tags, **grant.tags}
-    tags["operation"] = exchange.operation
+    template = grant.templates.get((target, call.operation))
+    if template is None:
+        template = grant.templates[target, call.operation] = _template(call, target)
+    row, tags = template[0].copy(), template[1].copy()
+    row["invocation_id"] = call.invocation_id
+    row["request_id"] = call.request_id
+    row["request_time"] = call.time_us
+    row["assignment_p"] = call.propensity
+    row["status_code"] = status
+    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
+    row["tags"] = tags
+    if error is not None:
+        row["error_class"] = error
+    if call.attempts is not None:
+        tags["attempts"] = _told(call.attempts)
+    if call.__dict__ or call.flow is not None:  # what calls seldom have is in their dictionary alone
+        _optional(row, call)
+    return row
+
+
+def _template(call: ClientCall, target: Target | None) -> tuple[Row, dict[str, str]]:
+    """What the rows of one key, route and target have in common: the row without its tags, and the tags."""
+    grant, route = call.grant, call.route
+    assert grant is not None
+    tags = {**grant.tags, "operation": call.operation}
     if target is not None:
-        tags["target"] = target.label
-        tags["provider"] = target.config.provider
-        tags["model"] = target.config.model
+        tags |= {"target": target.label, "provider": target.config.provider, "model": target.config.model}
         if target.price.unpriced:
             tags["unpriced"] = "1"
     if grant.team is not None:
         tags["team"] = grant.team
-    if exchange.user is not None:
-        tags["user"] = exchange.user
-    row: Row = {
-        "invocation_id": exchange.invocation_id,
+    row = {
         "layer": "gateway",
-        "request_id": exchange.request_id,
-        "request_time": exchange.time_us,
         "endpoint": route.name,
         "asset_kind": "route",
         "asset_name": route.asset,
         "asset_version": route.version,
-        "assignment_p": exchange.propensity,
-        "status_code": status,
-        "latency_ms": round((now - exchange.started) * 1000, 3),
         "sampling_fraction": 1.0,
-        "tags": tags,
         "requester": grant.requester,
     }
-    if error is not None:
-        row["error_class"] = error
-    _optional(row, exchange)
-    return row
+    return row, tags
 
 
-def _optional(row: Row, exchange: Exchange) -> None:
-    if exchange.client_id is not None:
-        row["client_request_id"] = exchange.client_id
-    if exchange.trace_id is not None:
-        row["trace_id"] = exchange.trace_id
-    if exchange.session is not None:
-        row["session_id"] = exchange.session
-    if exchange.arm is not None and exchange.unit is not None and exchange.route.config.experiment is not None:
-        row["variant"] = exchange.arm
-        row["experiment_id"] = exchange.route.config.experiment.id
-        row["unit_id_hash"] = sha256(exchange.unit.encode("utf-8", "replace")).hexdigest()
-    if exchange.waited_s:
-        row["queue_ms"] = round(exchange.waited_s * 1000, 3)
-    findings = exchange.findings + (exchange.flow.findings if exchange.flow is not None else ())
+def _optional(row: Row, call: ClientCall) -> None:
+    if call.tags is not None:
+        row["tags"] = {**call.tags, **row["tags"]}
+    if call.user is not None:
+        row["tags"]["user"] = call.user
+    if call.client_id is not None:
+        row["client_request_id"] = call.client_id
+    if call.trace_id is not None:
+        row["trace_id"] = call.trace_id
+    if call.session is not None:
+        row["session_id"] = call.session
+    if call.arm is not None and call.unit is not None and call.route.config.experiment is not None:
+        row["variant"] = call.arm
+        row["experiment_id"] = call.route.config.experiment.id
+        row["unit_id_hash"] = sha256(call.unit.encode("utf-8", "replace")).hexdigest()
+    if call.waited_s:
+        row["queue_ms"] = round(call.waited_s * 1000, 3)
+    findings = call.findings + (call.flow.findings if call.flow is not None else ())
     if findings:
         row["tags"]["findings"] = ",".join(dict.fromkeys(findings))
-    if exchange.cached:
-        row["tags"]["cache"] = "hit"
-    if exchange.attempts:
-        row["tags"]["attempts"] = _told(exchange.attempts)
+    if call.cached is not None:
+        row["tags"]["cache"] = call.cached
 
 
 def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
@@ -180,8 +191,10 @@ def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
         tags["estimated"] = "true"
 
 
-def _streamed(row: Row, exchange: Exchange, flow: Flow, usage: Usage) -> None:
-    value = assembled(exchange.operation, flow.kept, usage)
+def _streamed(row: Row, call: ClientCall, flow: Flow, usage: Usage) -> None:
+    value = assembled(call.operation, flow.kept)
+    if not value.get("usage"):
+        value["usage"] = {name: count for name, count in asdict(usage).items() if count}
     row["response_json"] = orjson.dumps(value).decode()
     if flow.cut:
         row["logging_error_codes"] = ["MAX_RESPONSE_SIZE_EXCEEDED"]

@@ -28,13 +28,14 @@ class Answer:
 
     __slots__ = ("_bodyless", "_chunked", "_connection", "_head", "_minor", "_state", "on_drain", "on_gone")
 
+    _head: bytes
+    _chunked: bool
+
     def __init__(self, connection: Connection, minor: int, bodyless: bool) -> None:
         self._connection = connection
         self._minor = minor
         self._bodyless = bodyless
         self._state = _FRESH
-        self._head = b""
-        self._chunked = False
         self.on_gone: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -66,6 +67,7 @@ class Answer:
         else:
             connection.transport.write(b"".join((STATUS_LINES[status], date, lines, persistence, size)))
             connection.transport.write(body)
+        self.on_gone = self.on_drain = None  # they hold whoever answered, who holds this
         connection.answered()
         return None
 
@@ -107,27 +109,30 @@ class Answer:
         if self._head or last:
             self._connection.transport.write(self._head + last)
             self._head = b""
+        self.on_gone = self.on_drain = None
         self._connection.answered()
         return None
 
     def abort(self) -> None:
         if self._state < _OVER:
-            self._state = _GONE
+            self.drop()
             self._connection.cut(reset=self._minor == 0)
 
     def drop(self) -> None:
-        """The connection answers by itself: whatever still comes here is dropped."""
+        """The connection answers by itself, or no more: whatever still comes here is dropped."""
         self._state = _GONE
+        self.on_gone = self.on_drain = None
 
     def gone(self) -> None:
         """The connection was lost: tell whoever answers, once."""
         if self._state < _OVER:
-            self._state = _GONE
-            if self.on_gone is not None:
-                self.on_gone()
+            on_gone = self.on_gone
+            self.drop()
+            if on_gone is not None:
+                on_gone()
 
     def _flush(self) -> None:
-        if self._head and self._state == _STREAMING:
+        if self._state == _STREAMING and self._head:
             self._connection.transport.write(self._head)
             self._head = b""
 

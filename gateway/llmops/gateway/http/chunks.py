@@ -39,7 +39,7 @@ class Chunks:
             and parsers differ on them.
     """
 
-    __slots__ = ("_extensions", "_left", "_rest", "_state", "count", "done", "surplus")
+    __slots__ = ("_extensions", "_left", "_rest", "_state", "count", "done", "salvaged", "surplus")
 
     def __init__(self, extensions: bool = False) -> None:
         self._extensions = extensions
@@ -50,13 +50,32 @@ class Chunks:
         self.done = False
         self.surplus = b""
         """What arrived after the end: the begin of another message."""
+        self.salvaged = b""
+        """What could still be read in the bytes that `feed` refused."""
 
     def feed(self, data: bytes) -> bytes:
         """The payload in these bytes. Raises `BadMessageError`."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
+        elif self._state == _SIZE_LINE:  # the usual read is one whole chunk
+            eol = data.find(b"\r\n", 0, 6)
+            if eol > 0:
+                stop = eol + 2 + _size(data[:eol])
+                if stop + 2 == len(data) and stop > eol + 2 and data.endswith(b"\r\n"):
+                    self.count += 1
+                    return data[eol + 2 : stop]
         parts: list[bytes] = []
+        try:
+            self._take_apart(data, parts)
+        except BadMessageError:
+            self.salvaged = b"".join(parts)
+            raise
+        if len(parts) == 1:
+            return parts[0]
+        return b"".join(parts)
+
+    def _take_apart(self, data: bytes, parts: list[bytes]) -> None:
         at, end = 0, len(data)
         while at < end and not self.done:
             state = self._state
@@ -75,9 +94,6 @@ class Chunks:
                 at = self._trailer(data, at)
             if self._rest:
                 break
-        if len(parts) == 1:
-            return parts[0]
-        return b"".join(parts)
 
     def _whole_chunks(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """As many whole chunks as there are; stops at the first that is not, or at the last one."""

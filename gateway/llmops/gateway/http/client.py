@@ -28,6 +28,7 @@ from llmops.gateway.http.upstream import Call, Upstream
 REPLY_BYTES = 64 * 1024**2
 """The largest reply that is no event stream."""
 
+_AGENT = b"user-agent: llmops-gateway\r\n"
 _PREFIXES = 1024
 _PATH = re.compile(r"/[!-~]*")
 _METHOD = re.compile(r"[A-Z]+")
@@ -91,15 +92,16 @@ class OriginPool:
         self.timers.forget(self)
         for task in list(self._dials):
             task.cancel()
+        self._dialer.close()
         while self._waiting:
-            self._waiting.popleft().fail(Fault("cancelled", "the gateway is stopping", 503))
+            self._waiting.popleft().fail(_stopping())
         for connection in list(self._open):
-            connection.stop(Fault("cancelled", "the gateway is stopping", 503))
+            connection.fail(_stopping())
         self._idle.clear()
 
     def expire(self) -> None:
         """Calls at the head of the line have waited too long."""
-        limit = self.timers.now
+        limit = self.deadline
         while self._waiting and self._waiting[0].deadline <= limit:
             self._waiting.popleft().fail(Fault("connect_timeout", "no connection to the upstream in time", 504))
         self._mark()
@@ -138,7 +140,10 @@ class OriginPool:
     # --- connections to be ---
 
     def _queue(self, call: Call) -> None:
-        if self._closed or len(self._waiting) - len(self._dials) >= self.config.connections:
+        if self._closed:
+            self._fail_later(call, _stopping())
+            return
+        if len(self._waiting) - len(self._dials) >= self.config.connections:
             self._fail_later(call, Fault("overloaded", "too many calls wait for this upstream", 503))
             return
         call.deadline = self.timers.now + self.config.connect_s
@@ -203,6 +208,8 @@ class OriginPool:
             lines = self._last_lines
         else:
             lines = field_lines(headers)
+            if not any(name.lower() == b"user-agent" for name, _ in headers):
+                lines += _AGENT
             if type(headers) is tuple:  # a provider's constant: checked and laid out once
                 self._last_headers, self._last_lines = headers, lines
         if not body and request.method in ("GET", "HEAD"):
@@ -218,3 +225,7 @@ class OriginPool:
         if len(self._prefixes) < _PREFIXES:
             self._prefixes[request.method, request.path] = prefix
         return prefix
+
+
+def _stopping() -> Fault:
+    return Fault("cancelled", "the gateway is stopping", 503)

@@ -67,6 +67,7 @@ class Dialer:
         self._loop = asyncio.get_running_loop()
         self._addresses: list[Address] = []
         self._fresh_until = 0.0
+        self._lookup: asyncio.Task[list[Address]] | None = None
 
     async def dial(self, factory: Callable[[], P], limit_s: float) -> P:
         """Connect within `limit_s`; gives the protocol that `factory` made. Raises Fault."""
@@ -82,6 +83,10 @@ class Dialer:
             self._fresh_until = 0.0
             raise Fault("refused", "the upstream takes no connection") from error
 
+    def close(self) -> None:
+        if self._lookup is not None:
+            self._lookup.cancel()
+
     async def _hand_over(self, sock: socket.socket, factory: Callable[[], P]) -> P:
         tls: dict[str, Any] = {}
         if self._context is not None:
@@ -96,17 +101,28 @@ class Dialer:
         return protocol
 
     async def _resolve(self) -> list[Address]:
+        """Addresses in the order to try; however many connections are wanted at once, the resolver is asked once."""
         if self._addresses and self._loop.time() < self._fresh_until:
             return self._addresses
+        if self._lookup is None:
+            self._lookup = self._loop.create_task(self._look_up())
+            self._lookup.add_done_callback(self._looked_up)
+        return await asyncio.shield(self._lookup)
+
+    def _looked_up(self, lookup: asyncio.Task[list[Address]]) -> None:
+        self._lookup = None
+        if not lookup.cancelled() and lookup.exception() is None:
+            self._addresses = lookup.result()
+            self._fresh_until = self._loop.time() + NAMES_S
+
+    async def _look_up(self) -> list[Address]:
         origin = self._origin
         found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         first = found[0][0] if found else None
         leading = [(family, address) for family, _, _, _, address in found if family == first]
         others = [(family, address) for family, _, _, _, address in found if family != first]
         turns = chain.from_iterable(zip_longest(leading, others))
-        self._addresses = [address for address in turns if address is not None]
-        self._fresh_until = self._loop.time() + NAMES_S
-        return self._addresses
+        return [address for address in turns if address is not None]
 
     async def _connect(self, addresses: list[Address]) -> socket.socket:
         if len(addresses) == 1:

@@ -3,7 +3,8 @@
 Policies, all of them at the safe end:
 - A caller that closes its sending half while it waits for a reply counts as gone. Real clients do not half-close; a
   vanished client must stop the upstream call at once, and the two look the same.
-- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is read.
+- Requests may be pipelined; the bytes of those that wait are held up to `PIPELINED_BYTES`, past that nothing is
+  read, the end of the connection included.
 - After an error of the transport itself the connection ends; what the caller still sends is read and dropped for
   `LINGER_S`, so that the error is not lost to a TCP reset.
 Knows no route, no key, and nothing of what the bytes of a body mean.
@@ -34,6 +35,9 @@ LINGER_S = 2.0
 LEAST_CHUNK = 64
 """Chunks of a request must hold so many bytes on average (the first 1,024 are free): each costs time to take apart."""
 
+BODIES_BYTES = 256 * 1024**2
+"""What the unfinished bodies of one worker may take together: nobody has shown a key before his body is whole."""
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD, _BODY, _ANSWER, _CLOSING, _LINGER, _LOST = range(6)
 
@@ -44,7 +48,7 @@ class Connection(asyncio.Protocol):
     """One client connection of the server."""
 
     __slots__ = (
-        "_answer", "_body", "_chunks", "_head", "_held", "_pending", "_scanned", "_server", "_state",
+        "_answer", "_body", "_chunks", "_head", "_held", "_kept", "_pending", "_scanned", "_server", "_state",
         "deadline", "full", "keep", "peer", "timers", "transport",
     )  # fmt: skip
 
@@ -61,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._scanned = 0
         self._head: RequestHead | None = None
         self._body = bytearray()
+        self._kept = 0
         self._chunks: Chunks | None = None
         self._answer: Answer | None = None
         self._pending = 0
@@ -74,8 +79,7 @@ class Connection(asyncio.Protocol):
         self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self.deadline = self.timers.now + self._server.config.head_s
         self.timers.watch(self)
-        if not self._server.admit(self):
-            self._refuse(503, "too_many_connections", "too many connections; try again later")
+        self._server.admit(self)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -84,12 +88,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._more(data)
         except BadMessageError as error:
-            self._refuse(error.status, error.error_code, error.what)
+            self.refuse(error.status, error.error_code, error.what)
 
     def eof_received(self) -> None:
         """Nothing more will be asked. A caller that waits for a reply has left (see the policies above)."""
         if self._state in (_HEAD, _BODY, _ANSWER):
-            self._close_now()
+            self.close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timers.forget(self)
@@ -114,9 +118,9 @@ class Connection(asyncio.Protocol):
     def expire(self) -> None:
         state = self._state
         if state == _BODY or (state == _HEAD and self._held):
-            self._refuse(408, "request_timeout", "the request took too long to arrive")
+            self.refuse(408, "request_timeout", "the request took too long to arrive")
         elif state == _LINGER or not self._flushes():
-            self._close_now()
+            self.close_now()
 
     def wind_down(self) -> None:
         """No further request: close at once if none is under way, else after its reply."""
@@ -124,14 +128,23 @@ class Connection(asyncio.Protocol):
         if self._state == _HEAD and not self._held:
             self._finish()
 
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answer an error of the transport, then listen to nothing more."""
+        if self._state in (_CLOSING, _LINGER, _LOST):
+            return
+        self._drop()
+        self.transport.write(error_reply(status, code, message, self.timers.date))
+        self._state = _LINGER
+        self.deadline = self.timers.now + LINGER_S
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
+
     def close_now(self) -> None:
-        self._close_now()
+        self._lose()
+        self.transport.abort()
 
     # --- called by the answer ---
-
-    @property
-    def lost(self) -> bool:
-        return self._state == _LOST
 
     def soon(self, callback: Callable[[], None]) -> None:
         self._server.loop.call_soon(callback)
@@ -157,7 +170,7 @@ class Connection(asyncio.Protocol):
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._close_now()
+        self.close_now()
 
     # --- reading ---
 
@@ -233,26 +246,42 @@ class Connection(asyncio.Protocol):
         if not self._body and len(data) == length:
             self._dispatch(head, data)
             return
-        self._body += data
-        if len(self._body) >= length:
-            body = self._body
-            self._body = bytearray()
+        self._keep_body(data)
+        body = self._body
+        if len(body) >= length:
             self._held += body[length:]
-            self._dispatch(head, bytes(body[:length]))
+            del body[length:]
+            self._dispatch(head, self._whole_body())
 
     def _feed_chunks(self, head: RequestHead, chunks: Chunks, data: bytes) -> None:
-        self._body += chunks.feed(data)
+        self._keep_body(chunks.feed(data))
         size = len(self._body)
         if size > self._server.body_limit:
             self._too_large()
         if chunks.count > 1024 + size // LEAST_CHUNK:
             raise BadMessageError(400, "tiny_chunks", "the body comes in too many too small chunks")
         if chunks.done:
-            body = bytes(self._body)
-            self._body = bytearray()
             self._chunks = None
             self._held += chunks.surplus
-            self._dispatch(head, body)
+            self._dispatch(head, self._whole_body())
+
+    def _keep_body(self, data: bytes) -> None:
+        """Hold a part of a body, within what all unfinished bodies together may take."""
+        self._body += data
+        self._kept += len(data)
+        self._server.kept_bytes += len(data)
+        if self._server.kept_bytes > BODIES_BYTES:
+            raise BadMessageError(503, "too_much_at_once", "too many large requests are arriving; try again later")
+
+    def _whole_body(self) -> bytes:
+        body = bytes(self._body)
+        self._forget_body()
+        return body
+
+    def _forget_body(self) -> None:
+        self._server.kept_bytes -= self._kept
+        self._kept = 0
+        self._body = bytearray()
 
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
         request, _, keep, minor, _ = head
@@ -274,7 +303,7 @@ class Connection(asyncio.Protocol):
         self.keep = False
         if answer.fresh:
             answer.drop()
-            self._refuse(500, "internal_error", "the gateway failed; its log says why")
+            self.refuse(500, "internal_error", "the gateway failed; its log says why")
         else:
             answer.abort()
 
@@ -284,18 +313,6 @@ class Connection(asyncio.Protocol):
         limit = self._server.body_limit
         raise BadMessageError(413, "body_too_large", f"the body is larger than {limit} bytes")
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer an error of the transport, then listen to nothing more."""
-        if self._state in (_CLOSING, _LINGER, _LOST):
-            return
-        self._drop()
-        self.transport.write(error_reply(status, code, message, self.timers.date))
-        self._state = _LINGER
-        self.deadline = self.timers.now + LINGER_S
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.transport.resume_reading()
-
     def _finish(self) -> None:
         """Close once everything written has left; a caller that takes nothing is not waited for."""
         if self._state in (_CLOSING, _LINGER, _LOST):
@@ -304,10 +321,6 @@ class Connection(asyncio.Protocol):
         self._state = _CLOSING
         self._await_flush()
         self.transport.close()
-
-    def _close_now(self) -> None:
-        self._lose()
-        self.transport.abort()
 
     def _lose(self) -> None:
         answer = self._answer
@@ -325,7 +338,7 @@ class Connection(asyncio.Protocol):
         self._head = None
         self._chunks = None
         self._held.clear()
-        self._body = bytearray()
+        self._forget_body()
 
     def _await_flush(self) -> None:
         self._pending = self.transport.get_write_buffer_size()

@@ -13,8 +13,13 @@ import orjson
 
 from llmops.gateway.calls import Headers
 
-OWN = frozenset((b"content-length", b"transfer-encoding", b"connection", b"date", b"trailer", b"upgrade"))
-"""Headers that the transport alone writes: they say where a message ends."""
+OWN = frozenset(
+    (
+        b"accept-encoding", b"connection", b"content-length", b"date", b"expect", b"host", b"keep-alive", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade",
+    )
+)  # fmt: skip
+"""Headers that the transport alone writes: where a message goes, where it ends, what becomes of the connection."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _KEPT_NAMES = 1024
@@ -56,15 +61,11 @@ def error_body(status: int, code: str, message: str) -> bytes:
     return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-def error_reply(status: int, code: str, message: str, date: bytes, *, head_only: bool = False) -> bytes:
+def error_reply(status: int, code: str, message: str, date: bytes) -> bytes:
     """A whole reply after which the connection is closed."""
     body = error_body(status, code, message)
-    head = b"%b%bcontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (
-        STATUS_LINES[status],
-        date,
-        len(body),
-    )
-    return head if head_only else head + body
+    lines = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return b"".join((STATUS_LINES[status], date, lines, body))
 
 
 def _check_names(headers: Headers) -> None:

@@ -27,12 +27,10 @@ class HttpServer:
     def __init__(self, handler: Handler, config: HttpConfig, timers: Timers) -> None:
         self.handler = handler
         self.config = config
-        self.body_limit = config.body_bytes  # pydantic's attributes are slow to read
-        self.head_limit = config.header_bytes
-        self.idle_s = config.idle_s
         self.timers = timers
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.kept_bytes = 0
         self._connections: set[Connection] = set()
         self._listeners: list[asyncio.Server] = []
         self._empty = asyncio.Event()
@@ -40,6 +38,18 @@ class HttpServer:
 
     def __call__(self) -> Connection:
         return Connection(self)
+
+    @property
+    def config(self) -> HttpConfig:
+        """What is in force; set it to change it for all connections. Certificates stay those of `listen`."""
+        return self._config
+
+    @config.setter
+    def config(self, config: HttpConfig) -> None:
+        self._config = config
+        self.body_limit = config.body_bytes  # read for each request, where pydantic's attributes would be slow
+        self.head_limit = config.header_bytes
+        self.idle_s = config.idle_s
 
     @property
     def connections(self) -> int:
@@ -77,13 +87,17 @@ class HttpServer:
             for connection in list(self._connections):
                 connection.close_now()
 
-    def admit(self, connection: Connection) -> bool:
-        """Count a new connection; False where there are too many already."""
+    def admit(self, connection: Connection) -> None:
+        """Count a new connection. Past the cap it is told so; past twice the cap not even that."""
         self._connections.add(connection)
         self._empty.clear()
+        most = self._config.connections
         if self.draining:
             connection.wind_down()
-        return len(self._connections) <= self.config.connections
+        elif len(self._connections) > 2 * most:
+            connection.close_now()
+        elif len(self._connections) > most:
+            connection.refuse(503, "too_many_connections", "too many connections; try again later")
 
     def dismiss(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -131,10 +131,10 @@ class Upstream(asyncio.Protocol):
                 self.deadline = self._timers.now + call.idle_s
             self._read_body(call, data)
         except BadMessageError as error:
-            self._fault(Fault("invalid", f"the upstream's reply cannot be read: {error.what}"))
+            self.fail(Fault("invalid", f"the upstream's reply cannot be read: {error.what}"))
         except Exception:
             log.exception("a reply could not be handled")
-            self._fault(Fault("invalid", "the upstream's reply could not be handled"))
+            self.fail(Fault("invalid", "the upstream's reply could not be handled"))
 
     def eof_received(self) -> None:
         if self._state == _UNTIL_CLOSE:
@@ -153,9 +153,9 @@ class Upstream(asyncio.Protocol):
         if self._call is None:
             self.cut()
         elif self._state == _HEAD:
-            self._fault(Fault("first_byte_timeout", "the upstream did not begin to reply in time", 504))
+            self.fail(Fault("first_byte_timeout", "the upstream did not begin to reply in time", 504))
         else:
-            self._fault(Fault("idle_timeout", "the upstream fell silent within its reply", 504))
+            self.fail(Fault("idle_timeout", "the upstream fell silent within its reply", 504))
 
     def pause(self) -> None:
         if self._state not in (_IDLE, _LOST):
@@ -179,8 +179,11 @@ class Upstream(asyncio.Protocol):
         self._transport.abort()
         self._pool.lost(self)
 
-    def stop(self, fault: Fault) -> None:
-        self._fault(fault)
+    def fail(self, fault: Fault) -> None:
+        call = self._call
+        self.cut()
+        if call is not None:
+            call.fail(fault)
 
     # --- a reply ---
 
@@ -204,9 +207,17 @@ class Upstream(asyncio.Protocol):
             if head[0] == 101 or self._interim > INTERIM_REPLIES:
                 raise BadMessageError(502, "bad_interim", "it changes the protocol, or announces itself for ever")
         status, headers, length, self._keep, streamed = head
+        listener = cast("Listener", call.listener)
+        if length == len(data) <= self._pool.reply_bytes:  # the whole reply came at once
+            listener.on_head(status, headers)
+            if data and self._call is call:
+                listener.on_data(data)
+            if self._call is call:
+                self._end()
+            return
         self._begin_body(call, length, streamed)
-        call.listener.on_head(status, headers)  # type: ignore[union-attr]
-        if self._call is call and (data or not length):
+        listener.on_head(status, headers)
+        if data and self._call is call:
             self._read_body(call, data)
 
     def _begin_body(self, call: Call, length: int | None, streamed: bool) -> None:
@@ -241,7 +252,12 @@ class Upstream(asyncio.Protocol):
         over = False
         if state == _CHUNKS:
             chunks = cast("Chunks", self._chunks)
-            data = chunks.feed(data)
+            try:
+                data = chunks.feed(data)
+            except BadMessageError:
+                if chunks.salvaged:  # it was received, and will be booked
+                    listener.on_data(chunks.salvaged)
+                raise
             over = chunks.done
             if chunks.surplus:
                 self._keep = False
@@ -299,9 +315,3 @@ class Upstream(asyncio.Protocol):
             self._pool.replace(call)
         else:
             call.fail(Fault("cut", "the upstream closed the connection before its reply was whole"))
-
-    def _fault(self, fault: Fault) -> None:
-        call = self._call
-        self.cut()
-        if call is not None:
-            call.fail(fault)

@@ -15,7 +15,7 @@ from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Headers, Json, Operation
 from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.openai import OpenAI
-from llmops.gateway.providers.openai_request import PATHS, without_extensions
+from llmops.gateway.providers.openai_request import PATHS
 
 _STABLE = "2024-10-21"
 _NEW_LIMIT = "2024-09-01"
@@ -59,4 +59,4 @@ class Azure(OpenAI):
         return "max_completion_tokens" if operation == "chat" and is_new else "max_tokens"
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
-        return without_extensions(super()._adapted(operation, body, target))
+        return self._for_openai(super()._adapted(operation, body, target), target)

@@ -27,6 +27,7 @@ NO_QUOTA_RETRY_S = 3600.0
 """How soon to ask again where the account has no money left: longer than any retry waits, so only fallbacks help."""
 
 _MAX_BODY = 64 * 1024
+_MAX_READ = 4 * MAX_MESSAGE  # the patterns below are not run over more
 _MAX_RETRY_S = 86_400.0
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"})
 _FILTERED = frozenset(
@@ -54,6 +55,7 @@ _PASSED_ON = frozenset({400, 404, 405, 413, 415, 422})
 def read_fault(status: int, headers: Headers, body: bytes, secret: str | None = None) -> Fault:
     """The fault an error reply tells of. `secret` is our key there, taken out wherever it is repeated."""
     message, code, param = _told(body[:_MAX_BODY])
+    message = message[:_MAX_READ]
     kind = _kind(status, code, message)
     if kind == "unauthenticated" and status == 401:
         message = "the provider refused the gateway's key"
@@ -93,7 +95,7 @@ def retry_after_s(headers: Headers, *, limited: bool = False, now: float | None 
 
 def scrubbed(message: str, secret: str | None = None) -> str:
     """One line without keys, passwords or queries of URLs, and of a sane length."""
-    message = " ".join(message.replace("\x00", " ").split())[: 4 * MAX_MESSAGE]
+    message = " ".join(message.replace("\x00", " ").split())[:_MAX_READ]
     if secret and secret in message:
         message = message.replace(secret, "[redacted]")
     message = _URL_SECRET.sub(r"\1\2", message)
@@ -145,6 +147,7 @@ def _validation(entry: Any) -> str:
 
 
 def _plain(text: str) -> str:
+    text = text[:_MAX_READ]
     if "<html" in text[:2000].lower() or text.lstrip()[:1] == "<":
         title = _TITLE.search(text)
         return f"the provider answered with a page: {html.unescape(title[1] if title else _TAG.sub(' ', text)[:200])}"

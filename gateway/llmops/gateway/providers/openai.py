@@ -21,6 +21,7 @@ from llmops.gateway.providers.openai_request import (
     PATHS,
     own_headers,
     refuse_background,
+    refuse_unpriced,
     stream_options,
     streamed,
     wants_usage,
@@ -30,7 +31,7 @@ from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, Respon
 
 __all__ = ["OpenAI", "own_headers"]
 
-_STREAMED = frozenset({"chat", "completions", "responses"})
+_STREAMED = frozenset({"chat", "completions"})
 _OPENAI_HOST = "api.openai.com"
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
 
@@ -113,9 +114,17 @@ class OpenAI:
                 if other != name:
                     out.pop(other, None)
             out[name] = limit
-        if operation in _STREAMED and streamed(body) and operation != "responses":
+        if streamed(body) and operation != "responses":
+            if operation not in _STREAMED:
+                raise Fault("bad_request", f"`stream` is not possible for {operation}", 400, param="stream")
             out["stream_options"] = {**stream_options(body), "include_usage": True}
-        return without_extensions(out) if self._is_openai else out
+        return self._for_openai(out, target) if self._is_openai else out
+
+    def _for_openai(self, out: Json, target: TargetConfig) -> Json:
+        """What OpenAI itself and Azure need beyond what every compatible server takes."""
+        if target.price is None:
+            refuse_unpriced(out)
+        return without_extensions(out)
 
     def _limit_name(self, operation: Operation) -> str:
         """OpenAI's reasoning models refuse `max_tokens`; many compatible servers know nothing else.

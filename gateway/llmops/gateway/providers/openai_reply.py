@@ -46,8 +46,10 @@ def read_usage(usage: Any) -> Usage | None:
 
     Some servers leave reasoning out of `completion_tokens` and tell it by a larger `total_tokens`; it is output too.
     """
-    if not isinstance(usage, dict):
+    if type(usage) is not dict:
         return None
+    if (simple := _simple_usage(usage)) is not None:
+        return simple
     prompt = _count(usage, "prompt_tokens", "input_tokens")
     if prompt is None:
         return None
@@ -65,6 +67,24 @@ def read_usage(usage: Any) -> Usage | None:
         cache_write_tokens=min(_count(read, "cache_write_tokens", "cache_creation_tokens") or 0, prompt),
         reasoning_tokens=min(reasoning, output),
     )
+
+
+def _simple_usage(usage: Json) -> Usage | None:
+    """The usual case, read with few steps: OpenAI's words, nothing cached, no reasoning."""
+    prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if type(prompt) is not int or type(output) is not int or prompt < 0 or output < 0:
+        return None
+    if usage.get("prompt_cache_hit_tokens"):
+        return None
+    read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    if read:
+        if type(read) is not dict:
+            return None
+        if read.get("cached_tokens") or read.get("cache_write_tokens") or read.get("cache_creation_tokens"):
+            return None
+    if written and (type(written) is not dict or written.get("reasoning_tokens")):
+        return None
+    return Usage(prompt, output)
 
 
 def read_rerank_usage(value: Json) -> Usage | None:

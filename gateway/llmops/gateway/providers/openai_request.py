@@ -20,6 +20,8 @@ PATHS: dict[Operation, str] = {
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _REFERENCE = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)")
+_DEARER_TIERS = ("priority", "fast")
+_DEAR_TOOLS = ("web_search", "file_search", "code_interpreter", "image_generation", "shell")
 _BODY_EXTENSIONS = ("thinking", "top_k", "cache_control")
 _MESSAGE_EXTENSIONS = frozenset({"reasoning_content", "thinking_blocks", "is_error", "cache_control"})
 
@@ -69,6 +71,38 @@ def refuse_background(body: Json) -> None:
         raise Fault(
             "bad_request", "`background` responses are not offered: leave it out, and stream", 400, param="background"
         )
+
+
+def refuse_unpriced(body: Json) -> None:
+    """What OpenAI charges beyond the price of text, for targets whose price the configuration does not state.
+
+    Source: https://platform.openai.com/docs/pricing (priority processing, audio tokens, built-in tools)
+
+    Raises:
+        Fault: `bad_request` naming the field.
+    """
+    modalities, tools = body.get("modalities"), body.get("tools")
+    if body.get("service_tier") in _DEARER_TIERS:
+        raise _unpriced("service_tier")
+    if body.get("audio") or (isinstance(modalities, list) and "audio" in modalities):
+        raise _unpriced("audio")
+    if body.get("web_search_options") is not None:
+        raise _unpriced("web_search_options")
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict) and str(tool.get("type")).startswith(_DEAR_TOOLS):
+            raise _unpriced("tools")
+    for message in body["messages"] if isinstance(body.get("messages"), list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list) and any(
+            isinstance(part, dict) and part.get("type") == "input_audio" for part in content
+        ):
+            raise _unpriced("messages")
+
+
+def _unpriced(name: str) -> Fault:
+    message = f"`{name}` asks for what costs more than text, at a price that nobody stated"
+    hint = "leave it out, or state the target's `price` in the gateway's configuration"
+    return Fault("bad_request", f"{message} ({hint})", 400, code="unpriced", param=name)
 
 
 def without_extensions(body: Json) -> Json:

@@ -160,9 +160,23 @@ class ChatRelay(_Seen):
         if value is None:
             return b""
         self._count(block)
-        if self._rewrite is not None and self._rewrite(value):
-            block = b"data: " + orjson.dumps(value) + b"\n\n"
-        return block if self._kept(value) else b""
+        kept = self._kept(value)
+        if self._rewrite is not None:
+            block = self._mended(value, block)
+        return block if kept else b""
+
+    def _mended(self, value: Json, block: bytes) -> bytes:
+        """The event as OpenAI would send it: in its words, the usage in an event of its own."""
+        assert self._rewrite is not None
+        changed, usage = self._rewrite(value), None
+        if value.get("choices") and value.get("usage"):
+            usage, changed = value.pop("usage"), True
+        if not changed:
+            return block
+        mended = b"data: " + orjson.dumps(value) + b"\n\n"
+        if usage is not None and self._wants_usage:
+            mended += b"data: " + orjson.dumps({**value, "choices": [], "usage": usage}) + b"\n\n"
+        return mended
 
     def _kept(self, value: Json) -> bool:
         model, usage, choices = value.get("model"), read_usage(value.get("usage")), value.get("choices")

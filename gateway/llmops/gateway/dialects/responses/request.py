@@ -22,10 +22,11 @@ _OWN = frozenset(
     {
         *("input", "instructions", "max_output_tokens", "text", "reasoning", "tools", "tool_choice", "include"),
         *("max_tool_calls", "store", "truncation", "stream_options", "top_logprobs", "context_management"),
+        *("n", "n_cmpl", "best_of", "prediction", "max_tokens", "max_completion_tokens"),  # not of this API
         *_STORED,
     }
 )
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_ROLES = ("user", "assistant", "system", "developer")
 
 
 def to_chat(body: Json) -> Json:

@@ -1,7 +1,7 @@
 """Speaks Anthropic's Messages API: a Claude client's own words passed on, chat said both ways.
 
 Knows the endpoints and the headers; the words are in `request`, `reply` and `stream`. Refuses to know about money, time
-or connections.
+or connections. Beta features are the operator's choice: an `anthropic-beta` header stands in the provider's `headers`.
 
 Source: https://platform.claude.com/docs/en/api/overview, https://platform.claude.com/docs/en/api/messages/count_tokens
 """
@@ -62,7 +62,15 @@ class Anthropic:
 
 
 def _capped(body: Json, target: TargetConfig) -> Json:
-    """A Claude client's request, with the target's model and never more output than the target allows."""
+    """A Claude client's request, with the target's model and never more output than the target allows.
+
+    Raises:
+        Fault: `bad_request` for a choice that has a price or a place of its own, which only the operator may make.
+    """
+    if body.get("speed") not in (None, "standard"):
+        raise CALLER.fault("speed", "must be standard: faster answers cost more than this gateway has a price for")
+    if body.get("inference_geo") is not None:
+        raise CALLER.fault("inference_geo", "is not the caller's choice here: the gateway's routes say where")
     asked, ceiling = body.get("max_tokens"), target.max_output_tokens
     limit = ceiling if asked is None else min(CALLER.count(asked, "max_tokens"), ceiling)
     return {**body, "model": target.model, "max_tokens": limit}

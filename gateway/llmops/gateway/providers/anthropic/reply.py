@@ -55,16 +55,19 @@ def read_usage(told: object, before: Usage | None = None) -> Usage:
     written = number("cache_creation_input_tokens", was.cache_write_tokens)
     fresh = number("input_tokens", was.input_tokens - was.cached_tokens - was.cache_write_tokens)
     output = number("output_tokens", was.output_tokens)
-    details, tools = usage.get("output_tokens_details"), usage.get("server_tool_use")
-    thinking = details.get("thinking_tokens") if isinstance(details, dict) else was.reasoning_tokens
-    searches = tools.get("web_search_requests") if isinstance(tools, dict) else was.searches
+
+    def detail(part: str, name: str, otherwise: int) -> int:
+        details = usage.get(part)
+        return UPSTREAM.count(details.get(name), f"usage.{part}.{name}") if isinstance(details, dict) else otherwise
+
     return Usage(
         input_tokens=fresh + cached + written,
         output_tokens=output,
         cached_tokens=cached,
         cache_write_tokens=written,
-        reasoning_tokens=UPSTREAM.count(thinking, "usage.output_tokens_details.thinking_tokens"),
-        searches=UPSTREAM.count(searches, "usage.server_tool_use.web_search_requests"),
+        reasoning_tokens=detail("output_tokens_details", "thinking_tokens", was.reasoning_tokens),
+        searches=detail("server_tool_use", "web_search_requests", was.searches),
+        cache_write_long_tokens=detail("cache_creation", "ephemeral_1h_input_tokens", was.cache_write_long_tokens),
     )
 
 

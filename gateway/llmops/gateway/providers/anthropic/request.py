@@ -174,8 +174,9 @@ def _tool_result(message: Json, where: str) -> Json:
     block: Json = {
         "type": "tool_result",
         "tool_use_id": _id(CALLER.text(message.get("tool_call_id"), f"{where}.tool_call_id")),
-        "content": _user_blocks(message.get("content"), f"{where}.content", {}),
     }
+    if content := _user_blocks(message.get("content"), f"{where}.content", {}):
+        block["content"] = content
     if message.get("is_error") is True:
         block["is_error"] = True
     return _marked(block, message)
@@ -235,10 +236,23 @@ def _put_thinking(body: Json, request: Json, model: str) -> None:
     elif effort == "none":
         request["thinking"] = {"type": "disabled"}
     elif effort is not None and _BUDGETED.search(model):
-        request["thinking"] = {"type": "enabled", "budget_tokens": _budget(effort, request["max_tokens"])}
+        if not _acts_unthought(request["messages"]):
+            request["thinking"] = {"type": "enabled", "budget_tokens": _budget(effort, request["max_tokens"])}
     elif effort is not None:
         request["thinking"] = {"type": "adaptive", "display": "summarized"}
         request["output_config"] = {"effort": _effort(effort)}
+
+
+def _acts_unthought(turns: list[Json]) -> bool:
+    """Whether tool results answer a turn that came back without its thinking, as OpenAI's clients send it.
+
+    A model with a budget refuses to think on from there; it answers without. Those that think by effort do not mind.
+
+    Source: https://platform.claude.com/docs/en/build-with-claude/extended-thinking (preserving thinking blocks)
+    """
+    if len(turns) < 2 or turns[-1]["content"][0]["type"] != "tool_result":
+        return False
+    return turns[-2]["content"][0]["type"] not in ("thinking", "redacted_thinking")
 
 
 def _effort(effort: str | None) -> str:

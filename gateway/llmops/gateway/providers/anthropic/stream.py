@@ -8,6 +8,7 @@ Source: https://platform.claude.com/docs/en/build-with-claude/streaming
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from llmops.gateway.calls import Fault, Json, Usage
 from llmops.gateway.providers.anthropic.reply import estimated, finish_reason, read_usage, refusal, told_fault
 from llmops.gateway.reading import UPSTREAM, dumped
 from llmops.gateway.sse import Splitter
+
+_DELTA = b"event: content_block_delta\n"
+_TEXT = re.compile(rb'"(?:text|partial_json|thinking)":\s?"((?:[^"\\]++|\\.)++)"')
 
 
 class Progress:
@@ -52,16 +56,21 @@ class Progress:
             self.fault = told_fault(event.get("error"), self._secret)
 
     def _count(self, delta: Json) -> None:
-        for name in ("text", "partial_json", "thinking"):
-            piece = delta.get(name)
-            if isinstance(piece, str):
-                self._tally.add(piece)
+        piece = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
+        if isinstance(piece, str):
+            self._tally.add(piece)
+        self._estimate()
+
+    def _estimate(self) -> None:
         if self.usage is not None and self.usage.estimated:
             self.usage.output_tokens = max(self.usage.output_tokens, self._tally.tokens)
 
 
 class MessagesRelay(Progress):
-    """Passes a Messages stream on to a Claude client, byte for byte; an error within it is told by `fault` alone."""
+    """Passes a Messages stream on to a Claude client, byte for byte; an error within it is told by `fault` alone.
+
+    Most events are deltas of which nothing needs to be known but how long they are, so those are not parsed.
+    """
 
     def __init__(self, secret: str | None = None) -> None:
         super().__init__(secret)
@@ -71,6 +80,13 @@ class MessagesRelay(Progress):
     def feed(self, data: bytes) -> bytes:
         if self.fault is not None:
             return b""
+        if data.startswith(_DELTA) and not self._splitter.pending and data.endswith(b"\n\n"):
+            count = data.count(_DELTA)
+            if data.count(b"event:") == data.count(b"\n\n") == count:
+                for text in _TEXT.findall(data):
+                    self._tally.add_escaped(text)
+                self._estimate()
+                return data
         try:
             whole = self._splitter.whole(data)
             for _, told in self._reader.feed(whole):

@@ -32,6 +32,7 @@ _FINISH = {
     ),
 }
 _BAD_KEY = re.compile(r"API key (?:not valid|expired|not found)|API_KEY_INVALID", re.IGNORECASE)
+_NOT_HERE = re.compile(r"location is not supported|enable billing|has not been used in project", re.IGNORECASE)
 _TOO_LONG = re.compile(r"input token count .{0,40}exceeds the maximum", re.IGNORECASE)
 _DELAY = re.compile(r"(\d{1,7}(?:\.\d{1,9})?)s")
 
@@ -169,11 +170,13 @@ def embedded(body: bytes) -> Reply:
 
 
 def reply_fault(status: int, headers: Headers, body: bytes, secret: str | None) -> Fault:
-    """An error reply. A wrong key is told as 400; how long to wait stands in the details."""
+    """An error reply. A wrong key or account is told as 400; how long to wait stands in the details."""
     fault = read_fault(status, headers, body, secret)
     if fault.kind == "bad_request" and _BAD_KEY.search(body[:4096].decode("utf-8", "replace")):
         fault.kind, fault.status = "unauthenticated", 502
         fault.message, fault.code = "the provider refused the gateway's key", None
+    elif fault.kind == "bad_request" and _NOT_HERE.search(fault.message):
+        fault.kind, fault.status = "unauthenticated", 502
     elif fault.kind == "bad_request" and _TOO_LONG.search(fault.message):
         fault.kind, fault.code = "context_too_long", "context_length_exceeded"
     if fault.retry_after_s is None and fault.kind in ("rate_limited", "overloaded"):

@@ -1,0 +1,194 @@
+"""The gateway next to LiteLLM, Portkey and nginx in one run: what a request, a chunk and a stream cost.
+
+    python -m benchmarks.gateway [--requests 1000000] [--seconds 5] [--json FILE]
+
+The gateway under test has core 0; the mock upstream, the load generator and the drainer have core 1. Ours runs with a
+virtual key, limits, budgets, prices, payload log to the real spool and metrics; the cache is off, and every body
+holds a nonce. Needs `LLMOPS_BENCH` (mock.c and lg.c) and gcc; a peer that cannot be installed is named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gateway.gateways import MODEL, PEERS, as_json, ours, tls_end
+from benchmarks.gateway.measure import Figures, Growth, long_run, measured, rate, slow_streams
+from benchmarks.gateway.tools import BUILD, Load, Mock, UnavailableError, build_tools, mock, write_bodies
+
+BARS = {"requests_per_s": 25_000.0, "cpu_us": 40.0, "p50_us": 100.0, "p99_us": 1000.0, "chunk_us": 16.0, "rss_mb": 60.0}
+
+
+def say(text: str) -> None:
+    print(f"   {text}", file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, one after the other."""
+    mock_program, lg = build_tools()
+    found: dict[str, Any] = {"peers": [], "missing": []}
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
+    try:
+        body = write_bodies(folder, MODEL)
+        with mock(mock_program) as upstream:
+            direct = Load(lg, upstream.ports["plain"], body)
+            at_64, at_4 = direct.run(64, options.seconds), direct.run(4, options.seconds)
+            found["direct"] = {"requests_per_s": at_64["rps"], "p50_us": at_4["p50"], "p99_us": at_4["p99"]}
+            if "llmops" not in options.without:
+                found |= our_figures(folder, upstream, lg, body, options)
+            for name, opened in PEERS.items():
+                if name in options.without:
+                    continue
+                say(name)
+                try:
+                    with opened(upstream.ports["plain"]) as gateway:
+                        found["peers"].append(measured(gateway, lg, body, options.seconds))
+                except UnavailableError as error:
+                    found["missing"].append(f"{name}: {error}")
+    finally:
+        shutil.rmtree(folder)
+    return found
+
+
+def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Ours: the row, upstream TLS, slow streams, and the long run; each with a fresh state."""
+    found: dict[str, Any] = {}
+    plain = f"http://127.0.0.1:{upstream.ports['plain']}/v1"
+    say("llmops")
+    with ours(folder / "plain", plain) as gateway:
+        found["ours"] = measured(gateway, lg, body, options.seconds)
+    shutil.rmtree(folder / "plain")
+    say("llmops, upstream TLS")
+    try:
+        with ExitStack() as stack:
+            port, certificate = stack.enter_context(tls_end(upstream.ports["plain"]))
+            url = f"https://127.0.0.1:{port}/v1"
+            gateway = stack.enter_context(ours(folder / "tls", url, tls={"ca_file": str(certificate)}))
+            found["tls_cpu_us"] = rate(gateway, gateway.load(lg, body), 64, options.seconds)[1]
+    except UnavailableError as error:
+        found["tls_missing"] = str(error)
+    say(f"llmops, {options.streams} slow streams")
+    with ours(folder / "streams", f"http://127.0.0.1:{upstream.ports['slow']}/v1") as gateway:
+        found["streams"] = slow_streams(gateway, options.streams)
+    if options.requests:
+        say(f"llmops, {options.requests:,} requests")
+        with ours(folder / "long", plain) as gateway:
+            found["growth"] = long_run(gateway, lg, body, upstream, options.requests)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The section: ratios first."""
+    direct = found["direct"]
+    rows: list[Figures] = [*([found["ours"]] if "ours" in found else []), *found["peers"]]
+    lines = [
+        f"Gateway on core 0; mock upstream and load generator in C on core 1; 941 B to 1,214 B; 64 connections, for "
+        f"the added time 4; streams of 200 chunks. Direct to the mock: {direct['requests_per_s']:,.0f} requests/s, p50 "
+        f"{direct['p50_us']:.0f} us, p99 {direct['p99_us']:.0f} us at 4 connections. Ours with key, limits, budgets, "
+        "prices, payload log and metrics on; the peers as they come, without those.",
+        "",
+        "| x CPU of ours | gateway | requests/s | CPU us a request | added p50 us | added p99 us | CPU us a chunk | "
+        "MB at start | MB after | start s |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    base = rows[0].cpu_us if rows else 1.0
+    for row in rows:
+        lines.append(
+            f"| {row.cpu_us / base:.2f} | {row.name} | {row.requests_per_s:,.0f} | {row.cpu_us:,.1f} | "
+            f"{row.p50_us - direct['p50_us']:,.0f} | {row.p99_us - direct['p99_us']:,.0f} | {_or_dash(row.chunk_us)} | "
+            f"{row.rss_start_mb:.0f} | {row.rss_after_mb:.0f} | {row.start_s:.2f} |"
+        )
+    if "ours" in found:
+        lines += ["", *against_bars(found)]
+    problems = [row.problem for row in rows if row.problem]
+    lines += [f"\nNot measured: {' '.join(missing.split())}." for missing in (*found["missing"], *problems)]
+    return "\n".join(lines)
+
+
+def _or_dash(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:,.1f}"
+
+
+def against_bars(found: dict[str, Any]) -> list[str]:
+    """Our figures as parts of what they were to be."""
+    ours_, direct, streams = found["ours"], found["direct"], found["streams"]
+    rows = [
+        (
+            "requests a second",
+            ours_.requests_per_s / BARS["requests_per_s"],
+            f"{ours_.requests_per_s:,.0f}",
+            ">= 25,000",
+        ),
+        ("CPU us a request", ours_.cpu_us / BARS["cpu_us"], f"{ours_.cpu_us:.1f}", "<= 40"),
+        ("added p50 us", (ours_.p50_us - direct["p50_us"]) / 100, f"{ours_.p50_us - direct['p50_us']:.0f}", "<= 100"),
+        (
+            "added p99 us",
+            (ours_.p99_us - direct["p99_us"]) / 1000,
+            f"{ours_.p99_us - direct['p99_us']:.0f}",
+            "<= 1,000",
+        ),
+        ("CPU us a streamed chunk", ours_.chunk_us / BARS["chunk_us"], f"{ours_.chunk_us:.1f}", "<= 16"),
+        ("resident MB after the load", ours_.rss_after_mb / BARS["rss_mb"], f"{ours_.rss_after_mb:.0f}", "<= 60"),
+        ("seconds to the first answer, one worker", ours_.start_s / 0.5, f"{ours_.start_s:.2f}", "<= 0.5"),
+    ]
+    if "tls_cpu_us" in found:
+        ratio = found["tls_cpu_us"] / ours_.cpu_us
+        rows.append(("CPU with upstream TLS, of that without", ratio / 2, f"{ratio:.2f}", "<= 2"))
+    rows.append(
+        (f"kB a stream, {streams['streams']:,} at once", streams["kb_each"] / 40, f"{streams['kb_each']:.1f}", "<= 40")
+    )
+    lines = ["| of the bar | what | figure | bar |", "|---:|---|---:|---:|"]
+    lines += [f"| {ratio:.2f} | {what} | {figure} | {bar} |" for what, ratio, figure, bar in rows]
+    lines += [
+        "",
+        f"Slow streams: {streams['whole']:,} of {streams['streams']:,} whole, {streams['lost_chunks']} chunks lost.",
+    ]
+    if "growth" in found:
+        growth: Growth = found["growth"]
+        sizes = ", ".join(f"{size:.1f}" for size in growth.rss_mb)
+        same = "the same" if growth.mock == growth.counted == growth.rows else "NOT the same"
+        lines += [
+            "",
+            f"{growth.requests[-1]:,} requests, the spool drained beside them: resident MB after each eighth {sizes}. "
+            f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
+            f"{growth.rows:,}: {same}.",
+        ]
+    if "tls_missing" in found:
+        lines += ["", f"TLS not measured: {found['tls_missing']}."]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=1_000_000, help="length of the long run; 0 leaves it out")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each other measurement")
+    parser.add_argument("--streams", type=int, default=1000, help="slow streams at once")
+    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="leave out llmops, or a peer")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    try:
+        found = run(options)
+    except UnavailableError as error:
+        print(f"Not measured here: {error}.")
+        return
+    if options.json:
+        plain = {name: _plain(value) for name, value in found.items()}
+        options.json.write_text(as_json(plain) + "\n", encoding="utf-8")
+    print(table(found))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return asdict(value) if isinstance(value, Figures | Growth) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""What is known of one caller's request, and how it ends: what was admitted, the error reply, the row, the numbers.
+
+`ClientCall` is the caller's side; `exchange` adds the upstream's. Whatever happens, `close` runs once: reservations are
+settled, one row is written, and the plan in force when the request came hears that it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import orjson
+
+from llmops.core.ids import new_id
+from llmops.gateway.calls import (
+    Fault,
+    Headers,
+    Json,
+    KeyPolicy,
+    Meter,
+    Operation,
+    Refused,
+    Reply,
+    Request,
+    Responder,
+    Usage,
+)
+from llmops.gateway.engine import admission, faults
+from llmops.gateway.engine.candidates import Search, arm_of, start_tier
+from llmops.gateway.engine.flow import Flow
+from llmops.gateway.engine.measure import Size, measure
+from llmops.gateway.engine.plan import Plan, Route, Target
+from llmops.gateway.engine.recall import Recall
+from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
+from llmops.gateway.engine.tab import Tab
+from llmops.gateway.guard import Verdict
+
+if TYPE_CHECKING:
+    from llmops.gateway.engine.gate import Gate
+
+JSON_HEADER = (b"content-type", b"application/json")
+NO_USAGE = Usage()
+_log = logging.getLogger(__name__)
+clock = time.monotonic
+
+
+class Seldom:
+    """What most requests do not have. Held by the class, so that such a request pays nothing for it."""
+
+    client_id: str | None = None
+    trace_id: str | None = None
+    session: str | None = None
+    user: str | None = None
+    unit: str | None = None
+    arm: str | None = None
+    propensity: float = 1.0
+    tags: dict[str, str] | None = None
+    findings: tuple[str, ...] = ()
+    cached: str | None = None
+    waited_s: float = 0.0
+    unresolved: Verdict | None = None
+    guest: tuple[Meter, ...] = ()
+    kept: tuple[Reply, Target] | None = None
+    timer: asyncio.TimerHandle | None = None
+    chat: Json | None = None
+
+
+class ClientCall(Seldom):
+    """One client call, but for the asking."""
+
+    __slots__ = (
+        "asked", "attempts", "begun", "body", "cost", "deadline", "dialect", "done", "first_at", "flow", "gate",
+        "grant", "invocation_id", "logged_request", "operation", "plan", "policy", "recall", "request", "request_id",
+        "responder", "route", "search", "size", "started", "streaming", "tab", "target", "time_us",
+    )  # fmt: skip
+
+    def __init__(
+        self, gate: Gate, request: Request, responder: Responder, operation: Operation, policy: KeyPolicy | None
+    ) -> None:
+        self.gate = gate
+        self.plan: Plan = gate.plan
+        self.policy = policy
+        self.request = request
+        self.responder = responder
+        self.operation = operation
+        self.dialect = gate.dialects[operation]
+        self.started = clock()
+        self.time_us = time.time_ns() // 1000
+        self.invocation_id = self.request_id = new_id()
+        self.logged_request: bytes | None = request.body
+        self.grant: admission.Grant | None = None
+        self.target: Target | None = None
+        self.flow: Flow | None = None
+        self.recall: Recall | None = None
+        self.attempts: list[Attempt] | None = None
+        self.done = self.asked = self.begun = False
+        self.first_at = 0.0
+        self.cost = 0
+        self.plan.running += 1
+        gate.metrics.under_way += 1
+
+    # --- admission ---------------------------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Read and check the request, up to what it may ask for. Raises Fault."""
+        request = self.request
+        headers, raw = request.headers, request.body
+        if (shown := headers.get(b"x-request-id")) is not None:
+            self.client_id = admission.read_id(shown)
+        body: Json = admission.read_body(raw)
+        self.body = body
+        route: Route = admission.route_of(self.plan, self.policy, body, self.operation)
+        self.route = route
+        if (user := admission.user_of(body)) is not None:
+            self.user = user
+        grant = self.grant = self.gate.grant(self.plan, self.policy, route)
+        self.tab = Tab(self.gate.allowances, grant.meters_of(user))
+        if self.client_id is not None and grant.trusted:
+            self.request_id = self.client_id
+        if (shown := headers.get(b"x-llmops-tags")) is not None:
+            self.tags = admission.read_tags(shown)
+        if (shown := headers.get(b"x-llmops-session")) is not None:
+            self.session = admission.read_session(shown)
+        if (shown := headers.get(b"traceparent")) is not None:
+            self.trace_id = admission.read_trace(shown)
+        self.streaming = body.get("stream") is True
+        size: Size = measure(self.operation, body, raw)
+        self.size = size
+        if not size.plain:
+            admission.check_depth(body, raw)
+        if not size.plain or route.guards.checks_input:
+            self._check_input()
+        self.search: Search | None = None
+        if route.only is None:
+            self._search(route, grant)
+
+    def _search(self, route: Route, grant: admission.Grant) -> None:
+        """Where there is something to choose: the tier to begin with, and the arm."""
+        search = self.search = Search(route, self.operation, self.size)
+        if route.roi:
+            tier = start_tier(route.roi, self.body, self.size, {**(self.tags or {}), **grant.tags})
+            search.tier = min(tier, route.tiers[-1][0].tier)
+        if route.arms:
+            self._assign(search, grant)
+
+    def _check_input(self) -> None:
+        verdict = self.route.guards.check_input(self.operation, self.body)
+        self.findings = verdict.findings
+        if verdict.action == "blocked":
+            self.logged_request = None
+            self.count_guarded("blocked")
+            raise verdict.fault()
+        if verdict.action == "masked":
+            self.body = verdict.body
+            self.logged_request = orjson.dumps(verdict.body)
+            self.count_guarded("masked")
+        if verdict.unresolved:
+            self.unresolved = verdict
+
+    def _assign(self, search: Search, grant: admission.Grant) -> None:
+        """The sticky arm; it counts only where the request starts in the tier that the experiment is about."""
+        experiment = self.route.config.experiment
+        assert experiment is not None
+        unit = {"user": self.user, "session": self.session, "key": grant.key_id, "request": None}[experiment.unit]
+        self.unit = unit or (self.request_id if experiment.unit == "request" else grant.requester)
+        if search.tier <= self.route.tiers[0][0].tier:
+            self.arm, self.propensity = arm_of(self.route, self.unit)
+            search.arm = self.arm
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def refuse(self, fault: Fault, headers: Headers = ()) -> None:
+        """An error reply, in the caller's format."""
+        if self.done:
+            return
+        self.done = True
+        try:
+            if self.grant is not None:
+                self.tab.settle(asked=self.asked)
+            self.gate.send_fault(self.responder, self.dialect, fault, self.request_id, headers)
+            if self.grant is not None:
+                now = clock()
+                tally = self.gate.tally(self.grant, self.target if self.asked else None, fault.status)
+                tally.calls += 1
+                tally.time(now - self.started, None)
+                self._write_rows(error_row(self, fault, self.target if self.asked else None, now))
+            else:
+                self.gate.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
+        finally:
+            self.close()
+
+    def over(self, refused: Refused) -> None:
+        """A ceiling is reached."""
+        assert self.grant is not None
+        subject = refused.meter.subject.partition(":")[0]
+        self.gate.metrics.count("llmops_gateway_refused_total", subject=subject, what=refused.meter.what)
+        self.refuse(faults.over_limit(refused), faults.limit_headers(refused, self.grant.rate_headers))
+
+    def withhold(self, fault: Fault, model: str | None, usage: Usage, target: Target) -> None:
+        """A guard blocked the answer: it was made and paid for, and the caller gets the reason instead."""
+        self.tab.settle(asked=True)
+        self.count_guarded("blocked")
+        self.done = True
+        try:
+            self.gate.send_fault(self.responder, self.dialect, fault, self.request_id)
+            self.log_reply(fault.status, fault.code, (None, model, usage), target)
+        finally:
+            self.close()
+
+    def crash(self) -> None:
+        """Our own error at the request's boundary: logged with its trace, told as 500."""
+        _log.exception("the request %s could not be handled", self.request_id)
+        self.drop_call()
+        if self.done:
+            return
+        if self.begun:
+            self.done = True
+            self.responder.abort()
+            self.tab.settle(asked=True)
+            self.close()
+        else:
+            self.refuse(Fault("server_error", "the gateway failed; its log says why", 500, code="internal_error"))
+
+    def drop_call(self) -> None:
+        """Stop what is under way upstream."""
+
+    def log_reply(
+        self, status: int, error: str | None, reply: tuple[bytes | None, str | None, Usage], target: Target | None
+    ) -> None:
+        """Count and log a call that was answered, broken off, or left; `reply` is body, model and usage."""
+        grant = self.grant
+        assert grant is not None
+        now = clock()
+        tally = self.gate.tally(grant, target, status)
+        tally.calls += 1
+        tally.book(reply[2], self.cost)
+        tally.time(now - self.started, self.first_at - self.started if self.first_at else None)
+        self._write_rows(reply_row(self, status, error, reply, target, now))
+
+    def count_guarded(self, action: str) -> None:
+        self.gate.metrics.count("llmops_gateway_guarded_total", route=self.route.name, action=action)
+
+    def close(self) -> None:
+        """Let go of everything that outlives the request."""
+        self.done = True
+        responder = self.responder
+        responder.on_gone = None
+        responder.on_drain = None
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.recall is not None:
+            self.recall.drop()
+        gate = self.gate
+        if self.grant is not None:
+            gate.timers.forget(self)  # type: ignore[arg-type]
+        gate.metrics.under_way -= 1
+        self.plan.finished()
+
+    def _write_rows(self, row: Row) -> None:
+        gate = self.gate
+        gate.log(row)
+        if self.attempts is None:
+            return
+        assert self.grant is not None
+        for attempt in self.attempts:
+            if attempt.usage is not None:
+                gate.tally(self.grant, attempt.target, attempt.status).book(attempt.usage, attempt.nano_usd)
+        for paid in attempt_rows(self):
+            gate.log(paid)

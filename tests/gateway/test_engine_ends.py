@@ -1,0 +1,259 @@
+"""How requests end otherwise: callers who leave, ceilings, new configurations, stops, slow readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.faulty import INPUT_TOKENS, Scripted, scripted_upstream, silent, stream, whole
+from tests.support.worker import PATIENCE_S, PRICE, RunningWorker, route, running_worker, target, user_says
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Scripted]:
+    with scripted_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(server: Scripted) -> Scripted:
+    server.reset()
+    return server
+
+
+@pytest.fixture(scope="module")
+def running(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningWorker]:
+    routes = [
+        route("chat"),
+        route("one-at-a-time", limits={"concurrent": 1}),
+        route("first-limited", target("gone"), fallbacks=["spare"], retry={"attempts": 1}),
+        route("spare", limits={"requests_per_minute": 1}),
+    ]
+    providers = {"first": {"url": server.url}, "gone": {"url": "http://127.0.0.1:9/v1"}}
+    teams = {"small": {"user_budgets": [{"usd": "0.000040", "period": "day"}]}}
+    with running_worker(tmp_path_factory.mktemp("worker"), providers=providers, routes=routes, teams=teams) as worker:
+        yield worker
+
+
+@pytest.fixture
+def worker(running: RunningWorker, upstream: Scripted) -> RunningWorker:
+    return running
+
+
+def send(worker: RunningWorker, body: dict[str, Any]) -> socket.socket:
+    """A request on a connection that the test can drop."""
+    host, port = worker.url.removeprefix("http://").split(":")
+    sock = socket.create_connection((host, int(port)), PATIENCE_S)
+    raw = json.dumps(body).encode()
+    sock.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: dropped\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(raw), raw)
+    )
+    return sock
+
+
+def left_row(worker: RunningWorker, before: int) -> dict[str, Any]:
+    return worker.until(lambda: next((row for row in worker.rows()[before:] if row["status_code"] == 499), None))
+
+
+def test_a_caller_who_leaves_a_stream_stops_the_upstream_and_pays_for_what_came(
+    worker: RunningWorker, upstream: Scripted
+) -> None:
+    upstream.answer = stream(tuple("abcdefgh") * 1000, pause_s=0.05)
+    before = len(worker.rows())
+    sock = send(worker, user_says(stream=True))
+    while b'"c"' not in sock.recv(65536):
+        pass
+    left_at = time.monotonic()
+    sock.close()
+    assert upstream.asked[0].left.wait(PATIENCE_S)
+    row = left_row(worker, before)
+    assert row["error_class"] == "client_gone"
+    assert row["tags"]["estimated"] == "true"
+    sent = upstream.asked[0].sent
+    assert 3 <= row["output_tokens"] <= sent
+    assert row["input_tokens"] >= INPUT_TOKENS
+    assert Decimal(row["cost_usd"]) == Decimal(row["input_tokens"] + 2 * row["output_tokens"]) / 1_000_000
+    assert json.loads(row["response_json"])["choices"][0]["message"]["content"].startswith("abc")
+    assert upstream.asked[0].left_at - left_at < PATIENCE_S
+
+
+def test_a_caller_who_leaves_before_the_answer_stops_the_upstream(worker: RunningWorker, upstream: Scripted) -> None:
+    upstream.answer = silent()
+    before = len(worker.rows())
+    sock = send(worker, user_says())
+    worker.until(lambda: upstream.asked)
+    sock.close()
+    assert upstream.asked[0].left.wait(PATIENCE_S)
+    row = left_row(worker, before)
+    assert row["output_tokens"] == 0
+    assert row["tags"]["estimated"] == "true"
+    assert Decimal(row["cost_usd"]) > 0
+
+
+def test_a_caller_who_leaves_while_a_retry_waits_is_not_asked_for(tmp_path: Path, upstream: Scripted) -> None:
+    upstream.answer = silent()
+    gone = {"gone": {"url": "http://127.0.0.1:9/v1"}, "first": {"url": upstream.url}}
+    routes = [route("chat", target("gone"), target(tier=1), retry={"attempts": 2, "backoff_s": 1e6})]
+    with running_worker(tmp_path, providers=gone, routes=routes) as worker:
+        sock = send(worker, user_says())
+        worker.until(lambda: worker.counter("llmops_gateway_attempts_failed_total"))
+        sock.close()
+        row = left_row(worker, 0)
+        assert Decimal(row["cost_usd"]) == 0
+        assert json.loads(row["tags"]["attempts"])[0]["outcome"] == "refused"
+        assert upstream.asked == []
+
+
+def test_a_slow_reader_holds_up_the_upstream_and_misses_nothing(worker: RunningWorker, upstream: Scripted) -> None:
+    piece = "x" * 65536
+    upstream.answer = stream((piece,) * 400)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        host, port = worker.url.removeprefix("http://").split(":")
+        sock.connect((host, int(port)))
+        sock.settimeout(PATIENCE_S)
+        raw = json.dumps(user_says(stream=True)).encode()
+        sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
+        sock.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(raw), raw))
+        worker.until(lambda: upstream.asked and upstream.asked[0].sent)
+        seen = -1
+        while upstream.asked[0].sent != seen:  # until it stands still
+            seen = upstream.asked[0].sent
+            time.sleep(0.5)
+        assert seen < 400
+        received = 0
+        while part := sock.recv(1 << 20):
+            received += part.count(b"x")
+    assert received >= 400 * 65536
+
+
+def test_a_budget_refuses_what_it_cannot_cover(worker: RunningWorker, upstream: Scripted) -> None:
+    token = worker.key(budgets=((2_000_000, "day"),))  # 0.002 dollars
+    big = worker.chat(user_says(max_tokens=2000), token=token)
+    assert (big.status_code, big.json()["error"]["code"]) == (429, "budget_exceeded")
+    assert upstream.asked == []
+    row = worker.row_of(big)
+    assert "request_json" not in row
+    assert Decimal(row["cost_usd"]) == 0
+    assert worker.chat(user_says(max_tokens=100), token=token).status_code == 200
+    worker.until(lambda: worker.counter("llmops_gateway_refused_total", subject="key", what="usd"))
+
+
+def test_requests_beyond_a_rate_are_told_when_to_come_again(worker: RunningWorker) -> None:
+    token = worker.key(limits={"requests_per_minute": 2})
+    good = [worker.chat(token=token) for _ in range(2)]
+    assert [reply.status_code for reply in good] == [200, 200]
+    assert good[0].headers["x-ratelimit-limit-requests"] == "2"
+    reply = worker.chat(token=token)
+    assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+    assert reply.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(reply.headers["retry-after"]) <= 63  # the store's clock is reckoned from above
+
+
+def test_users_of_a_team_have_ceilings_of_their_own(worker: RunningWorker) -> None:
+    token = worker.key(team="small")
+    body = user_says(max_tokens=1)
+    cost = len(json.dumps(body)) + 200
+    assert cost * int(PRICE["input"]) * 1000 > 40_000
+    refused = worker.chat({**body, "user": "ann"}, token=token)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_exceeded")
+    assert worker.chat(body, token=token).status_code == 200
+
+
+def test_one_at_a_time_means_one_at_a_time(worker: RunningWorker, upstream: Scripted) -> None:
+    upstream.script(silent())
+    sock = send(worker, user_says(model="one-at-a-time"))
+    worker.until(lambda: upstream.asked)
+    assert worker.chat(user_says(model="one-at-a-time")).status_code == 429
+    sock.close()
+    worker.until(lambda: worker.chat(user_says(model="one-at-a-time")).status_code == 200)
+
+
+def test_a_fallback_routes_own_ceilings_hold(worker: RunningWorker) -> None:
+    body = user_says(model="first-limited")
+    assert worker.chat(body).status_code == 200
+    assert worker.chat(body).status_code == 429
+    assert worker.chat(user_says()).status_code == 200
+
+
+def test_a_new_configuration_drops_no_request(tmp_path: Path, upstream: Scripted) -> None:
+    upstream.answer = whole(delay_s=0.02)
+    with scripted_upstream() as other:
+        providers = {"first": {"url": upstream.url}, "other": {"url": other.url}}
+        with running_worker(tmp_path, providers=providers, routes=[route()]) as worker:
+            stop = threading.Event()
+            statuses: list[int] = []
+
+            def load() -> None:
+                with worker.client() as client:
+                    while not stop.is_set():
+                        statuses.append(client.post("/v1/chat/completions", json=user_says()).status_code)
+
+            threads = [threading.Thread(target=load) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for number in range(6):
+                name = f"route-{number}"
+                moved = {**providers, "first": {"url": upstream.url, "headers": {"x-version": str(number)}}}
+                worker.reload(providers=moved, routes=[route(), route(name, target("other"))])
+                worker.until(lambda name=name: worker.chat(user_says(model=name)).status_code == 200)
+            stop.set()
+            for thread in threads:
+                thread.join()
+            assert set(statuses) == {200}
+            assert "5" in {asked.headers.get("x-version") for asked in upstream.asked}
+            asked = len(upstream.asked) + len(other.asked)
+            worker.until(lambda: len([row for row in worker.rows() if row["status_code"] == 200]) == asked)
+
+
+def test_a_request_under_way_ends_on_the_configuration_it_began_with(tmp_path: Path, upstream: Scripted) -> None:
+    upstream.answer = stream(tuple("abcd"), pause_s=0.5)
+    with running_worker(tmp_path, providers={"first": {"url": upstream.url}}, routes=[route()]) as worker:
+        with (
+            worker.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=user_says(stream=True)) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            with scripted_upstream() as other:
+                worker.reload(providers={"first": {"url": other.url}}, routes=[route("new")])
+                worker.until(lambda: worker.chat(user_says(model="new")).status_code == 200)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert worker.row_of(reply)["output_tokens"] == 4
+        assert worker.chat().status_code == 404
+
+
+def test_a_broken_configuration_changes_nothing(tmp_path: Path, upstream: Scripted) -> None:
+    with running_worker(tmp_path, providers={"first": {"url": upstream.url}}, routes=[route()]) as worker:
+        worker.reload(routes=[route("elsewhere", regions=["mars"])])
+        worker.until(lambda: "mars" in worker.log)
+        assert worker.chat().status_code == 200
+
+
+def test_a_stop_lets_replies_under_way_end(tmp_path: Path, upstream: Scripted) -> None:
+    upstream.answer = stream(tuple("abcd"), pause_s=0.2)
+    with running_worker(
+        tmp_path, providers={"first": {"url": upstream.url}}, routes=[route()], shutdown_s=30
+    ) as worker:
+        with (
+            worker.client() as client,
+            client.stream("POST", "/v1/chat/completions", json=user_says(stream=True)) as reply,
+        ):
+            lines = reply.iter_lines()
+            next(lines)
+            os.kill(worker.pid, signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        assert worker.row_of(reply)["status_code"] == 200
