@@ -224,7 +224,7 @@ def clock(stamp: float) -> str:
 
 def _overview_plots(office: Office) -> dict[str, Any]:
     rates = office.watch.rates()
-    labels = [datetime.fromtimestamp(rate.time, UTC).strftime("%H:%M") for rate in rates]
+    labels = [clock(rate.time) for rate in rates]
     return {
         "traffic": plots.line_plot(
             "Requests and errors a second", labels,

@@ -77,10 +77,10 @@ def bar_plot(title: str, bars: Sequence[Bar], shown: Shown) -> Markup:
     return _svg(title, pieces, "group")
 
 
-def share_bar(share: float | None) -> Markup:
-    """How full something is: a thin bar beside the number that says the same."""
+def share_bar(share: float | None, *, warns: bool = False) -> Markup:
+    """A part of a whole: a thin bar beside the number that says the same. `warns` where being full is bad."""
     width = max(0.0, min(share or 0.0, 1.0)) * 100
-    grade = "full" if (share or 0.0) >= 1.0 else "high" if (share or 0.0) >= 0.8 else "fine"
+    grade = "fine" if not warns or width < 80 else "high" if width < 100 else "full"
     return Markup(  # noqa: S704 - numbers and fixed words only
         '<svg class="share" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="share-room" width="100" height="6"/>'

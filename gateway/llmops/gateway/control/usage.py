@@ -40,11 +40,12 @@ _SUMS: Final = """
     coalesce(sum(input_tokens), 0)::BIGINT AS input_tokens,
     coalesce(sum(output_tokens), 0)::BIGINT AS output_tokens,
     coalesce(sum(cost_usd), 0)::DECIMAL(38, 9) AS cost_usd,
-    quantile_cont(latency_ms, 0.5) FILTER (layer = 'gateway') AS p50_ms,
-    quantile_cont(latency_ms, 0.95) FILTER (layer = 'gateway') AS p95_ms,
-    quantile_cont(ttfb_ms, 0.5) FILTER (layer = 'gateway') AS ttfb_ms
+    quantile_cont(latency_ms, 0.5) FILTER (layer = 'gateway' AND status_code < 400) AS p50_ms,
+    quantile_cont(latency_ms, 0.95) FILTER (layer = 'gateway' AND status_code < 400) AS p95_ms,
+    quantile_cont(ttfb_ms, 0.5) FILTER (layer = 'gateway' AND status_code < 400) AS ttfb_ms
 """
-"""An attempt that cost something without answering has a row of its own: money, but no request (`engine.record`)."""
+"""An attempt that cost something without answering has a row of its own: money, but no request (`engine.record`).
+Latencies are those of good answers: a refusal is quick."""
 
 _ROW: Final = (
     "invocation_id, layer, request_id, request_time, endpoint, requester, status_code, error_class, latency_ms, "

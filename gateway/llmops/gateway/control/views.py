@@ -24,7 +24,8 @@ def now(office: Office) -> dict[str, Any]:
     errors = sum(
         merged.total(REQUESTS, status=status) - first.total(REQUESTS, status=status) for status in ("4xx", "5xx")
     )
-    durations, first_bytes = difference(first, merged, DURATION), difference(first, merged, FIRST_BYTE)
+    durations = difference(first, merged, DURATION, status="2xx")
+    first_bytes = difference(first, merged, FIRST_BYTE, status="2xx")
     seconds = rates[-1].time - samples[0].time if rates else 0.0
     return {
         "window_s": round(seconds),
@@ -75,6 +76,7 @@ def _route(office: Office, config: GatewayConfig, route: RouteConfig, merged: Me
     before, after = (one.by(REQUESTS, "target", route=route.name) for one in (first, merged))
     recent = {label: after[label] - before.get(label, 0) for label in after}
     total = sum(recent.values())
+    asked = total - recent.get("", 0)  # the rest was refused before a target was chosen
     return {
         "name": route.name,
         "operations": list(route.operations),
@@ -91,7 +93,7 @@ def _route(office: Office, config: GatewayConfig, route: RouteConfig, merged: Me
         "targets": [
             {**_target(config, route, target), **_health(office, route, target, merged, first),
              "requests": round(recent.get(_label(target), 0)),
-             "share": recent.get(_label(target), 0) / total if total else None}
+             "share": recent.get(_label(target), 0) / asked if asked else None}
             for target in sorted(route.targets, key=lambda target: target.tier)
         ],
     }  # fmt: skip
@@ -114,7 +116,7 @@ def _target(config: GatewayConfig, route: RouteConfig, target: TargetConfig) -> 
 
 def _health(office: Office, route: RouteConfig, target: TargetConfig, merged: Merged, first: Merged) -> dict[str, Any]:
     label = _label(target)
-    durations = difference(first, merged, DURATION, route=route.name, target=label)
+    durations = difference(first, merged, DURATION, route=route.name, target=label, status="2xx")
     reported = office.models.targets.get(label)
     errors = sum(
         merged.total(REQUESTS, route=route.name, target=label, status=status)

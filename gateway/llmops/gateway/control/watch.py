@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rate:
-    """What happened between two samples."""
+    """What happened between two samples; latencies are those of good answers: a refusal is quick."""
 
     time: float
     requests_per_s: float
@@ -141,8 +141,8 @@ def _rate(before: Sample, after: Sample) -> Rate:
     def grown(name: str) -> float:
         return max(0.0, after.merged.total(name) - before.merged.total(name))
 
-    durations = difference(before.merged, after.merged, DURATION)
-    first = difference(before.merged, after.merged, FIRST_BYTE)
+    durations = difference(before.merged, after.merged, DURATION, status="2xx")
+    first = difference(before.merged, after.merged, FIRST_BYTE, status="2xx")
     return Rate(
         time=after.time,
         requests_per_s=max(0.0, after.requests - before.requests) / seconds,
