@@ -18,11 +18,13 @@ from typing import Any
 
 FILE = "allowance-mirror.db"
 _SCHEMA = """
-create table if not exists accounts(id text not null, run text not null, kind text not null,
-    ceiling integer not null, start integer not null, finish integer not null, spent integer not null, primary key(id, run)) without rowid;
-create table if not exists leases(account text not null, holder text not null, run text not null, serial integer not null,
-    slot integer not null, seq integer not null, amount integer not null, granted integer not null,
-    debt integer not null, primary key(account, holder)) without rowid;
+create table if not exists accounts(
+    id text not null, run text not null, kind text not null, ceiling integer not null, start integer not null,
+    finish integer not null, spent integer not null, primary key(id, run)) without rowid;
+create table if not exists leases(
+    account text not null, holder text not null, run text not null, serial integer not null, slot integer not null,
+    seq integer not null, amount integer not null, granted integer not null, debt integer not null,
+    primary key(account, holder)) without rowid;
 create table if not exists machines(name text primary key) without rowid;
 """
 
