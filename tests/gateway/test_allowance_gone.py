@@ -177,6 +177,44 @@ async def _refuses(allowances: SharedAllowances, because: str) -> bool:
 
 
 @pytest.mark.redis
+def test_a_flushed_database_is_told_again(folder: Path) -> None:
+    """The server lives on, with nothing in it: as after a restart, both machines tell before anything is granted."""
+
+    async def run(server: RedisServer) -> None:
+        one, two = opened(server, folder / "one"), opened(server, folder / "two")
+        await one.start()
+        await two.start()
+        (await one.reserve(BUDGET, 300, 1)).settle(250, 1)
+        under_way = await two.reserve(BUDGET, 300, 1)
+        await until(lambda: _knows(folder / "one", machine_of(folder / "two")))
+        other = Connection(RedisAddress.parse(server.url))
+        await other.script(b"return redis.call('FLUSHALL')", [], [])
+        await other.close()
+        await until(lambda: _counted(one))
+        under_way.settle(300, 1)
+        await two.close()
+        (await one.reserve(BUDGET, 450, 1)).settle(450, 1)
+        with pytest.raises(Refused, match="never begins anew"):
+            await one.reserve(BUDGET, 1, 1)
+        await one.close()
+
+    with redis_server() as server:
+        asyncio.run(run(server))
+
+
+async def _counted(allowances: SharedAllowances) -> bool:
+    """Whether the store trusts its data again, and 250 + 300 under way are in them."""
+    try:
+        held = await allowances.reserve(BUDGET, 600, 1)
+    except StoreGone:
+        return False
+    except Refused:
+        return True
+    held.release()
+    raise AssertionError("the budget began anew")
+
+
+@pytest.mark.redis
 def test_an_operator_may_forgive_a_machine_that_is_gone_for_good(folder: Path) -> None:
     async def run(server: RedisServer) -> None:
         one, two = opened(server, folder / "one"), opened(server, folder / "two")
