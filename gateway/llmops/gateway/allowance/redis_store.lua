@@ -205,7 +205,7 @@ end
 local function exchange()
   local holder, now = ARGV[4], clock()
   hear(holder, now, tonumber(ARGV[5]))
-  local told = {now, run}
+  local told = {now, run, redis.call('HLEN', base .. 'machines')}
   for _, ask in ipairs(cjson.decode(ARGV[6])) do
     local answer = {status = STATUS.ok, grant = 0, till = 0, spent = 0, leased = 0, mark = 0, retry = -1, amount = 0}
     local book = ask.kind == 'rate' and book_rate or book_lease

@@ -40,7 +40,6 @@ from llmops.gateway.allowance.resp import Connection, RedisAddress, RedisError
 LOG = logging.getLogger(__name__)
 SCRIPT = Path(__file__).with_name("redis_store.lua")
 _STATUS: tuple[Status, ...] = ("ok", "short", "refused", "period", "lost")
-_MACHINES_S = 10.0
 
 
 class RedisStore:
@@ -66,23 +65,23 @@ class RedisStore:
         self._thread: ThreadPoolExecutor | None = None
         self._server = ""  # run id of the process that `_run` is a life of the data in
         self._run = ""
-        self._machines_at = float("-inf")
+        self._machines = 0  # how many share the store, as far as the mirror knows
 
     async def exchange(self, holder: str, asks: Sequence[Ask]) -> Tally:
         payload = json.dumps([_plain(ask) for ask in asks])
         told = await self._operation("exchange", holder, str(self._lease_ms), payload)
         answers, seen = [], []
-        for ask, row in zip(asks, told[2:], strict=True):
+        for ask, row in zip(asks, told[3:], strict=True):
             status, grant, until, spent, leased, mark, retry_ms, amount = row
             answers.append(Answer(_STATUS[status], grant, until, spent, leased, mark, retry_ms))
             if ask.account.kind != "rate":
                 seen.append(_seen(holder, ask, answers[-1], amount, told[1].decode()))
         if seen:
             await self._mirrored(self._mirror.note, seen)
-        if time.monotonic() - self._machines_at > _MACHINES_S:
+        if told[2] != self._machines:
             names = [name.decode() for name in await self._operation("machines")]
             await self._mirrored(self._mirror.knows, names)
-            self._machines_at = time.monotonic()
+            self._machines = len(names)
         return Tally(told[0], answers)
 
     async def recalls(self, holder: str) -> list[str]:
