@@ -12,18 +12,22 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+MOST_BYTES = 256 * 1024
+"""More than this is not held back: a transport must be able to say that it is full."""
+
 log = logging.getLogger(__name__)
 
 
 class Outbox:
     """The writes of this turn, and what is to be done once they are out."""
 
-    __slots__ = ("_due", "_later", "_loop", "_waiting")
+    __slots__ = ("_due", "_later", "_loop", "_size", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._later: list[tuple[Callable[[Any], None], Any]] = []
+        self._size = 0
         self._due = False
 
     def write(self, transport: asyncio.WriteTransport, data: bytes) -> None:
@@ -31,6 +35,9 @@ class Outbox:
             self._due = True
             self._loop.call_soon(self.turn)
         self._waiting.append((transport, data))
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            self.flush()
 
     def after(self, work: Callable[[Any], None], subject: object) -> None:
         """Do it once this turn's writes are out: nobody waits for it."""
@@ -45,6 +52,7 @@ class Outbox:
         if not waiting:
             return
         self._waiting = []
+        self._size = 0
         for transport, data in waiting:
             if not transport.is_closing():
                 transport.write(data)
