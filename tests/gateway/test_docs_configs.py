@@ -1,4 +1,4 @@
-"""Every configuration of the gateway's pages can be copied: the product's own loader takes it, a worker could run it."""
+"""Every configuration of the gateway's pages can be copied: the product's own loader takes it, a worker can run it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from llmops.gateway.config import GatewayConfig
 from llmops.gateway.published import refuse_open_door
 from llmops.gateway.worker import check_worker
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.glob("gateway*.md"))
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("gateway*.md"))]
 BLOCKS = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
@@ -32,9 +32,9 @@ routes:
 """What a section shown by itself is laid over."""
 FEATURES = frozenset(
     (
-        "weight", "tier", "fallbacks", "retry", "breaker", "balance", "experiment", "roi", "escalate", "regions", "limits",
-        "budgets", "user_limits", "user_budgets", "prices", "unpriced", "cache", "semantic", "guards", "tags", "redis_url",
-        "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers",
+        "weight", "tier", "fallbacks", "retry", "breaker", "balance", "experiment", "roi", "escalate", "regions",
+        "limits", "budgets", "user_limits", "user_budgets", "prices", "unpriced", "cache", "semantic", "guards", "tags",
+        "redis_url", "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers",
     )
 )  # fmt: skip
 
