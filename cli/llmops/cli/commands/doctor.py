@@ -14,6 +14,7 @@ from typing import Literal
 
 import click
 
+from llmops.cli.gateway_job import GATEWAY_FILE, gateway_job
 from llmops.cli.jobs import RAG_FILE, SERVE_FILE, rag_job, serve_job
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.core.errors import LlmopsError
@@ -30,6 +31,8 @@ PACKAGES = {
     "pypdfium2": "rag",
     "fastapi": "serving",
     "uvicorn": "serving",
+    "uvloop": "gateway",
+    "starlette": "gateway",
 }
 LEAST_FREE_BYTES = 2_000_000_000
 
@@ -48,7 +51,7 @@ class Check:
 @json_option
 def command(as_json: bool) -> int:
     """Check this machine and this folder's configuration, and say what to mend. Exit code 1 where something fails."""
-    checks = [*_python(), *_packages(), *_processor(), *_configuration()]
+    checks = [*_python(), *_packages(), *_processor(), *_configuration(), *_gateway()]
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -102,6 +105,23 @@ def _configuration() -> Iterator[Check]:
         yield _port(serve.host, serve.port)
     except LlmopsError as error:
         yield Check(str(SERVE_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
+
+
+def _gateway() -> Iterator[Check]:
+    if not GATEWAY_FILE.exists():
+        return
+    from llmops.cli.commands.up import missing_secret
+
+    try:
+        job = gateway_job(None).value
+    except LlmopsError as error:
+        yield Check(str(GATEWAY_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
+        return
+    yield Check(str(GATEWAY_FILE), "ok", f"{len(job.routes)} route(s), {len(job.providers)} provider(s)")
+    if missing := missing_secret():
+        yield Check("gateway secrets", "warn", missing, "set it; without it the gateway stays closed")
+    yield _port(job.host, job.port)
+    yield _port(job.control.host, job.control.port)
 
 
 def _state(root: Path) -> Check:

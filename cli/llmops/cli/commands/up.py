@@ -1,15 +1,24 @@
-"""`llmops up`: the main job in one word: ingest, register, serve, until Ctrl-C."""
+"""`llmops up`: the main job in one word: ingest, register, open the gateway and the chat, until Ctrl-C."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from llmops.cli.commands.ingest import refresh_and_register, show
+from llmops.cli.gateway_job import GATEWAY_FILE, gateway_job
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import say
 from llmops.core.errors import ConfigError
+from llmops.core.secret import resolve_secret
+
+STOP_S = 60.0
 
 
 @click.command("up")
@@ -17,7 +26,10 @@ from llmops.core.errors import ConfigError
 @click.option("--serve", "door", type=click.Path(path_type=Path), help="The serve job; default configs/serve.yaml.")
 @click.option("--port", type=int, help="Port of the chat; default of the serve job.")
 def command(file: Path | None, door: Path | None, port: int | None) -> None:
-    """Refresh the index, register what changed, and open the chat over it. Ctrl-C stops all."""
+    """Refresh the index, register what changed, and open the chat over it. Ctrl-C stops all.
+
+    Where this folder has a configs/gateway.yaml, its gateway is opened too.
+    """
     from llmops.serving.server import listening, serve
 
     job = rag_job(file).value
@@ -27,4 +39,44 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
     with listening(serving.host, serving.port):
         pass  # a port in use is told before a long ingest, not after it
     show(*refresh_and_register(job))
-    serve(serving, announce=lambda url: say(f"chat is open at {url}   (Ctrl-C stops it)"))
+    with _gateway():
+        serve(serving, announce=lambda url: say(f"chat is open at {url}   (Ctrl-C stops it)"))
+
+
+@contextmanager
+def _gateway() -> Iterator[None]:
+    """This folder's gateway beside the chat, in processes of its own; without its secrets the chat is opened alone."""
+    if not GATEWAY_FILE.exists():
+        yield
+        return
+    if missing := missing_secret():
+        say(f"the gateway of {GATEWAY_FILE} stays closed: {missing}")
+        yield
+        return
+    from llmops.gateway.children import die_with_parent
+
+    parent = os.getpid()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "llmops.cli.main", "gateway", "run"],
+        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509 - no thread runs yet
+    )
+    try:
+        yield
+    finally:
+        started.terminate()
+        try:
+            started.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def missing_secret() -> str:
+    """Which of the gateway's secrets is not there, in words; empty where all are."""
+    for name, provider in gateway_job(None).value.providers.items():
+        try:
+            if provider.api_key is not None:
+                resolve_secret(provider.api_key)
+        except ConfigError as error:
+            return f"{error.what} (provider `{name}`)"
+    return ""

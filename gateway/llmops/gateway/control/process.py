@@ -45,12 +45,18 @@ def main(arguments: list[str]) -> int:
     logs.configure(os.environ.get("LLMOPS_LOG_LEVEL", "WARNING"))
     die_with_parent(os.getppid())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         serve(Path(arguments[0]), socket.socket(fileno=int(arguments[1])))
     except LlmopsError as error:
         sys.stderr.write(f"{render(error)}\n")
         return error.exit_code
     return 0
+
+
+def _leave(_number: int, _frame: object) -> None:
+    """Uvicorn raises the signal again once it has stopped: leave by the blocks that move the last rows, not at once."""
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":
