@@ -59,7 +59,7 @@ def start_control(folder: Path, listener: socket.socket) -> subprocess.Popen[byt
     """Start the control process on a socket that the supervisor keeps, so that a restart refuses no connection."""
     descriptor = listener.fileno()
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-m", "llmops.gateway.control.process", str(folder), str(descriptor)],
+        [sys.executable, "-m", "llmops.gateway.control.process", str(folder), str(descriptor), str(os.getpid())],
         pass_fds=[descriptor],
         process_group=0,  # Ctrl-C is the supervisor's
         stdin=subprocess.DEVNULL,
