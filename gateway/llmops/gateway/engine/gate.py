@@ -132,7 +132,11 @@ class Gate:
         return found
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One row to the spool. What the spool refuses is counted: a full disk must not stop the replies."""
+        """One row for the spool, once the replies of this turn are out."""
+        self.timers.outbox.after(self._keep, row)
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        """What the spool refuses is counted: a full disk must not stop the replies."""
         try:
             if not self._append(self._table, row):
                 self.metrics.count("llmops_gateway_rows_shed_total")
