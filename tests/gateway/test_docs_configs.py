@@ -66,7 +66,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def completed(block: str, file: Path) -> dict[str, Any]:
-    """A configuration as it is shown, or a piece of one laid over the first one of the pages; also written to `file`."""
+    """A configuration as it is shown, or a piece laid over the first one of the pages; also written to `file`."""
     file.write_text(block, encoding="utf-8")
     shown: dict[str, Any] = load_yaml(file).values
     if not block.startswith("job: gateway\n"):
