@@ -1,4 +1,4 @@
-"""The control process: `python -m llmops.gateway.control.process FOLDER DESCRIPTOR`, started by the supervisor.
+"""The control process: `python -m llmops.gateway.control.process FOLDER DESCRIPTOR PARENT`, started by the supervisor.
 
 Serves on the socket it inherits, from the configuration that is in force in the folder, until SIGTERM.
 """
@@ -43,7 +43,7 @@ def serve(folder: Path, listener: socket.socket) -> None:
 def main(arguments: list[str]) -> int:
     """Run the process; an error that is foreseen is told in three lines."""
     logs.configure(os.environ.get("LLMOPS_LOG_LEVEL", "WARNING"))
-    die_with_parent(os.getppid())
+    die_with_parent(int(arguments[2]))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     try:
