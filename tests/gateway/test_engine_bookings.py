@@ -73,6 +73,7 @@ class Case:
     token: str = field(default="", compare=False)
 
 
+BAD_EVENT, BAD_CHUNK = b"8\r\ndata: {\n\r\n2\r\n\n\n\r\n", b"zz\r\n"
 CASES = {
     "refused": Case((), 502, "refused", "refused", asked=0),
     "tls": Case((), 502, "tls", "tls", asked=0),
@@ -91,8 +92,8 @@ CASES = {
     "silent, then the next": Case((silent(),), 200, "first_byte_timeout", "tiers", exact=GOOD, more=True),
     "stream cut": Case((stream(("a", "b"), cut_after=1),), 200, "cut", "once", True, more=True),
     "stream silent": Case((mid_stream(b""),), 200, "idle_timeout", "hasty", True, more=True),
-    "stream with a bad event": Case((mid_stream(b"8\r\ndata: {\n\r\n2\r\n\n\n\r\n"),), 200, "invalid", "once", True, more=True),
-    "stream with a bad chunk": Case((mid_stream(b"zz\r\n"),), 200, "invalid", "once", True, more=True),
+    "stream with a bad event": Case((mid_stream(BAD_EVENT),), 200, "invalid", "once", True, more=True),
+    "stream with a bad chunk": Case((mid_stream(BAD_CHUNK),), 200, "invalid", "once", True, more=True),
 }  # fmt: skip
 
 

@@ -257,3 +257,4 @@ def test_a_stop_lets_replies_under_way_end(tmp_path: Path, upstream: Scripted) -
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert worker.row_of(reply)["status_code"] == 200
+        worker.ended()

@@ -52,7 +52,7 @@ def chain(job: str) -> RagChain:
 
 def serving(folder: Path, worker: RunningWorker, more: str = "") -> Any:
     job = f"answer: {{llm: {{model: answers, url: '{worker.url}/v1'{more}}}}}"
-    return running(folder, Shelf({1: lambda: chain(job)}))  # type: ignore[arg-type, return-value]
+    return running(folder, Shelf({1: lambda: chain(job)}))  # type: ignore[dict-item]
 
 
 def rows_of(server: Running, worker: RunningWorker, request_id: str) -> tuple[dict[str, Any], dict[str, Any]]:

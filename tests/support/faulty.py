@@ -116,14 +116,14 @@ class Scripted:
             thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with suppress(OSError), self._proven(sock) as sock:
-            asked = _read(sock)
+        with suppress(OSError), self._proven(sock) as proven:
+            asked = _read(proven)
             if asked is None:
                 return
             with self.lock:
                 self.asked.append(asked)
                 step = self._steps.popleft() if self._steps else self.answer
-            step(Wire(self, sock, asked))
+            step(Wire(self, proven, asked))
 
     def _proven(self, sock: socket.socket) -> socket.socket:
         if self._tls is None:
