@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmops.core.errors import render
+from llmops.gateway.allowance import StoreGone, open_store, read_usage
 from llmops.gateway.allowance import journal as journal_module
 from llmops.gateway.allowance.desk import DeskConfig
 from llmops.gateway.allowance.exchange import LARGEST, Account, Ask, LeaseRow, grant_of, until_of
@@ -24,6 +28,8 @@ from llmops.gateway.allowance.refusal import refusal
 from llmops.gateway.allowance.shared import SharedAllowances
 from llmops.gateway.allowance.sqlite_store import SqliteStore
 from llmops.gateway.calls import Meter, Refused
+from llmops.gateway.config import GatewayConfig
+from llmops.gateway.pricing import PriceTable
 
 DOLLAR = 1_000_000_000
 
@@ -286,3 +292,25 @@ def test_a_clock_that_steps_back_frees_nothing(tmp_path: Path) -> None:
     assert second.now == first.now
     assert second.answers[0].grant == 0
     store.close_now()
+
+
+def test_the_page_shows_a_configuration_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gateway-allowances.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setenv("REDIS_URL", "redis://:s3cret@localhost:1/0")
+    monkeypatch.chdir(tmp_path)
+    config = GatewayConfig.model_validate(yaml.safe_load(block))
+    store = open_store(config)
+    assert "s3cret" not in repr(vars(store))
+    target = config.routes[0].targets[0]
+    prices = PriceTable.load(config.prices)
+    assert prices.price("openai", target.model).rates.output == 5 * DOLLAR
+    assert prices.price("openai", "our-own-model").rates.cached_input == DOLLAR // 40
+
+    async def ask() -> None:
+        with pytest.raises(StoreGone) as gone:
+            await read_usage(store)
+        assert "s3cret" not in render(gone.value)
+        await store.close()
+
+    asyncio.run(ask())

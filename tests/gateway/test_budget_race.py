@@ -24,8 +24,8 @@ from llmops.gateway.allowance import UsageRow, open_store, read_usage
 
 CLIENTS = 200
 DOLLAR = 1_000_000_000
-INPUT, OUTPUT = 20_000, 200_000  # nano-dollars a token
-PRICE = {"input": "20", "output": "200"}
+INPUT, OUTPUT = 60_000, 600_000  # nano-dollars a token
+PRICE = {"input": "60", "output": "600"}
 
 
 @pytest.fixture

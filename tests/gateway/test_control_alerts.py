@@ -139,12 +139,12 @@ def test_what_is_wrong_at_the_gateway_becomes_alerts_and_is_posted(tmp_path: Pat
             metrics = write_metrics(control.office.folder, 0)
             gauge = ("llmops_gateway_breaker_open", {"route": "fast", "target": "near/small"}, 1)
             dump(metrics, control.office.folder, os.getpid(), [gauge])
-            control.office.watch.look()
+            control.look()
             assert kinds(control) == {"breaker_open"} or kinds(control) == {"breaker_open", "model_changed"}
             with control.client() as client:
                 assert "near/small keeps failing" in client.get("/").text
             dump(metrics, control.office.folder, os.getpid())
-            control.office.watch.look()
+            control.look()
             assert "breaker_open" not in kinds(control)
             assert control.office.watch.duties.problems == {}
     assert "breaker_open" in {json.loads(body)["alert"]["kind"] for _, _, body in receiver.got}

@@ -312,7 +312,7 @@ def test_the_present_is_what_the_workers_wrote(tmp_path: Path) -> None:
         while not control.office.watch.samples():  # the first look is made at once
             time.sleep(0.01)
         write_metrics(folder, 0, requests=10)
-        control.office.watch.look()
+        control.look()
         now = client.get("/api/now").json()
         assert (now["requests"], now["errors"], now["tokens"]) == (10, 0, 1100)
         assert now["cost_usd"] == pytest.approx(0.015)

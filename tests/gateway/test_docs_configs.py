@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from tests.support.wire import certificate
 
 from llmops.core.config import load_config
+from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.published import refuse_open_door
 from llmops.gateway.worker import check_worker
@@ -22,14 +24,18 @@ BLOCKS = [
     for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
 ]
 REFERENCE = re.compile(r"\b(env|file):([\w./-]+)")
-SMALLEST = """job: gateway
-providers:
-  openai: {api_key: env:OPENAI_API_KEY}
-routes:
-  - name: chat
-    targets: [{provider: openai, model: gpt-6.2-sol}]
-"""
-"""What a section shown by itself is laid over."""
+FIRST: dict[str, Any] = {
+    "job": "gateway",
+    "providers": {
+        "openai": {"api_key": "env:OPENAI_API_KEY"},
+        "anthropic": {"kind": "anthropic", "api_key": "env:ANTHROPIC_API_KEY"},
+    },
+    "routes": [
+        {"name": "fast", "targets": [{"provider": "anthropic", "model": "claude-haiku-5-5"}]},
+        {"name": "deep", "targets": [{"provider": "openai", "model": "gpt-6.2-sol"}]},
+    ],
+}
+"""What a piece is laid over that is shown by itself."""
 FEATURES = frozenset(
     (
         "weight", "tier", "fallbacks", "retry", "breaker", "balance", "experiment", "roi", "escalate", "regions",
@@ -44,7 +50,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with every file and variable that the pages refer to."""
     monkeypatch.chdir(tmp_path)
     text = "".join(block.values[0] for block in BLOCKS)
-    for kind, name in REFERENCE.findall(text):
+    for kind, name in REFERENCE.findall(f"{text} {FIRST}"):
         if kind == "env":
             monkeypatch.setenv(name, "redis://localhost:1/0" if name == "REDIS_URL" else "a-secret")
         else:
@@ -59,14 +65,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def completed(block: str, file: Path) -> dict[str, Any]:
+    """A configuration as it is shown, or a piece laid over the first one of the pages; also written to `file`."""
+    file.write_text(block, encoding="utf-8")
+    shown: dict[str, Any] = load_yaml(file).values
+    if not block.startswith("job: gateway\n"):
+        routes = {route["name"]: route for route in (*FIRST["routes"], *shown.get("routes", ()))}
+        providers = {**FIRST["providers"], **shown.get("providers", {})}
+        shown = {**FIRST, **shown, "providers": providers, "routes": list(routes.values())}
+        file.write_text(yaml.safe_dump(shown), encoding="utf-8")
+    return shown
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_configuration_could_run(block: str, project: Path) -> None:
-    if not block.startswith("job: gateway\n"):
-        assert not {"providers", "routes"} & yaml.safe_load(block).keys(), "what could be copied whole is shown whole"
-        block = f"{SMALLEST}{block}"
-    file = project / "configs" / "gateway.yaml"
-    file.parent.mkdir()
-    file.write_text(block, encoding="utf-8")
+    file = project / "gateway.yaml"
+    completed(block, file)
     config = load_config(GatewayConfig, file).value
     refuse_open_door(config)
     check_worker(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.test_docs_configs import BLOCKS
+from tests.gateway.test_docs_configs import BLOCKS, completed
 from tests.support.upstreams.anthropic import AnthropicServer
 from tests.support.upstreams.cohere import CohereServer
 from tests.support.upstreams.gemini import GeminiServer
@@ -20,7 +20,6 @@ from tests.support.upstreams.openai import KEY, MistralServer, OpenAIServer
 from tests.support.upstreams.wire import WireServer, running
 from tests.support.worker import RunningWorker, route, running_worker
 
-from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig, RouteConfig
 
 SERVERS: dict[str, type[WireServer]] = {
@@ -38,8 +37,6 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 }
 PATHS = {"embeddings": "/v1/embeddings", "rerank": "/v1/rerank", "search": "/v1/rerank"}
 """Route names of the pages that are asked for something else than chat."""
-
-WHOLE = [block for block in BLOCKS if str(block.values[0]).startswith("job: gateway\n")]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +57,8 @@ def redirected(block: str, urls: dict[str, str], folder: Path) -> dict[str, Any]
     """The configuration with local servers for its providers."""
     secret = folder / "key"
     secret.write_text(KEY, encoding="utf-8")
-    file = folder / "page.yaml"
-    file.write_text(block, encoding="utf-8")
-    config: dict[str, Any] = load_yaml(file).values
+    config = completed(block, folder / "page.yaml")
+    config["providers"] = {name: dict(provider) for name, provider in config["providers"].items()}
     for provider in config["providers"].values():
         kind = provider.get("kind", "openai")
         provider |= {"url": urls[kind], "api_key": f"file:{secret}"}
@@ -76,7 +72,7 @@ def redirected(block: str, urls: dict[str, str], folder: Path) -> dict[str, Any]
     return config
 
 
-@pytest.mark.parametrize("block", WHOLE)
+@pytest.mark.parametrize("block", BLOCKS)
 def test_every_route_answers(block: str, urls: dict[str, str], worker: RunningWorker, tmp_path: Path) -> None:
     shown = redirected(block, urls, tmp_path)
     mark = f"page-{tmp_path.name}"  # tells that the worker has taken this one over

@@ -110,14 +110,16 @@ def test_a_changed_file_is_taken_over_without_a_dropped_request(two: Gateway) ->
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    write_config(two.file, workers=3, routes=[route("second")])
-    eventually(lambda: seen and seen[-1] == ["second"])
-    write_config(two.file, workers=3, routes=[route("third")])
-    two.process.send_signal(signal.SIGHUP)
-    eventually(lambda: seen[-1] == ["third"] and len(two.status().processes) == 4)
-    done.set()
-    for thread in threads:
-        thread.join(60)
+    try:
+        write_config(two.file, workers=3, routes=[route("second")])
+        eventually(lambda: seen and seen[-1] == ["second"])
+        write_config(two.file, workers=3, routes=[route("third")])
+        two.process.send_signal(signal.SIGHUP)
+        eventually(lambda: seen[-1] == ["third"] and len(two.status().processes) == 4)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
     assert failures == []
     assert two.status().reload.ok
     assert {tuple(names) for names in seen} <= {("first",), ("second",), ("third",)}

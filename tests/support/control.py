@@ -64,13 +64,19 @@ class Control:
     def config(self) -> GatewayConfig:
         return self.office.config()
 
+    def look(self) -> None:
+        """Have the watch look now, in a thread: Playwright's event loop may be this one's."""
+        thread = threading.Thread(target=self.office.watch.look)
+        thread.start()
+        thread.join(60)
+
     def client(self, **settings: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
 
 
 @contextmanager
 def running_control(folder: Path, **values: Any) -> Iterator[Control]:
-    """Until the block ends. It looks at the meters only when `office.watch.look()` is called."""
+    """Until the block ends. It looks at the meters only when `look` is called."""
     config = config_of(folder, **values)
     publish(config)
     with (

@@ -34,6 +34,7 @@ class Place:
     listener: socket.socket
     status: ProcessStatus
     heard: int | None = None  # the pipe of a worker that has not said READY yet
+    ready: bool = False
     config_hash: str = ""
     failures: int = 0
     start_at: float | None = 0.0  # when to start it; None while it runs
@@ -64,7 +65,7 @@ class Crew:
     @property
     def answering(self) -> bool:
         """Whether every worker has said that it answers; stays true once it was."""
-        self._started_all |= all(place.heard is None and place.status.pid for place in self.places)
+        self._started_all |= all(place.ready for place in self.places)
         return self._started_all
 
     @property
@@ -80,14 +81,14 @@ class Crew:
         for place in self.places:
             if place.start_at is not None and place.start_at <= time.monotonic():
                 pid, place.heard = fork_worker(self._work, config, place.listener, place.number, self._not_for(place))
-                place.config_hash, place.start_at = config_hash, None
+                place.config_hash, place.start_at, place.ready = config_hash, None, False
                 note_start(place.status, pid)
 
     def hear(self, pipe: int, config_hash: str) -> None:
         """Read what a starting worker says: that it answers, or why it cannot."""
         place = next(place for place in self.places if place.heard == pipe)
-        told = self._told(place)
-        if told.startswith(READY) and place.config_hash != config_hash:
+        self._told(place)
+        if place.ready and place.config_hash != config_hash:
             send(place.status.pid, signal.SIGHUP)  # it was forked with the configuration before
 
     def reap(self) -> None:
@@ -103,7 +104,7 @@ class Crew:
     def reload(self) -> None:
         """Tell the workers that answer of a new configuration; the others are told when they do."""
         for place in self.places:
-            if place.heard is None:
+            if place.ready:
                 send(place.status.pid, signal.SIGHUP)
 
     def signal(self, number: signal.Signals) -> list[int]:
@@ -122,17 +123,18 @@ class Crew:
         others = [other.listener.fileno() for other in self.places if other is not place]
         return [*self.keep, *others, *self.pipes]
 
-    def _told(self, place: Place) -> bytes:
+    def _told(self, place: Place) -> None:
         assert place.heard is not None
         told = os.read(place.heard, 65536)
         os.close(place.heard)
         place.heard = None
+        place.ready = told.startswith(READY)
         place.error = start_error(told)
-        return told
 
     def _ended(self, place: Place, ended: str) -> None:
         if place.heard is not None:
             self._told(place)
+        place.ready = False
         place.failures = next_failures(place.status, place.failures)
         note_end(place.status, ended)
         if place.leaving:

@@ -95,8 +95,8 @@ def holder(port: int) -> tuple[int, str] | None:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                return int(folder.name), command[:80]
+                words = (folder / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                return int(folder.name), " ".join([Path(words[0]).name, *words[1:]])[:160]
         except OSError:
             continue  # another user's, or gone meanwhile
     return None

@@ -89,9 +89,16 @@ class Mirror:
         self._connect().execute("delete from leases where holder = ?", (holder,))
 
     def knows(self, machines: Iterable[str]) -> None:
-        """Remember which machines share the store."""
+        """Remember which machines share the store, and no others."""
         connection = self._connect()
-        connection.executemany("insert or ignore into machines values (?)", [(name,) for name in machines])
+        connection.execute("begin immediate")
+        try:
+            connection.execute("delete from machines")
+            connection.executemany("insert into machines values (?)", [(name,) for name in machines])
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
 
     def before(self, run: str, now_ms: int) -> dict[str, list[Any]]:
         """What was told in earlier lives of the store, of periods that have not ended; as the store is told it."""

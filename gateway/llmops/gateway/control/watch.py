@@ -85,9 +85,9 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
+        """Look once more, then end the thread."""
         self._stopping.set()
         self._thread.join()
-        self.look()
 
     def look(self) -> None:
         """Sample, and do each duty; a duty that fails keeps no other from being done."""
@@ -119,8 +119,10 @@ class Watch:
         return [_rate(before, after) for before, after in pairwise(samples)]
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._every_s if self._samples else 0.0):
+        self.look()
+        while not self._stopping.wait(self._every_s):
             self.look()
+        self.look()
 
     def _try(self, duty: str, work: Callable[[], object]) -> None:
         try:
