@@ -131,8 +131,7 @@ class ClientCall(Seldom):
         self.streaming = body.get("stream") is True
         size: Size = measure(self.operation, body, raw)
         self.size = size
-        if not size.plain:
-            admission.check_depth(body, raw)
+        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
         if not size.plain or route.guards.checks_input:
             self._check_input()
         self.search: Search | None = None
