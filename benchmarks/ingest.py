@@ -42,7 +42,7 @@ began = time.perf_counter()
 from pathlib import Path
 from llmops.core.state import StateConfig
 from llmops.rag.config import IndexConfig, SourceConfig
-from llmops.rag.ingest import Options, refresh
+from llmops.rag.ingest.refresh import Options, refresh
 docs, state, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 config = IndexConfig(sources=(SourceConfig(path=str(docs)),))
 embedder = None
@@ -51,14 +51,14 @@ def cpu():
 if kind.startswith("free"):
     sys.path.insert(0, sys.argv[4])
     if kind == "free-warm":
-        import chromadb, chromadb.api.rust, llmops.rag.pipeline, llmops.rag.writer
+        import chromadb, chromadb.api.rust, llmops.rag.ingest.pipeline, llmops.rag.ingest.writer
         from free_embedder import FreeEmbedder
         embedder = FreeEmbedder()
     else:
         import types
         embedder = types.SimpleNamespace(fingerprint="free-1")
 elif kind == "real-warm":
-    import chromadb, chromadb.api.rust, llmops.rag.pipeline, llmops.rag.writer
+    import chromadb, chromadb.api.rust, llmops.rag.ingest.pipeline, llmops.rag.ingest.writer
     from llmops.rag.embed import open_embedder, resolve
     embedder = open_embedder(resolve(config.embedding, Path(sys.argv[4])), Path(sys.argv[4]))
     embedder.embed_query("warm")

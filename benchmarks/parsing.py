@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmops.rag.chunk import chunk
 from llmops.rag.config import ChunkingConfig, ParsingConfig, SourceConfig
 from llmops.rag.document import Parsed, SourceItem
+from llmops.rag.ingest.chunk import chunk
 from llmops.rag.parse.pool import ParserPool
 from llmops.rag.sources import scan
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from llmops.core.state import StateConfig
 from llmops.rag.config import IndexConfig, SourceConfig
-from llmops.rag.ingest import Options, refresh
-from llmops.rag.progress import silent
+from llmops.rag.ingest.progress import silent
+from llmops.rag.ingest.refresh import Options, refresh
 
 ROOT = Path(__file__).parent.parent / ".benchmarks"
 

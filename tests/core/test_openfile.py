@@ -25,8 +25,8 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     opened.close()
 
 
-def put(file: OpenFile, body: bytes) -> None:
-    file.append(FRAMER.head(body), body)
+def put(file: OpenFile, body: bytes, durable: bool = False) -> None:
+    file.append(FRAMER.head(body), body, durable)
 
 
 def bodies(file: OpenFile) -> list[bytes]:
@@ -49,7 +49,7 @@ def test_records_of_all_sizes_are_read_as_they_were_appended(file: OpenFile) -> 
         if file.size + len(written[-1]) + 100 > LIMIT:
             written.pop()
             break
-        put(file, written[-1])
+        put(file, written[-1], durable=dice.random() < 0.02)
     assert bodies(file) == written, seed
     assert file.path.stat().st_size <= file.size + ROOM_BYTES
 
@@ -70,6 +70,23 @@ def test_room_is_made_for_those_who_write_much_and_cut_off_at_the_end(file: Open
     assert not is_mapped(file)
     assert file.path.stat().st_size == file.size
     file.descriptor = descriptor  # for the fixture
+
+
+def test_what_is_fsynced_is_written_and_the_next_room_mapped_again(file: OpenFile) -> None:
+    reserving = openfile._filesystem(0) == "ext4"
+    written = [b"x" * 1000 for _ in range(200)]
+    for body in written:
+        put(file, body)
+    put(file, b"thumb", durable=True)
+    assert not is_mapped(file)
+    assert file.path.stat().st_size == (ROOM_BYTES if reserving else file.size)
+    for body in written:
+        put(file, body)
+    assert not is_mapped(file)
+    while file.size < ROOM_BYTES:
+        put(file, b"y" * 1000)
+    assert is_mapped(file) == reserving
+    assert bodies(file)[:401] == [*written, b"thumb", *written]
 
 
 def test_a_record_that_did_not_fit_leaves_the_room_usable(file: OpenFile, monkeypatch: pytest.MonkeyPatch) -> None:

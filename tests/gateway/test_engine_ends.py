@@ -17,6 +17,9 @@ import pytest
 from tests.support.faulty import INPUT_TOKENS, Scripted, scripted_upstream, silent, stream, whole
 from tests.support.worker import PATIENCE_S, PRICE, RunningWorker, route, running_worker, target, user_says
 
+STOPPED_WITHIN_S = 0.1 if os.environ.get("LLMOPS_SOAK") == "1" else PATIENCE_S
+"""From the caller's leaving until the upstream sees its connection closed; the bound itself needs a quiet machine."""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Scripted]:
@@ -84,7 +87,7 @@ def test_a_caller_who_leaves_a_stream_stops_the_upstream_and_pays_for_what_came(
     assert row["input_tokens"] >= INPUT_TOKENS
     assert Decimal(row["cost_usd"]) == Decimal(row["input_tokens"] + 2 * row["output_tokens"]) / 1_000_000
     assert json.loads(row["response_json"])["choices"][0]["message"]["content"].startswith("abc")
-    assert upstream.asked[0].left_at - left_at < PATIENCE_S
+    assert upstream.asked[0].left_at - left_at <= STOPPED_WITHIN_S
 
 
 def test_a_caller_who_leaves_before_the_answer_stops_the_upstream(worker: RunningWorker, upstream: Scripted) -> None:
@@ -92,8 +95,10 @@ def test_a_caller_who_leaves_before_the_answer_stops_the_upstream(worker: Runnin
     before = len(worker.rows())
     sock = send(worker, user_says())
     worker.until(lambda: upstream.asked)
+    left_at = time.monotonic()
     sock.close()
     assert upstream.asked[0].left.wait(PATIENCE_S)
+    assert upstream.asked[0].left_at - left_at <= STOPPED_WITHIN_S
     row = left_row(worker, before)
     assert row["output_tokens"] == 0
     assert row["tags"]["estimated"] == "true"
@@ -257,3 +262,4 @@ def test_a_stop_lets_replies_under_way_end(tmp_path: Path, upstream: Scripted) -
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert worker.row_of(reply)["status_code"] == 200
+        worker.ended()

@@ -20,7 +20,7 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 def loaded(block: str, folder: Path) -> GatewayConfig:
     file = folder / "gateway.yaml"
-    file.write_text(f"job: gateway\n{block}", encoding="utf-8")
+    file.write_text(block, encoding="utf-8")
     return load_config(GatewayConfig, file).value
 
 

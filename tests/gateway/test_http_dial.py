@@ -192,7 +192,7 @@ def test_a_burst_of_calls_asks_the_resolver_once(monkeypatch: pytest.MonkeyPatch
             return await resolve(self)
 
         monkeypatch.setattr(Dialer, "_look_up", counted)
-        async with upstream(saying(OK, OK)) as origin, pool(f"http://localhost:{origin.port}") as one:
+        async with upstream(saying(*[OK] * 20)) as origin, pool(f"http://localhost:{origin.port}") as one:
             for heard in await asyncio.gather(*[fetch(one) for _ in range(20)]):
                 assert heard.body == b"ok"
             assert asked == 1

@@ -86,8 +86,8 @@ def test_killing_control_leaves_the_workers_answering(two: Gateway) -> None:
 
 
 @pytest.mark.kill
-def test_workers_end_with_a_killed_supervisor_and_the_folder_is_free(two: Gateway) -> None:
-    pids = [two.pid("worker 0"), two.pid("worker 1")]
+def test_all_end_with_a_killed_supervisor_and_the_folder_is_free(two: Gateway) -> None:
+    pids = [two.pid("worker 0"), two.pid("worker 1"), eventually(lambda: two.pid("control"))]
     two.process.kill()
     eventually(lambda: not any(alive(pid) for pid in pids))
     with running(two.file) as again:
@@ -149,7 +149,7 @@ def test_a_bad_file_is_refused_and_the_old_one_stays(file: Path, wrong: dict[str
         eventually(lambda: said in "".join(gateway.said))
         write_config(file, routes=[route("second")])
         eventually(lambda: routes(gateway) == ["second"])
-        assert gateway.status().reload.ok
+        eventually(lambda: gateway.status().reload.ok)  # told once all workers know
 
 
 def test_a_broken_yaml_is_refused(file: Path) -> None:

@@ -20,7 +20,7 @@ from llmops.rag.index import open_index
 from llmops.rag.index.guard import writing
 from llmops.rag.index.reader import Index
 from llmops.rag.index.sync import store_folder
-from llmops.rag.ingest import Options, refresh
+from llmops.rag.ingest.refresh import Options, refresh
 
 HR = Principal("ann", groups=frozenset({"hr"}))
 

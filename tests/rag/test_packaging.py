@@ -15,7 +15,7 @@ from llmops.core.state import StateConfig
 from llmops.rag.answer.prompt import DEFAULT_TEMPLATE
 from llmops.rag.config import AnswerConfig, IndexConfig, LlmConfig, RagConfig, RetrievalConfig, SourceConfig
 from llmops.rag.index import open_index
-from llmops.rag.ingest import Options, refresh
+from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.packaging import assemble, open_chain, register_chain
 from llmops.registry.assets import Registry
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -67,9 +68,11 @@ class Wire:
 
 
 class Scripted:
-    """The running server."""
+    """The running server. `failed_handshakes` counts callers who did not like its certificate."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.failed_handshakes = 0
+        self._tls = tls
         self.asked: list[Asked] = []
         self.answer: Step = whole()
         self.lock = threading.Lock()
@@ -82,7 +85,8 @@ class Scripted:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        scheme = "https" if self._tls else "http"
+        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     def script(self, *steps: Step) -> None:
         self._steps.extend(steps)
@@ -112,19 +116,29 @@ class Scripted:
             thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
-        with sock, suppress(OSError):
-            asked = _read(sock)
+        with suppress(OSError), self._proven(sock) as proven:
+            asked = _read(proven)
             if asked is None:
                 return
             with self.lock:
                 self.asked.append(asked)
                 step = self._steps.popleft() if self._steps else self.answer
-            step(Wire(self, sock, asked))
+            step(Wire(self, proven, asked))
+
+    def _proven(self, sock: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return sock
+        try:
+            return self._tls.wrap_socket(sock, server_side=True)
+        except OSError:
+            self.failed_handshakes += 1
+            sock.close()
+            raise
 
 
 @contextmanager
-def scripted_upstream() -> Iterator[Scripted]:
-    upstream = Scripted()
+def scripted_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
+    upstream = Scripted(tls)
     try:
         yield upstream
     finally:

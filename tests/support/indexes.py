@@ -14,7 +14,7 @@ from llmops.rag.config import ChunkingConfig, IndexConfig, SourceConfig
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import store_folder
-from llmops.rag.ingest import Options, Refresh, refresh
+from llmops.rag.ingest.refresh import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
 
 NAME = "dev.docs.index"

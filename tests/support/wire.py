@@ -195,6 +195,9 @@ class Memory(asyncio.Transport):
 
     abort = close
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def can_write_eof(self) -> bool:
         return True
 

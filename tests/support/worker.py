@@ -81,6 +81,11 @@ class RunningWorker:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait for a worker that was told to stop."""
+        assert self._process is not None
         assert self._process.wait(PATIENCE_S) == 0, self.log
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -153,7 +158,7 @@ class RunningWorker:
     def row_of(self, reply: httpx.Response) -> dict[str, Any]:
         """The row of the call that got this reply."""
         wanted = reply.headers["x-request-id"]
-        return self.until(lambda: next((row for row in self.rows() if row["request_id"] == wanted), None))
+        return self.until(lambda: next((row for row in self.rows() if row["request_id"] == wanted), {}))
 
     def metrics(self) -> dict[str, Any]:
         return dict(json.loads((self.checked.folder / "metrics" / "0.json").read_text()))

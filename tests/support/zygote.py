@@ -102,7 +102,7 @@ def _child(job: dict[str, Any], out: int) -> None:
     from llmops.core.errors import LlmopsError
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
-    from llmops.rag.ingest import Options, refresh
+    from llmops.rag.ingest.refresh import Options, refresh
 
     if job.get("kill_at"):
         _Killer(job["kill_at"]).install()
@@ -127,8 +127,8 @@ def _child(job: dict[str, Any], out: int) -> None:
 def _serve() -> None:
     import chromadb  # noqa: F401 - what every child shares
 
-    import llmops.rag.pipeline
-    import llmops.rag.writer  # noqa: F401
+    import llmops.rag.ingest.pipeline
+    import llmops.rag.ingest.writer  # noqa: F401
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -52,13 +52,19 @@ class OpenFile:
     def __post_init__(self) -> None:
         self._reserving = _filesystem(os.fstat(self.descriptor).st_dev) in _RESERVING
 
-    def append(self, head: bytes, body: bytes) -> None:
-        """Add one record. Raises OSError; a piece of the record may stand behind `size` until `take_back`."""
+    def append(self, head: bytes, body: bytes, durable: bool = False) -> None:
+        """Add one record. Raises OSError; a piece of the record may stand behind `size` until `take_back`.
+
+        What will be fsynced is written, and all after it in this room: a store into a page that an fsync has cleaned
+        would make its whole folio dirty again, and each fsync write 128 kB.
+        """
         start = self.size
         middle = start + len(head)
         end = middle + len(body)
-        if end > self._mapped_to and start >= self._next_room_at:
+        if end > self._next_room_at:
             self._make_room(end)
+        if durable:
+            self._unmap()
         if end <= self._mapped_to:
             base, pages = self._mapped_from, self._pages
             pages[start - base : middle - base] = head  # type: ignore[index]
@@ -72,6 +78,7 @@ class OpenFile:
         """Cut off what stands behind the records; False where that failed, and nothing more may be appended."""
         self._unmap()  # a store into pages that the file no longer has would end the process
         self._zeros_to = self.size
+        self._next_room_at = max(self.size, FIRST_ROOM_AT)
         try:
             os.ftruncate(self.descriptor, self.size)
         except OSError:
@@ -101,7 +108,7 @@ class OpenFile:
         with suppress(OSError):
             self._fill(zeros_from, room_end)
             self._pages = _mapped(self.descriptor, start, room_end)
-            self._mapped_from, self._mapped_to, self._next_room_at = start, room_end, 0
+            self._mapped_from, self._mapped_to, self._next_room_at = start, room_end, room_end
 
     def _fill(self, start: int, end: int) -> None:
         if start < end:

@@ -145,7 +145,7 @@ class Spool:
                 if file is None:
                     return False
             try:
-                file.append(head, body)
+                file.append(head, body, waiter is not None)
             except OSError as error:
                 if not file.take_back():
                     self._leave_file()

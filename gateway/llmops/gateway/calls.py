@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmops.gateway.config import ProviderConfig, TargetConfig
 
@@ -161,6 +161,13 @@ class Provider(Protocol):
 
     def reader(self, body: Json) -> Reader:
         """For a stream of `chat` where `chat` is not native."""
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A provider that tells how many tokens a Messages request has."""
+
+    def count_tokens(self, body: Json, target: TargetConfig) -> UpstreamRequest: ...
 
 
 class Writer(Protocol):

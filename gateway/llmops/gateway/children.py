@@ -56,7 +56,10 @@ def fork_worker(
 
 
 def start_control(folder: Path, listener: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the control process on a socket that the supervisor keeps, so that a restart refuses no connection."""
+    """Start the control process on a socket that the supervisor keeps, so that a restart refuses no connection.
+
+    It is told who its parent is: by the time it can ask, that may have ended, and the child may be somebody else's.
+    """
     descriptor = listener.fileno()
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-m", "llmops.gateway.control.process", str(folder), str(descriptor), str(os.getpid())],

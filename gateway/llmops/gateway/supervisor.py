@@ -32,7 +32,7 @@ POLL_S = 1.0
 CONTROL_STOP_S = 30.0
 """How long the control process may take to move the last rows into the lake."""
 _SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-_FIXED = ("state", "catalog", "host", "port", "control")
+_FIXED = ("state", "catalog", "host", "port", "control", "store")
 _log = logging.getLogger(__name__)
 
 

@@ -113,6 +113,7 @@ class Worker:
             await allowances.close()
             self._gate.plan.retire(None, self._gate.spawn)
             await self._gate.rest()
+            self._timers.outbox.turn()  # the last rows, before the spool closes
             self._metrics.dump(config.folder / METRICS, [])
         self._timers.close()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.rag.document import PageSpan, Parsed, SourceItem
 
 if TYPE_CHECKING:
-    from llmops.rag.chunk import Passage
+    from llmops.rag.ingest.chunk import Passage
     from llmops.rag.manifest import Manifest
 
 _MANY = 500

@@ -8,9 +8,9 @@ import pytest
 from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from tests.support import documents
 
-from llmops.rag.chunk import chunk
 from llmops.rag.config import ChunkingConfig
 from llmops.rag.document import Parsed, RefusedDocumentError
+from llmops.rag.ingest.chunk import chunk
 from llmops.rag.outline import outline
 from llmops.rag.parse import media
 from llmops.rag.parse.extracted import Limits

@@ -111,15 +111,19 @@ def _gateway() -> Iterator[Check]:
     if not GATEWAY_FILE.exists():
         return
     from llmops.cli.commands.up import missing_secret
+    from llmops.gateway.pricing import PriceTable
 
     try:
         job = gateway_job(None).value
+        prices = PriceTable.load(job.prices)
     except LlmopsError as error:
         yield Check(str(GATEWAY_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
         return
     yield Check(str(GATEWAY_FILE), "ok", f"{len(job.routes)} route(s), {len(job.providers)} provider(s)")
     if missing := missing_secret():
         yield Check("gateway secrets", "warn", missing, "set it; without it the gateway stays closed")
+    if stale := prices.stale():
+        yield Check("prices", "warn", stale, "state what changed under `prices:` of the gateway configuration")
     yield _port(job.host, job.port)
     yield _port(job.control.host, job.control.port)
 

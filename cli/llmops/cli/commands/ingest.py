@@ -13,8 +13,8 @@ from llmops.core.errors import UserError
 from llmops.rag.config import IndexConfig, RagConfig, SourceConfig
 
 if TYPE_CHECKING:
-    from llmops.rag.forecast import Forecast
-    from llmops.rag.ingest import Refresh
+    from llmops.rag.ingest.forecast import Forecast
+    from llmops.rag.ingest.refresh import Refresh
 
 config_option = click.option(
     "--config", "file", type=click.Path(path_type=Path), help="The rag job; default configs/rag.yaml."
@@ -75,7 +75,7 @@ def refresh_command(paths: tuple[str, ...], overrides: tuple[str, ...], as_json:
 @json_option
 def status_command(file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show the heads of the index, its counts and its quarantine."""
-    from llmops.rag.status import status
+    from llmops.rag.ingest.status import status
 
     job = rag_job(file, overrides).value
     found = status(job.state, job.index.name)
@@ -103,7 +103,7 @@ def status_command(file: Path | None, overrides: tuple[str, ...], as_json: bool)
 @json_option
 def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show how DOCUMENT (a URI such as docs/ingest.md) was cut, or why it was refused."""
-    from llmops.rag.status import inspect
+    from llmops.rag.ingest.status import inspect
 
     job = rag_job(file, overrides).value
     view = inspect(job.state, job.index.name, document)
@@ -119,7 +119,7 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
 
 def refresh_and_register(job: RagConfig, *, full: bool = False) -> tuple[Refresh, dict[str, Any]]:
     """Refresh the index, then register what answers from it; what is unchanged keeps its version."""
-    from llmops.rag.ingest import Options, refresh
+    from llmops.rag.ingest.refresh import Options, refresh
     from llmops.rag.packaging import register_chain
     from llmops.registry import Registry
 
@@ -175,9 +175,9 @@ def _is_config(path: str) -> bool:
 def _guard_other_sources(job: RagConfig) -> None:
     """Refuse to drop, by the way, what other sources have brought into the index."""
     from llmops.core.errors import NotFoundError
-    from llmops.rag.ingest import known_of
+    from llmops.rag.ingest.plan import look
+    from llmops.rag.ingest.refresh import known_of
     from llmops.rag.manifest import Manifest
-    from llmops.rag.plan import look
 
     try:
         manifest = Manifest.open(job.state.index(job.index.name))
@@ -202,8 +202,8 @@ def _lies_in(uri: str, path: str) -> bool:
 
 
 def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
-    from llmops.rag.forecast import forecast
-    from llmops.rag.ingest import Options
+    from llmops.rag.ingest.forecast import forecast
+    from llmops.rag.ingest.refresh import Options
 
     with progress() as bars:
         found = forecast(job.index, job.state, Options(full=full, progress=bars))
@@ -226,8 +226,8 @@ def _changes(found: Forecast) -> list[tuple[str, str]]:
 
 
 def _verify(job: RagConfig, *, as_json: bool) -> int:
-    from llmops.rag.ingest import Options
-    from llmops.rag.verify import repair, verify
+    from llmops.rag.ingest.refresh import Options
+    from llmops.rag.ingest.verify import repair, verify
 
     index: IndexConfig = job.index
     with progress() as bars:

@@ -1,7 +1,7 @@
 """Exact ceilings over all workers and machines: requests and tokens a minute, requests at once, money in a period.
 
 Each worker holds leases of every ceiling it uses, taken from a shared store, and never admits beyond them.
-`exchange` says what is guaranteed and why; docs/allowances.md says it to users.
+`exchange` says what is guaranteed and why; docs/gateway-money.md says it to users.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Literal
 
 from llmops.gateway.allowance.exchange import Answer, Ask, Tally
 from llmops.gateway.allowance.journal import Journal
-from llmops.gateway.allowance.lease import FOREVER, MONEY, SLOTS, Grant, Held, Holding, Lease, Tranche
+from llmops.gateway.allowance.lease import FOREVER, MONEY, SLOTS, TOKENS, Grant, Held, Holding, Lease, Tranche
 from llmops.gateway.allowance.periods import account_of
 from llmops.gateway.allowance.refusal import gone, refusal
 from llmops.gateway.calls import Meter
@@ -266,11 +266,14 @@ class Desk:
         low = grant.free < 0.4 * ahead or (ahead and now + 0.25 > grant.until)
         low = low and now - holding.busy_at < 0.5
         want = 0 if holding.recalled or not (holding.need or low) else max(ahead, holding.need)
-        close = not grant.free and not holding.need and (holding.recalled or now - holding.busy_at > 1.0)
+        at_hand = grant.free
+        if holding.unit == TOKENS:  # what requests under way may not use will come back too
+            at_hand = holding.given - holding.settled
+        close = not at_hand and not holding.need and (holding.recalled or now - holding.busy_at > 1.0)
         told = bool(refunds) and now - holding.told_at >= REPORT_S
         if not (holding.need or want or holding.recalled or told or close):
             return
-        ask = Ask(account_of(holding.meter, 0), refunds=dict(refunds), kept=grant.free)
+        ask = Ask(account_of(holding.meter, 0), refunds=dict(refunds), kept=at_hand)
         ask.least, ask.need, ask.want, ask.mark = holding.least, holding.need, want, holding.mark
         ask.emptied, ask.close = not grant.free, close and not want
         self._sent.append(_Sent(ask, holding, None, ask.refunds))  # type: ignore[arg-type]

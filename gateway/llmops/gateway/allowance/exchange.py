@@ -65,7 +65,7 @@ class Ask:
     returned: int = 0
     debt: int = 0  # all that this lease ever used beyond itself
     refunds: Mapping[int, int] = field(default_factory=dict)  # rate: last moment of use -> unused (negative: overused)
-    kept: int = 0  # rate: what the holder goes on holding
+    kept: int = 0  # rate: what the holder goes on holding, and what requests under way may give back
     least: int = 0  # the smallest of the requests that wait; below it a grant helps nobody
     need: int = 0  # all that wait
     want: int = 0  # welcome beyond that, to be ahead of the next requests

@@ -124,6 +124,7 @@ class Holding:
         "refused_from",
         "refused_until",
         "retry_s",
+        "settled",
         "stir",
         "taken",
         "told_at",
@@ -144,6 +145,7 @@ class Holding:
         self.refused_until = 0.0
         self.retry_s: float | None = None
         self.given = self.taken = 0  # granted less given back; and of it, as last looked at, taken by requests
+        self.settled = 0  # tokens: reserved by requests that have ended
         self.pace = 0.0  # taken a second, of late
         self.measured_at = self.busy_at = self.told_at = 0.0
 
@@ -177,11 +179,13 @@ class Held:
                     grant.overdraw(-rest)  # type: ignore[attr-defined]
                 grant.view[grant.index] = grant.free + grant.returning
             elif unit == TOKENS:
+                holding = grant.holding
+                holding.settled += self._tokens
                 rest = self._tokens - tokens
                 if rest:
-                    refunds, last = grant.holding.refunds, grant.last  # type: ignore[attr-defined]
+                    refunds, last = holding.refunds, grant.last  # type: ignore[attr-defined]
                     if not refunds:
-                        grant.holding.stir(grant.holding)
+                        holding.stir(holding)
                     refunds[last] = refunds.get(last, 0) + rest
             elif unit == SLOTS:
                 grant.free += 1

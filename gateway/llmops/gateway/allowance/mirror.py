@@ -18,11 +18,13 @@ from typing import Any
 
 FILE = "allowance-mirror.db"
 _SCHEMA = """
-create table if not exists accounts(id text not null, run text not null, kind text not null,
-    ceiling integer not null, start integer not null, finish integer not null, spent integer not null, primary key(id, run)) without rowid;
-create table if not exists leases(account text not null, holder text not null, run text not null, serial integer not null,
-    slot integer not null, seq integer not null, amount integer not null, granted integer not null,
-    debt integer not null, primary key(account, holder)) without rowid;
+create table if not exists accounts(
+    id text not null, run text not null, kind text not null, ceiling integer not null, start integer not null,
+    finish integer not null, spent integer not null, primary key(id, run)) without rowid;
+create table if not exists leases(
+    account text not null, holder text not null, run text not null, serial integer not null, slot integer not null,
+    seq integer not null, amount integer not null, granted integer not null, debt integer not null,
+    primary key(account, holder)) without rowid;
 create table if not exists machines(name text primary key) without rowid;
 """
 
@@ -87,9 +89,16 @@ class Mirror:
         self._connect().execute("delete from leases where holder = ?", (holder,))
 
     def knows(self, machines: Iterable[str]) -> None:
-        """Remember which machines share the store."""
+        """Remember which machines share the store, and no others."""
         connection = self._connect()
-        connection.executemany("insert or ignore into machines values (?)", [(name,) for name in machines])
+        connection.execute("begin immediate")
+        try:
+            connection.execute("delete from machines")
+            connection.executemany("insert into machines values (?)", [(name,) for name in machines])
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
 
     def before(self, run: str, now_ms: int) -> dict[str, list[Any]]:
         """What was told in earlier lives of the store, of periods that have not ended; as the store is told it."""

@@ -4,8 +4,10 @@
 --   l:ID   hash  holder -> "serial slot seq amount granted debt acked"
 --   m:ID   hash  rate: last moment of use -> amount
 --   h:NAME set   accounts that a holder holds
---   accounts, holders (-> last heard), machines (-> last heard), clock, run, swept, told:RUN
--- ARGV: operation, run id of the server, clock of a simulation or '', and the operation's own. Amounts stay below 2^53.
+--   accounts, holders (-> last heard), machines (-> last heard), clock, swept
+--   run          the life of the data: run id of the server and a word of whoever began it; absent: nothing may be trusted
+--   opening      the same of the life that begins once all machines have told; told:RUN: those that have
+-- ARGV: operation, run, clock of a simulation or '', and the operation's own. Amounts stay below 2^53.
 local base, op, run = KEYS[1], ARGV[1], ARGV[2]
 local WINDOW, USE, STEP, MARK, DAY = 60000, 1000, 500, 1500, 86400000
 local STATUS = {ok = 0, short = 1, refused = 2, period = 3, lost = 4}
@@ -203,7 +205,7 @@ end
 local function exchange()
   local holder, now = ARGV[4], clock()
   hear(holder, now, tonumber(ARGV[5]))
-  local told = {now, run}
+  local told = {now, run, redis.call('HLEN', base .. 'machines')}
   for _, ask in ipairs(cjson.decode(ARGV[6])) do
     local answer = {status = STATUS.ok, grant = 0, till = 0, spent = 0, leased = 0, mark = 0, retry = -1, amount = 0}
     local book = ask.kind == 'rate' and book_rate or book_lease
@@ -271,10 +273,26 @@ local function usage()
   return found
 end
 
+-- The life that runs, if it is of this process of the server, else the one that is to begin. ARGV: run id, a new word.
+local function begin()
+  local server = ARGV[2] .. ' '
+  for _, name in ipairs({'run', 'opening'}) do
+    local found = redis.call('GET', base .. name)
+    if found and string.sub(found, 1, #server) == server then return found end
+  end
+  local new = server .. ARGV[4]
+  redis.call('DEL', base .. 'run')
+  redis.call('SET', base .. 'opening', new)
+  return new
+end
+
 -- After a start of the server each machine tells what it knows, before anything is granted: the server may have lost it.
 -- An account's spend is the most that anybody knows of it, and what was booked since. ARGV: machine, what it knows, forgive.
 -- Gives the machines still waited for.
 local function declare()
+  if redis.call('GET', base .. 'run') ~= run and redis.call('GET', base .. 'opening') ~= run then
+    return redis.error_reply('STALE another life has begun')
+  end
   local machine, now, known = ARGV[4], clock(), cjson.decode(ARGV[5])
   for _, a in ipairs(known.accounts) do
     local key = base .. 'a:' .. a.id
@@ -308,12 +326,16 @@ local function declare()
       end
     end
   end
-  if #missing == 0 then redis.call('SET', base .. 'run', run) end
+  if #missing == 0 then
+    redis.call('SET', base .. 'run', run)
+    redis.call('DEL', base .. 'opening')
+  end
   return missing
 end
 
+if op == 'begin' then return begin() end
 if op == 'declare' then return declare() end
-if redis.call('GET', base .. 'run') ~= run then return redis.error_reply('STALE another process of the server') end
+if redis.call('GET', base .. 'run') ~= run then return redis.error_reply('STALE another life of the data') end
 if op == 'exchange' then return exchange() end
 if op == 'recalls' then return recalls() end
 if op == 'leases' then return leases() end

@@ -1,9 +1,9 @@
 """The shared store of several machines: one Redis server, asked by a script that books a whole exchange at once.
 
-The clock is the server's (TIME), and never runs backwards. Every start of the server has a new run id; state is trusted
-only under the run id it was built up with. After a restart or a failover every machine first tells what it knows of
-budgets (its `mirror`), and nothing is granted until all have: a server that lost its data, or the last second of it,
-never makes a budget begin anew. What is lost with the data: the last minute of the rate windows.
+The clock is the server's (TIME), and never runs backwards. Data have a life, named in the database by the run id of the
+server's process and a random word; a restart, a failover or a flush begins another. Every machine then first tells what
+it knows of budgets (its `mirror`), and nothing is granted until all have: a server that lost its data, or the last
+second of it, never makes a budget begin anew. What is lost with the data: the last minute of the rate windows.
 
 Knows Redis and the mirror; what is granted is `redis_store.lua`'s and `exchange.grant_of`'s matter, in step.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +40,6 @@ from llmops.gateway.allowance.resp import Connection, RedisAddress, RedisError
 LOG = logging.getLogger(__name__)
 SCRIPT = Path(__file__).with_name("redis_store.lua")
 _STATUS: tuple[Status, ...] = ("ok", "short", "refused", "period", "lost")
-_MACHINES_S = 10.0
 
 
 class RedisStore:
@@ -63,24 +63,25 @@ class RedisStore:
         self._clock_ms = clock_ms
         self._source = SCRIPT.read_bytes()
         self._thread: ThreadPoolExecutor | None = None
-        self._told_run = ""
-        self._machines_at = float("-inf")
+        self._server = ""  # run id of the process that `_run` is a life of the data in
+        self._run = ""
+        self._machines = 0  # how many share the store, as far as the mirror knows
 
     async def exchange(self, holder: str, asks: Sequence[Ask]) -> Tally:
         payload = json.dumps([_plain(ask) for ask in asks])
         told = await self._operation("exchange", holder, str(self._lease_ms), payload)
         answers, seen = [], []
-        for ask, row in zip(asks, told[2:], strict=True):
+        for ask, row in zip(asks, told[3:], strict=True):
             status, grant, until, spent, leased, mark, retry_ms, amount = row
             answers.append(Answer(_STATUS[status], grant, until, spent, leased, mark, retry_ms))
             if ask.account.kind != "rate":
                 seen.append(_seen(holder, ask, answers[-1], amount, told[1].decode()))
         if seen:
             await self._mirrored(self._mirror.note, seen)
-        if time.monotonic() - self._machines_at > _MACHINES_S:
+        if told[2] != self._machines:
             names = [name.decode() for name in await self._operation("machines")]
             await self._mirrored(self._mirror.knows, names)
-            self._machines_at = time.monotonic()
+            self._machines = len(names)
         return Tally(told[0], answers)
 
     async def recalls(self, holder: str) -> list[str]:
@@ -121,39 +122,37 @@ class RedisStore:
 
     async def _operation(self, name: str, *arguments: str) -> Any:
         await self._guarded(self._connection.connect)
-        if self._told_run != self._connection.run_id:
+        if self._server != self._connection.run_id:
             await self._declare(forgive=False)
         try:
-            return await self._guarded(self._script, name, *arguments)
+            return await self._guarded(self._script, name, self._run, *arguments)
         except RedisError as error:
             if not str(error).startswith("STALE"):
                 raise self._gone(str(error)) from error
         await self._declare(forgive=False)  # others are still waited for, or the data was flushed under us
         try:
-            return await self._guarded(self._script, name, *arguments)
+            return await self._guarded(self._script, name, self._run, *arguments)
         except RedisError as error:
             raise self._gone(str(error)) from error
 
     async def _declare(self, *, forgive: bool) -> None:
-        """Tell what this machine knows, once for each life of the server; StoreGone while others have not."""
-        run = self._connection.run_id
-        known = await self._mirrored(self._mirror.before, run, time.time_ns() // 1_000_000)
+        """Tell what this machine knows, once for each life of the data; StoreGone while others have not."""
+        server = self._connection.run_id
         try:
-            missing = await self._guarded(
-                self._script, "declare", self._machine, json.dumps(known), "1" if forgive else ""
-            )
+            run = (await self._guarded(self._script, "begin", server, secrets.token_hex(8))).decode()
+            known = await self._mirrored(self._mirror.before, run, time.time_ns() // 1_000_000)
+            told = json.dumps(known)
+            missing = await self._guarded(self._script, "declare", run, self._machine, told, "1" if forgive else "")
         except RedisError as error:
             raise self._gone(str(error)) from error
-        self._told_run = run
+        self._server, self._run = server, run
         if missing:
             names = ", ".join(sorted(name.decode() for name in missing))
             raise self._gone(f"it was restarted, and machines have not told yet what they spent: {names}")
 
-    async def _script(self, operation: str, *arguments: str) -> Any:
+    async def _script(self, operation: str, run: str, *arguments: str) -> Any:
         clock = "" if self._clock_ms is None else str(self._clock_ms())
-        return await self._connection.script(
-            self._source, [self._base], [operation, self._connection.run_id, clock, *arguments]
-        )
+        return await self._connection.script(self._source, [self._base], [operation, run, clock, *arguments])
 
     async def _guarded(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

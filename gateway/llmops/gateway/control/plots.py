@@ -77,10 +77,11 @@ def bar_plot(title: str, bars: Sequence[Bar], shown: Shown) -> Markup:
     return _svg(title, pieces, "group")
 
 
-def share_bar(share: float | None, *, warns: bool = False) -> Markup:
-    """A part of a whole: a thin bar beside the number that says the same. `warns` where being full is bad."""
-    width = max(0.0, min(share or 0.0, 1.0)) * 100
-    grade = "fine" if not warns or width < 80 else "high" if width < 100 else "full"
+def share_bar(share: float | None, warns: bool = False) -> Markup:
+    """A thin bar beside the number that says the same; one of a ceiling `warns` as it fills."""
+    part = max(0.0, min(share or 0.0, 1.0))
+    width = part * 100
+    grade = "fine" if not warns or part < 0.8 else "high" if part < 1.0 else "full"
     return Markup(  # noqa: S704 - numbers and fixed words only
         '<svg class="share" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="share-room" width="100" height="6"/>'

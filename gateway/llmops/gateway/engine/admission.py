@@ -155,9 +155,16 @@ def read_body(raw: bytes) -> Json:
     return body
 
 
-def check_depth(body: Json, raw: bytes) -> None:
-    """Refuse what is nested deeper than any request is: whoever walks it would run out of stack. Raises Fault."""
-    if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _deeper(body, _DEEPEST):
+def check_depth(body: Json, raw: bytes, flat: int) -> None:
+    """Refuse what is nested deeper than any request is: whoever walks it would run out of stack.
+
+    Args:
+        flat: so many objects are known to stand beside each other, which spares a long conversation the walk.
+
+    Raises:
+        Fault: it is too deep.
+    """
+    if raw.count(b"[") + raw.count(b"{") >= _DEEPEST + flat and _deeper(body, _DEEPEST):
         raise refusal(400, "invalid_json", f"the body is nested more than {_DEEPEST} deep")
 
 

@@ -50,6 +50,7 @@ class Seldom:
     """What most requests do not have. Held by the class, so that such a request pays nothing for it."""
 
     client_id: str | None = None
+    parent_id: str | None = None
     trace_id: str | None = None
     session: str | None = None
     user: str | None = None
@@ -119,6 +120,8 @@ class ClientCall(Seldom):
         self.tab = Tab(self.gate.allowances, grant.meters_of(user))
         if self.client_id is not None and grant.trusted:
             self.request_id = self.client_id
+            if (shown := headers.get(b"x-llmops-parent-invocation")) is not None:
+                self.parent_id = admission.read_id(shown)
         if (shown := headers.get(b"x-llmops-tags")) is not None:
             self.tags = admission.read_tags(shown)
         if (shown := headers.get(b"x-llmops-session")) is not None:
@@ -128,8 +131,7 @@ class ClientCall(Seldom):
         self.streaming = body.get("stream") is True
         size: Size = measure(self.operation, body, raw)
         self.size = size
-        if not size.plain:
-            admission.check_depth(body, raw)
+        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
         if not size.plain or route.guards.checks_input:
             self._check_input()
         self.search: Search | None = None

@@ -32,6 +32,8 @@ from llmops.gateway.calls import (
 )
 from llmops.gateway.dialects import open_dialect
 from llmops.gateway.engine import admission
+from llmops.gateway.engine.counting import PATH as COUNT_PATH
+from llmops.gateway.engine.counting import TokenCount
 from llmops.gateway.engine.exchange import Exchange
 from llmops.gateway.engine.faults import refusal
 from llmops.gateway.engine.host import check_origin
@@ -97,7 +99,9 @@ class Gate:
             self.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
             self.send_fault(responder, self.dialects[operation], fault, new_id())
             return
-        exchange = Exchange(self, request, responder, operation, policy)
+        self._begin(Exchange(self, request, responder, operation, policy))
+
+    def _begin(self, exchange: Exchange) -> None:
         try:
             exchange.begin()
         except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
@@ -132,7 +136,11 @@ class Gate:
         return found
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One row to the spool. What the spool refuses is counted: a full disk must not stop the replies."""
+        """One row for the spool, once the replies of this turn are out."""
+        self.timers.outbox.after(self._keep, row)
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        """What the spool refuses is counted: a full disk must not stop the replies."""
         try:
             if not self._append(self._table, row):
                 self.metrics.count("llmops_gateway_rows_shed_total")
@@ -223,10 +231,16 @@ class Gate:
                 body = models_reply(self.plan, policy, path[len("/v1/models/") :], b"anthropic-version" in headers)
                 responder.send(200, (_JSON,), body)
                 return
+            if path == COUNT_PATH:
+                if request.method != "POST":
+                    raise refusal(405, "method_not_allowed", f"{path} takes POST")
+                self._begin(TokenCount(self, request, responder, "messages", policy))
+                return
             raise refusal(404, "not_found", f"nothing is served at {path[:200]}", "see the paths under /v1/")
         except Fault as fault:
             self.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
-            operation: Operation = "messages" if b"anthropic-version" in headers else "chat"
+            anthropic = path == COUNT_PATH or b"anthropic-version" in headers
+            operation: Operation = "messages" if anthropic else "chat"
             self.send_fault(responder, self.dialects[operation], fault, new_id())
 
     def _health(self, path: str, responder: Responder) -> None:

@@ -161,6 +161,8 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["tags"]["user"] = call.user
     if call.client_id is not None:
         row["client_request_id"] = call.client_id
+    if call.parent_id is not None:
+        row["parent_invocation_id"] = call.parent_id
     if call.trace_id is not None:
         row["trace_id"] = call.trace_id
     if call.session is not None:

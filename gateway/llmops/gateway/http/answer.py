@@ -61,12 +61,13 @@ class Answer:
             body = b""
         self._state = _OVER
         persistence = b"" if self._minor and connection.keep else self._persistence()
-        date = connection.timers.date
+        timers = connection.timers
+        date, write = timers.date, timers.outbox.write
         if len(body) <= JOINED_BYTES:
-            connection.transport.write(b"".join((STATUS_LINES[status], date, lines, persistence, size, body)))
+            write(connection.transport, b"".join((STATUS_LINES[status], date, lines, persistence, size, body)))
         else:
-            connection.transport.write(b"".join((STATUS_LINES[status], date, lines, persistence, size)))
-            connection.transport.write(body)
+            write(connection.transport, b"".join((STATUS_LINES[status], date, lines, persistence, size)))
+            write(connection.transport, body)
         self.on_gone = self.on_drain = None  # they hold whoever answered, who holds this
         connection.answered()
         return None
@@ -98,7 +99,7 @@ class Answer:
         elif self._head:
             data = self._head + data
         self._head = b""
-        self._connection.transport.write(data)
+        self._connection.write(data)
         return None
 
     def end(self) -> None:
@@ -107,7 +108,7 @@ class Answer:
         self._state = _OVER
         last = b"0\r\n\r\n" if self._chunked and not self._bodyless else b""
         if self._head or last:
-            self._connection.transport.write(self._head + last)
+            self._connection.write(self._head + last)
             self._head = b""
         self.on_gone = self.on_drain = None
         self._connection.answered()
@@ -133,7 +134,7 @@ class Answer:
 
     def _flush(self) -> None:
         if self._state == _STREAMING and self._head:
-            self._connection.transport.write(self._head)
+            self._connection.write(self._head)
             self._head = b""
 
     def _persistence(self) -> bytes:

@@ -133,7 +133,8 @@ class Connection(asyncio.Protocol):
         if self._state in (_CLOSING, _LINGER, _LOST):
             return
         self._drop()
-        self.transport.write(error_reply(status, code, message, self.timers.date))
+        self.write(error_reply(status, code, message, self.timers.date))
+        self.timers.outbox.flush()
         self._state = _LINGER
         self.deadline = self.timers.now + LINGER_S
         if self.transport.can_write_eof():
@@ -145,6 +146,9 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     # --- called by the answer ---
+
+    def write(self, data: bytes) -> None:
+        self.timers.outbox.write(self.transport, data)
 
     def soon(self, callback: Callable[[], None]) -> None:
         self._server.loop.call_soon(callback)
@@ -195,7 +199,7 @@ class Connection(asyncio.Protocol):
         self._chunks = Chunks() if length == CHUNKED else None
         self._feed_body(data[at:])
         if self._state == _BODY and head[4] and not self._body:
-            self.transport.write(_CONTINUE)
+            self.write(_CONTINUE)
 
     def _more(self, data: bytes) -> None:
         state = self._state
@@ -319,6 +323,7 @@ class Connection(asyncio.Protocol):
             return
         self._drop()
         self._state = _CLOSING
+        self.timers.outbox.flush()
         self._await_flush()
         self.transport.close()
 

@@ -16,6 +16,8 @@ import time
 from email.utils import formatdate
 from typing import Protocol
 
+from llmops.gateway.http.outbox import Outbox
+
 NEVER = float("inf")
 TICK_S = 0.1
 
@@ -32,9 +34,9 @@ class Timed(Protocol):
 
 
 class Timers:
-    """The clock of one worker, shared by the client side and the upstream side of the door."""
+    """The clock and the outbox of one worker, shared by the client side and the upstream side of the door."""
 
-    __slots__ = ("_handle", "_loop", "_real", "_second", "_tick_s", "_watched", "date", "now")
+    __slots__ = ("_handle", "_loop", "_real", "_second", "_tick_s", "_watched", "date", "now", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
         self._loop = loop
@@ -42,6 +44,7 @@ class Timers:
         self._watched: set[Timed] = set()
         self._real = loop.time()
         self._second = 0
+        self.outbox = Outbox(loop)
         self.now = 0.0
         self.date = b""
         """The whole line `date: ...`, with its end."""
@@ -57,6 +60,7 @@ class Timers:
     def close(self) -> None:
         self._handle.cancel()
         self._watched.clear()
+        self.outbox.turn()
 
     def _tick(self) -> None:
         self._handle = self._loop.call_later(self._tick_s, self._tick)

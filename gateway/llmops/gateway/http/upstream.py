@@ -109,7 +109,7 @@ class Upstream(asyncio.Protocol):
         call.sent = True
         self._state = _HEAD
         self.deadline = self._timers.now + call.first_byte_s
-        self._transport.write(call.wire)
+        self._timers.outbox.write(self._transport, call.wire)
         if call.paused:
             self.pause()
 

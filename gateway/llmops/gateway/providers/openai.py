@@ -64,7 +64,7 @@ class OpenAI:
         try:
             data = orjson.dumps(out)
         except (TypeError, orjson.JSONEncodeError):
-            raise Fault("bad_request", "the request holds text that is not Unicode or a number too large") from None
+            raise Fault("bad_request", "the request holds text that is no Unicode or a number too large", 400) from None
         return UpstreamRequest(self._path(operation, target), self._headers, data)
 
     def reply(self, operation: Operation, body: bytes) -> Reply:

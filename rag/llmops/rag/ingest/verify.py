@@ -18,15 +18,15 @@ from llmops.core.errors import IntegrityError
 from llmops.core.files import exclusive_lock
 from llmops.rag import lexicon, records
 from llmops.rag.arena import Vectors, checksums, map_slots
-from llmops.rag.generation import choose
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import StoreSync, store_folder
-from llmops.rag.ingest import Options, known_of, refresh
+from llmops.rag.ingest.generation import choose
+from llmops.rag.ingest.plan import compare, look
+from llmops.rag.ingest.recovery import lost_vectors, mark_damaged, mark_incomplete
+from llmops.rag.ingest.refresh import Options, known_of, refresh
+from llmops.rag.ingest.writer import arena_path
 from llmops.rag.lexical import Segment, merge
 from llmops.rag.manifest import Head, Manifest
-from llmops.rag.plan import compare, look
-from llmops.rag.recovery import lost_vectors, mark_damaged, mark_incomplete
-from llmops.rag.writer import arena_path
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig

@@ -7,11 +7,11 @@ import time
 import pytest
 from tests.support.indexes import Workplace, contents
 
-from llmops.rag import compaction
 from llmops.rag.index.reader import Index
-from llmops.rag.ingest import Options
+from llmops.rag.ingest import compaction
+from llmops.rag.ingest.refresh import Options
+from llmops.rag.ingest.verify import verify
 from llmops.rag.manifest import Manifest
-from llmops.rag.verify import verify
 
 
 @pytest.fixture

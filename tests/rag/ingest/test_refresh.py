@@ -16,11 +16,11 @@ from tests.support.indexes import NAME, Workplace, contents
 from tests.support.zygote import ROOT, Zygote
 
 from llmops.core.errors import ConflictError, NotFoundError, StorageError
-from llmops.rag.forecast import forecast
-from llmops.rag.ingest import Options
+from llmops.rag.ingest.forecast import forecast
+from llmops.rag.ingest.refresh import Options
+from llmops.rag.ingest.status import inspect, status
+from llmops.rag.ingest.verify import repair, verify
 from llmops.rag.manifest import Manifest
-from llmops.rag.status import inspect, status
-from llmops.rag.verify import repair, verify
 
 PAGES = {
     f"d{n}.md": f"# Title {n}\n\n" + "\n\n".join(f"alpha {n} paragraph {p} " * 8 for p in range(4)) for n in range(6)
@@ -337,7 +337,7 @@ import sys, types
 from pathlib import Path
 from llmops.core.state import StateConfig
 from llmops.rag.config import IndexConfig
-from llmops.rag.ingest import Options, refresh
+from llmops.rag.ingest.refresh import Options, refresh
 embedder = types.SimpleNamespace(fingerprint="words-1")
 config = IndexConfig.model_validate_json({place.config.model_dump_json()!r})
 done = refresh(config, StateConfig(dir=Path({str(place.state.dir)!r})), Options(embedder=embedder))

@@ -12,13 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.ids import digest
-from llmops.rag.chunk import CHUNKER_VERSION
+from llmops.rag.ingest.chunk import CHUNKER_VERSION
 from llmops.rag.parse import parse
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
-    from llmops.rag.pipeline import Embedder
+    from llmops.rag.ingest.pipeline import Embedder
 
 LAYOUT_VERSION = 1
 """Rises whenever chunk ids or vector keys would be reckoned differently."""

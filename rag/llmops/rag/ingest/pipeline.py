@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llmops.rag.ahead import ahead
-from llmops.rag.chunk import chunk
 from llmops.rag.document import Parsed, Rejected, SourceItem
+from llmops.rag.ingest.ahead import ahead
+from llmops.rag.ingest.chunk import chunk
 from llmops.rag.manifest import Manifest
 from llmops.rag.parse.pool import ParserPool
 from llmops.rag.records import StagedDocument, chunk_ids, parsed_of, slots_of, vector_key
@@ -22,8 +22,8 @@ from llmops.rag.records import StagedDocument, chunk_ids, parsed_of, slots_of, v
 if TYPE_CHECKING:
     from llmops.rag.arena import Vectors
     from llmops.rag.config import IndexConfig
-    from llmops.rag.plan import Work
-    from llmops.rag.progress import Meter
+    from llmops.rag.ingest.plan import Work
+    from llmops.rag.ingest.progress import Meter
 
 WINDOW_CHARS = 300_000
 WINDOW_TEXTS = 1024

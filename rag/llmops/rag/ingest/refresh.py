@@ -16,18 +16,18 @@ from llmops.core.files import exclusive_lock
 from llmops.core.ids import digest
 from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
-from llmops.rag.generation import Chosen, choose
 from llmops.rag.index.stamp import is_whole
+from llmops.rag.ingest.generation import Chosen, choose
+from llmops.rag.ingest.plan import Known, Work, compare, look
+from llmops.rag.ingest.progress import Meter, Progress, silent
+from llmops.rag.ingest.recovery import lost_vectors, recover
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
-from llmops.rag.plan import Known, Work, compare, look
-from llmops.rag.progress import Meter, Progress, silent
-from llmops.rag.recovery import lost_vectors, recover
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
-    from llmops.rag.pipeline import Embedder
-    from llmops.rag.writer import Writer
+    from llmops.rag.ingest.pipeline import Embedder
+    from llmops.rag.ingest.writer import Writer
 
 _RETRY_S = 60.0
 _LONGEST_RETRY_S = 86_400.0
@@ -168,9 +168,9 @@ class _Run:
         )
 
     def _changed(self, head: Head | None, known: Known, work: Work, *, certain: bool) -> Refresh:
-        from llmops.rag.compaction import compact
-        from llmops.rag.pipeline import Stages
-        from llmops.rag.writer import Changes, Target, Writer
+        from llmops.rag.ingest.compaction import compact
+        from llmops.rag.ingest.pipeline import Stages
+        from llmops.rag.ingest.writer import Changes, Target, Writer
 
         progress = self.options.progress
         parsing = Meter("parse", progress, len(work.parse) + len(work.reuse))

@@ -21,8 +21,8 @@ from llmops.rag.records import DocumentStat, StagedDocument
 
 if TYPE_CHECKING:
     from llmops.rag.document import SourceItem
-    from llmops.rag.pipeline import Batch
-    from llmops.rag.progress import Meter
+    from llmops.rag.ingest.pipeline import Batch
+    from llmops.rag.ingest.progress import Meter
 
 _STORE_BATCH = 5_000
 _SEGMENT_ROWS = 20_000

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import NotFoundError
-from llmops.rag.generation import choose
-from llmops.rag.ingest import Options, known_of
+from llmops.rag.ingest.generation import choose
+from llmops.rag.ingest.pipeline import Stages
+from llmops.rag.ingest.plan import compare, look
+from llmops.rag.ingest.progress import Meter
+from llmops.rag.ingest.refresh import Options, known_of
 from llmops.rag.manifest import EMBED_RATE, Manifest
-from llmops.rag.pipeline import Stages
-from llmops.rag.plan import compare, look
-from llmops.rag.progress import Meter
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig

@@ -17,8 +17,8 @@ from tests.support.indexes import Workplace, contents
 from tests.support.zygote import Zygote
 
 from llmops.rag.index.sync import _log as sync_log
-from llmops.rag.ingest import Options
-from llmops.rag.verify import verify
+from llmops.rag.ingest.refresh import Options
+from llmops.rag.ingest.verify import verify
 
 SOAK = os.environ.get("LLMOPS_SOAK") == "1"
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llmops.rag.ahead import ahead
+from llmops.rag.ingest.ahead import ahead
 
 
 def running() -> set[str]:

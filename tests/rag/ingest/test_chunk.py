@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llmops.rag.chunk import Passage, chunk, fingerprint
 from llmops.rag.config import ChunkingConfig
 from llmops.rag.document import PageSpan, Parsed
+from llmops.rag.ingest.chunk import Passage, chunk, fingerprint
 from llmops.rag.parse.media import MARKDOWN, PLAIN
 
 SENTENCES = "The pump runs day and night. It needs oil every month! Does it leak? Then call Dr. Smith at once. "
