@@ -263,8 +263,9 @@ def main() -> None:
         rows = list(parsing_rows(Path(name), arguments.documents, arguments.rounds))
         rows.append(scan_row(Path(name), arguments.rounds))
     rows.append(chunking_row(arguments.rounds))
-    data = Path(os.environ.get("LLMOPS_DATA", "../shared/data")) / "chunk_eval"
-    if data.exists():
+    named = os.environ.get("LLMOPS_DATA")
+    data = Path(named or "") / "chunk_eval"
+    if named and data.exists():
         rows.append(recall_row(data))
     else:
         print("chunk_eval is not in LLMOPS_DATA: recall is left out", file=sys.stderr)

@@ -52,8 +52,9 @@ class Corpus:
 
 def data_folder() -> Path | None:
     """The folder of the data sets; None where there is none, and the program says so."""
-    folder = Path(os.environ.get("LLMOPS_DATA", "../shared/data"))
-    return folder if (folder / "scifact").is_dir() else None
+    named = os.environ.get("LLMOPS_DATA")
+    folder = Path(named or "")
+    return folder if named and (folder / "scifact").is_dir() else None
 
 
 def load(data: Path, name: str) -> Corpus:
