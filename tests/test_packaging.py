@@ -82,7 +82,7 @@ def installed_by(extra: str) -> set[str]:
 
 def test_a_gateway_container_holds_no_model_library() -> None:
     brought = installed_by("gateway")
-    assert {"uvloop", "httptools", "sqlalchemy", "deltalake"} <= brought
+    assert {"uvloop", "sqlalchemy", "deltalake"} <= brought
     assert brought & {"torch", "transformers", "mlflow", "mlflow-skinny", "chromadb", "numpy", "pandas"} == set()
 
 

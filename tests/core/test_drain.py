@@ -194,6 +194,7 @@ def test_waking_begins_a_round_at_once(state: StateConfig, spool: Spool) -> None
         spool.append(FEEDBACK, thumb())
         drainer.wake()
         _until(lambda: drainer.counters.records == 1)
+    assert len(Lake(state).rows(FEEDBACK)) == 1
 
 
 def test_a_table_that_fails_keeps_its_records_and_holds_up_no_other(state: StateConfig, spool: Spool) -> None:

@@ -240,7 +240,8 @@ def test_a_caller_who_leaves_while_waiting_holds_nothing(tmp_path: Path) -> None
         for task in waiting:
             task.cancel()
         held.release()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(end, asyncio.CancelledError) for end in ended)
         (await allowances.reserve(meters, 0, 0)).release()
         await allowances.close()
 

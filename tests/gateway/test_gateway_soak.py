@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support import scripted
-from tests.support.scripted import Scripted, Step, Wire, scripted_upstream
+from tests.support import faulty
+from tests.support.faulty import Scripted, Step, Wire, scripted_upstream
 from tests.support.worker import RunningWorker, route, running_worker, target
 
 pytestmark = [
@@ -28,20 +28,20 @@ GROWTH_MB = 6.0
 MAIL = "Write to alice@example.org or to nobody at all, dear reader. "
 
 
-def faulty(seed: int) -> Step:
+def some_step(seed: int) -> Step:
     """Mostly good answers; else one of everything that goes wrong on a wire."""
     draw = random.Random(seed)
     pieces = tuple(MAIL[start : start + 7] for start in range(0, len(MAIL), 7))
     faults: list[Step] = [
-        scripted.status(500), scripted.status(429, ("Retry-After", "0")), scripted.status(503), scripted.status(400),
-        scripted.text(b"{not json"), scripted.text(b"[]"), scripted.wrong_length(), scripted.not_http(),
-        scripted.hang_up(), scripted.stream(pieces, cut_after=3), scripted.stream(pieces, error_after=2),
-        scripted.stream(("x" * 5000,) * 20),
+        faulty.status(500), faulty.status(429, ("Retry-After", "0")), faulty.status(503), faulty.status(400),
+        faulty.text(b"{not json"), faulty.text(b"[]"), faulty.wrong_length(), faulty.not_http(),
+        faulty.hang_up(), faulty.stream(pieces, cut_after=3), faulty.stream(pieces, error_after=2),
+        faulty.stream(("x" * 5000,) * 20),
     ]  # fmt: skip
 
     def step(wire: Wire) -> None:
         if draw.random() < 0.7:
-            scripted.stream(pieces)(wire) if wire.asked.body.get("stream") else scripted.whole(MAIL * 50)(wire)
+            faulty.stream(pieces)(wire) if wire.asked.body.get("stream") else faulty.whole(MAIL * 50)(wire)
         else:
             draw.choice(faults)(wire)
 
@@ -132,7 +132,7 @@ def settled(worker: RunningWorker, requests: int) -> None:
 
 def test_no_growth_under_faults(tmp_path: Path) -> None:
     with scripted_upstream() as upstream:
-        upstream.answer = faulty(1)
+        upstream.answer = some_step(1)
         with running_worker(tmp_path, **config(upstream)) as worker:
             token = worker.key(team="team", budgets=((10**15, "month"),), limits={"concurrent": 1000})
             asked, sizes = 0, []

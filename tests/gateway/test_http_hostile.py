@@ -254,6 +254,7 @@ def test_a_caller_that_takes_nothing_is_given_up() -> None:
             sock.sendall(post())
             await until(lambda: gone)
             await until(lambda: not gate.server.connections)
+            assert gone == [True]
             sock.close()
 
     run(work())
@@ -270,6 +271,7 @@ def test_a_whole_reply_that_nobody_takes_does_not_hold_the_connection() -> None:
                 sock.sendall(post(b"", *lines))
                 await until(lambda gate=gate: gate.requests)
                 await until(lambda gate=gate: not gate.server.connections)
+                assert len(gate.requests) == 1
                 sock.close()
 
     run(work())

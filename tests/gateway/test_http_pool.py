@@ -78,6 +78,8 @@ def test_unused_connections_are_closed_after_a_while() -> None:
         async with upstream(saying(OK, OK)) as origin, pool(origin.url, idle_connection_s=0.05) as one:
             await fetch(one)
             await until(lambda: not one.connections)
+            assert (await fetch(one)).body == b"ok"
+            assert origin.connections == 2
 
     run(work())
 

@@ -7,7 +7,6 @@ nothing: those belong to the gateway route that its URL normally points to.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import itertools
 import random
 import socket
@@ -20,6 +19,7 @@ from typing import Any
 import httpcore
 import httpx
 
+from llmops.core.addresses import is_loopback
 from llmops.core.chain import ChainContext, Message, Usage
 from llmops.core.errors import ConfigError, LlmopsError, UpstreamError
 from llmops.core.llm_wire import (
@@ -109,7 +109,8 @@ class LlmClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(10.0, endpoint.timeout_s), pool=None),
             follow_redirects=False,  # a redirect would carry the key to another host
-            trust_env=not _is_loopback(httpx.URL(endpoint.url).host),
+            # A proxy set for the outer world must not receive what is meant for this machine.
+            trust_env=not is_loopback(httpx.URL(endpoint.url).host),
         )
 
     def close(self) -> None:
@@ -302,11 +303,3 @@ def _pause_s(attempt: int, asked_s: float | None) -> float:
 
 def _shown(url: httpx.URL) -> str:
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))
-
-
-def _is_loopback(host: str) -> bool:
-    """A proxy set for the outer world must not receive what is meant for this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

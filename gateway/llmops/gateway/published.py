@@ -10,7 +10,6 @@ Every file is replaced whole: a reader never sees half of one.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from llmops.core.addresses import is_loopback
 from llmops.core.errors import ConfigError, IntegrityError
 from llmops.core.files import write_atomic
 from llmops.core.ids import digest
@@ -97,14 +97,6 @@ def read_status(folder: Path) -> SupervisorStatus | None:
     values["reload"] = ReloadStatus(**values["reload"])
     values["processes"] = [ProcessStatus(**process) for process in values["processes"]]
     return SupervisorStatus(**values)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def refuse_open_door(config: GatewayConfig) -> None:

@@ -5,11 +5,11 @@ Light to import: pydantic only. It knows no HTTP; `refuse_open_door` holds the o
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import ConfigError
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
@@ -91,24 +91,6 @@ class ServeConfig(Section):
     @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_wildcard(host: str) -> bool:
-    """Whether the address means every interface."""
-    try:
-        return host == "" or ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def refuse_open_door(config: ServeConfig) -> None:

@@ -14,8 +14,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops.core.addresses import is_wildcard
 from llmops.core.errors import DeniedError, LlmopsError, TooLargeError, UserError
-from llmops.serving.config import ServeConfig, is_wildcard
+from llmops.serving.config import ServeConfig
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops.core.addresses import is_loopback
 from llmops.core.errors import DeniedError, LlmopsError, TooLargeError, UnauthenticatedError
 from llmops.core.files import write_atomic
 from llmops.core.keys import Keys
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.keys import ADMIN
-from llmops.gateway.published import is_loopback
 
 BODY_BYTES = 64 * 1024
 COOKIE = "llmops_control"
