@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 from tests.support.records import FEEDBACK, LOG, log_row, thumb
 
 from llmops.core import deltafiles
@@ -217,3 +218,10 @@ def test_a_lake_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="cannot be read or written"):
         Lake(StateConfig(dir=tmp_path)).append(FEEDBACK, [thumb()])
+
+
+def test_arrow_never_calls_python_to_read_local_files(lake: Lake) -> None:
+    """A thread of Arrow's inside Python while the interpreter ends aborts the process, after the work was done."""
+    lake.append(LOG, [log_row()])
+    stored, _ = lake._snapshot(LOG, None, include_pending=False)
+    assert isinstance(stored.filesystem.base_fs, LocalFileSystem)

@@ -213,7 +213,7 @@ class Lake:
         if name.rpartition(".")[2] not in TABLES:
             if self._open(name) is None:
                 return None
-            return self._open(name).to_pyarrow_dataset()
+            return self._dataset(self._open(name), name)
         if not include_pending:
             stored, _ = self._snapshot(name, None, include_pending=False)
             return stored if stored is not None else spec_of(name).schema().empty_table()
@@ -233,11 +233,22 @@ class Lake:
             with self._lock, _translated(table):
                 handle = self._open(table)
                 if handle is not None:
-                    stored = handle.to_pyarrow_dataset()
+                    stored = self._dataset(handle, table)
                     starts = {s: max(start, handle.transaction_version(s.name) or 0) for s, start in starts.items()}
             records = list(pending_rows(table, starts, where))
         arrow, _ = to_arrow(spec_of(table), records)  # what does not fit will be set aside by the drainer
         return stored, ds.dataset(arrow) if arrow.num_rows else None
+
+    def _dataset(self, handle: Any, table: str) -> Any:
+        """The table's files for Arrow to read; local ones by Arrow's own code.
+
+        deltalake's file system calls back into Python. An Arrow thread that lets go of its file while the interpreter
+        ends is killed inside C++, and the whole process with it: one reading command in four ended so.
+        """
+        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+        files = SubTreeFileSystem(str(self._path(table)), LocalFileSystem()) if self.is_local else None
+        return handle.to_pyarrow_dataset(filesystem=files)
 
     def _path(self, table: str) -> Path:
         return Path(self._uri(table))
