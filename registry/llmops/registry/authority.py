@@ -58,6 +58,14 @@ class Authority:
         """
         self.access.require_alias(connection, self.principal, name, alias)
 
+    def require_writer(self, connection: Connection, place: Place) -> None:
+        """Keep people from changing a catalog that only service principals write to.
+
+        Raises:
+            DeniedError: the principal is a person.
+        """
+        self.access.require_writer(connection, self.principal, place)
+
     def allows(self, connection: Connection, privilege: Privilege, place: Place) -> bool:
         """Whether the principal may do this here."""
         return self.access.allows(connection, self.principal, privilege, place)
