@@ -26,6 +26,8 @@ from llmops.core.redact import redact_secrets
 VERSION = "1"
 INTENT, DONE, FAILED, DENIED, ABANDONED = "intent", "done", "failed", "denied", "abandoned"
 PHASES = (INTENT, DONE, FAILED, DENIED, ABANDONED)
+ANCHOR = "anchor"
+"""The action by which the log tells that its anchor was begun anew."""
 MOST_JSON_BYTES = 32_768
 _MOST_ERROR_CHARS = 2_000
 
@@ -127,7 +129,11 @@ def fingerprint(key: bytes) -> str:
 
 def now() -> str:
     """This moment as the log writes it: the texts of two moments compare as they do."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment(datetime.now(UTC))
+
+
+def moment(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def who(principal: Principal) -> dict[str, Any]:
