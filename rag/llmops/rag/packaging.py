@@ -57,6 +57,7 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
         NotFoundError: the index was never ingested to its end.
         UserError: the prompt file is missing or unfit.
     """
+    from llmops.registry.lineage import Edge, Relation
     from llmops.registry.records import Candidate, CodeModel, Kind, Pointer, PromptText
 
     prompt = load_prompt(config.answer)
@@ -87,6 +88,13 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
             digest=digest({**pinned, "answering": ANSWERING}),
             params=_shown(pinned, str(index_version.ref)),
         )
+    )
+    ref = str(chain_version.ref)
+    registry.link(
+        [
+            Edge(str(prompt_version.ref), Relation.PROMPT, ref),
+            Edge(str(index_version.ref), Relation.INDEX, ref, {"generation": place["generation"]}),
+        ]
     )
     return Registered(chain_version, prompt_version, index_version)
 
