@@ -54,13 +54,6 @@ CASES = [("sqlite", *case) for case in PROMOTING]
 CASES += [pytest.param("postgresql", *case, marks=pytest.mark.postgresql) for case in IN_POSTGRESQL]
 
 
-@pytest.fixture
-def sql_state(request: pytest.FixtureRequest, tmp_path: Path) -> StateConfig:
-    """SQLite, where a test does not ask for PostgreSQL: each case starts a process and dies."""
-    url = request.getfixturevalue("postgresql_url") if getattr(request, "param", "") == "postgresql" else None
-    return StateConfig(dir=tmp_path / "state", sql_url=url)
-
-
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state that `killed` starts from, made once: opening an empty one runs every migration."""
@@ -73,6 +66,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(sql_state: StateConfig, prepared: Path) -> StateConfig:
     """A state with a champion, and a better version whose evidence is filed."""
     if sql_state.sql_url is None:
+        shutil.rmtree(sql_state.root)
         shutil.copytree(prepared, sql_state.root)
     else:
         _prepare(sql_state)
@@ -131,6 +125,7 @@ def test_a_killed_promotion_is_whole_or_undone_and_its_rerun_ends_it(
 
 
 @pytest.mark.kill
+@pytest.mark.parametrize("sql_state", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("place", "times"),
     [("intent", 1), ("undone", 1), ("moves", 1), ("swap", 1), ("swap", 2), ("outcome", 1), ("mirror", 1)],
@@ -149,6 +144,7 @@ def test_a_killed_rollback_happens_once(killed: StateConfig, place: str, times: 
 
 
 @pytest.mark.kill
+@pytest.mark.parametrize("sql_state", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("place", "times"), [("intent", 1), ("said", 1), ("outcome", 1), ("intent", 2), ("step", 1)])
 def test_a_killed_approval_is_said_or_not(killed: StateConfig, place: str, times: int) -> None:
     with Desk(killed) as desk:
@@ -187,9 +183,6 @@ def test_mlflow_is_behind_after_a_kill_and_put_right_by_the_rerun(
 
 
 @pytest.mark.parametrize("numbers", [(2, 3), (2, 2)], ids=["two versions", "the same version"])
-@pytest.mark.parametrize(
-    "sql_state", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
-)
 def test_of_two_operators_one_wins_and_the_other_is_told(killed: StateConfig, numbers: tuple[int, int]) -> None:
     with Desk(killed) as desk:
         one, _, three = (desk.resolve(f"{CHAT}/{number}") for number in (1, 2, 3))
@@ -214,9 +207,6 @@ def test_of_two_operators_one_wins_and_the_other_is_told(killed: StateConfig, nu
         assert all(code == "conflict" and "moved this promotion meanwhile" in why[0] for _, code, why in lost)
 
 
-@pytest.mark.parametrize(
-    "sql_state", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
-)
 def test_threads_that_promote_the_same_version_do_it_once(killed: StateConfig) -> None:
     outcomes: list[str] = []
     gate = threading.Barrier(4)

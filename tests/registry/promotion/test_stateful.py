@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from tests.support.promotion_processes import PLACES
 from tests.support.promotions import BOTH, LEGAL, RISK, Desk, against, found
 from tests.support.registry_processes import CHAT
 
 from llmops.core.errors import ConflictError, DeniedError, LlmopsError, UserError
-from llmops.core.ids import new_id
 from llmops.core.names import Ref
-from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
 from llmops.registry import Version, evidence
 from llmops.registry.promotion import Policy, Promoter, State
@@ -231,43 +235,20 @@ BUDGET = settings(
 )
 
 
-def test_any_order_of_acts_leaves_one_story(prepared: Path) -> None:
+def test_any_order_of_acts_leaves_one_story(migrated: Path) -> None:
     class InSqlite(Flow):
         def empty(self) -> StateConfig:
             folder = Path(tempfile.mkdtemp(prefix="llmops-flow-"))
-            shutil.copytree(prepared, folder, dirs_exist_ok=True)
+            shutil.copytree(migrated, folder, dirs_exist_ok=True)
             return StateConfig(dir=folder)
 
-    InSqlite.TestCase.settings = BUDGET
-    _run(InSqlite)
+    run_state_machine_as_test(InSqlite, settings=BUDGET)
 
 
 @pytest.mark.postgresql
-def test_the_same_in_postgresql(postgresql: str, tmp_path: Path) -> None:
+def test_the_same_in_postgresql(copied_database: Callable[[], str]) -> None:
     class InPostgresql(Flow):
         def empty(self) -> StateConfig:
-            name = f"test_{new_id().replace('-', '')}"
-            url = make_url(postgresql)
-            engine = create_engine(url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-            with engine.connect() as connection:
-                connection.execute(text(f"CREATE DATABASE {name}"))
-            engine.dispose()
-            folder = Path(tempfile.mkdtemp(prefix="llmops-flow-"))
-            return StateConfig(dir=folder, sql_url=url.set(database=name).render_as_string(hide_password=False))
+            return StateConfig(dir=Path(tempfile.mkdtemp(prefix="llmops-flow-")), sql_url=copied_database())
 
-    InPostgresql.TestCase.settings = settings(BUDGET, max_examples=2)
-    _run(InPostgresql)
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty, migrated state: every example starts from a copy."""
-    folder = tmp_path_factory.mktemp("empty") / "state"
-    open_sql(StateConfig(dir=folder)).close()
-    return folder
-
-
-def _run(machine: type[Flow]) -> None:
-    from hypothesis.stateful import run_state_machine_as_test
-
-    run_state_machine_as_test(machine, settings=machine.TestCase.settings)
+    run_state_machine_as_test(InPostgresql, settings=settings(BUDGET, max_examples=2))
