@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, event, insert
 
 from llmops.core.names import Name
 from llmops.core.sql import open_sql
@@ -27,6 +27,7 @@ from llmops.registry import Evidence, Registry, aliases, evidence, queries, tabl
 from llmops.registry.aliases import Move
 from llmops.registry.evidence import Method, Subject
 from llmops.registry.mlflow_adapter import MlflowStore, quiet_mlflow
+from llmops.registry.promotion import Promoter, State
 
 ASSETS = 100
 TAGS = {"team": "docs", "stage": "dev"}
@@ -136,6 +137,75 @@ def swaps(state: StateConfig, moves: int) -> dict[str, float]:
     }
 
 
+def promotions(state: StateConfig, moves: int) -> dict[str, float]:
+    """Milliseconds of whole promotions with their evidence on file, and from their commit until a reader sees them."""
+    with Timed(state) as registry:
+        promoter, name = Promoter(registry), Name.parse("dev.bench.asset_002")
+        numbers = [*range(2, moves + 2)]
+        context = multiprocessing.get_context("spawn")
+        seen = context.Queue()
+        process = context.Process(target=_poll_name, args=(state, f"{name}@champion", moves, seen))
+        process.start()
+        assert seen.get(timeout=120)[0] == 1
+        times: dict[str, list[float]] = {"promote": [], "last": [], "seen": [], "mirror": []}
+        for number in numbers:
+            version, champion = registry.resolve(f"{name}/{number}"), registry.resolve(f"{name}@champion")
+            validated = _found(version, "validation")
+            compared = _found(version, "comparison", baseline=Subject.of(champion))
+            for record in (validated, compared):
+                registry.add_evidence(record)
+            started = time.monotonic()
+            assert promoter.promote(version.ref).state is State.PROMOTED
+            reached, at = seen.get(timeout=60)
+            assert reached == number
+            times["promote"].append((registry.mirrored_from - started) * 1000)
+            times["last"].append((registry.mirrored_from - registry.last_begun) * 1000)
+            times["seen"].append((at - registry.committed) * 1000)
+            times["mirror"].append((registry.mirrored_until - registry.mirrored_from) * 1000)
+        process.join(timeout=60)
+    found = {f"{key}_ms": statistics.median(values) for key, values in times.items()}
+    return found | {f"{key}_worst_ms": max(values) for key, values in times.items()}
+
+
+class Timed(Registry):
+    """A registry that notes when its last transaction began and committed, and when MLflow's copies were written."""
+
+    def __init__(self, state: StateConfig) -> None:
+        super().__init__(state)
+        self.begun = self.last_begun = self.committed = self.mirrored_from = self.mirrored_until = 0.0
+        event.listen(self.sql._engine, "begin", self._note_begin)
+        event.listen(self.sql._engine, "commit", self._note_commit)
+
+    def mirror(self, name: Name) -> bool:
+        self.last_begun, self.committed = self._moved
+        self.mirrored_from = time.monotonic()
+        try:
+            return super().mirror(name)
+        finally:
+            self.mirrored_until = time.monotonic()
+
+    _moved = (0.0, 0.0)
+    """When the transaction with the newest alias move began, and when its commit did."""
+
+    def _note_begin(self, connection: Connection) -> None:
+        self.begun = time.monotonic()
+
+    def _note_commit(self, connection: Connection) -> None:
+        if connection.get_execution_options().get("write"):
+            self._moved = (self.begun, time.monotonic())
+
+
+def _found(version: Any, gate: str, **changes: Any) -> Evidence:
+    method = Method(name="bench", version="1")
+    subject = Subject.of(version)
+    return Evidence(asset=subject, gate=gate, verdict="pass", method=method, actor="bench", **changes)
+
+
+def _poll_name(state: StateConfig, ref: str, moves: int, seen: Any) -> None:
+    with Registry(state) as registry:
+        _poll(lambda: registry.resolve(ref).version, moves, seen)
+
+
 def _seen_after(poll: Callable[..., None], state: StateConfig, move: Callable[[int], None], moves: int) -> list[float]:
     context = multiprocessing.get_context("spawn")
     seen = context.Queue()
@@ -206,6 +276,17 @@ def table(found: dict[str, dict[str, float]], versions: int) -> str:
     ]
     lines = ["| MLflow / llmops | what | MLflow | llmops |", "|---:|---|---:|---:|"]
     lines += [f"| {a / b:.1f} | {what} | {a:{form}} {unit} | {b:{form}} {unit} |" for what, a, b, unit, form in rows]
+    walked = found["promotion"]
+    lines += ["", "| what, with no peer | median | slowest |", "|---|---:|---:|"]
+    lines += [
+        f"| {what} | {walked[f'{key}_ms']:.1f} ms | {walked[f'{key}_worst_ms']:.1f} ms |"
+        for key, what in (
+            ("promote", "a whole promotion, evidence on file: three audited changes of state"),
+            ("last", "of it the transaction that moves champion and previous champion"),
+            ("seen", "from the start of its commit until another process sees the new champion"),
+            ("mirror", "MLflow's copies, after the commit"),
+        )
+    ]
     return "\n".join(lines)
 
 
@@ -225,6 +306,8 @@ def main() -> None:
         found = {"list": listing(state, folder, options.versions, options.runs)}
         print("registry: moving aliases", file=sys.stderr)
         found["swap"] = swaps(state, options.moves)
+        print("registry: promoting", file=sys.stderr)
+        found["promotion"] = promotions(state, min(options.moves, options.versions // ASSETS - 1))
         found["store"] = stores(folder)
     print(json.dumps(found) if options.as_json else table(found, options.versions))
 
