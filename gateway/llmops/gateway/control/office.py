@@ -14,11 +14,11 @@ from llmops.core.drain import Drainer
 from llmops.core.keys import Keys
 from llmops.core.lake import Lake
 from llmops.core.sql import Sql, open_sql
+from llmops.core.web.sign_in import KeySessions
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions, standings
-from llmops.gateway.control.door import Sessions
-from llmops.gateway.control.keys import VirtualKeys
+from llmops.gateway.control.keys import ADMIN, VirtualKeys
 from llmops.gateway.control.meters import Merged, Meters
 from llmops.gateway.control.models import ReportedModels
 from llmops.gateway.control.snapshot import Publisher
@@ -59,7 +59,7 @@ class Office:
     usage: UsageTable
     watch: Watch
     models: ReportedModels
-    sessions: Sessions
+    sessions: KeySessions
     drainer: Drainer
 
     @property
@@ -101,7 +101,7 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
         drainer.start()
         stack.callback(drainer.stop)
         usage = UsageTable(lake, config.inference_log)
-        sessions = Sessions.open(folder, Keys(sql))
+        sessions = KeySessions.open(folder, Keys(sql), ADMIN)
         yield Office(published, keys, publisher, alerts, usage, watch, models, sessions, drainer)
 
 
