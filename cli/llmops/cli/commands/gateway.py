@@ -180,6 +180,36 @@ def usage(config: Path | None, overrides: tuple[str, ...], as_json: bool, by: st
     )  # fmt: skip
 
 
+@command.command("forgive")
+@click.option("--plan", is_flag=True, help="Only say which machines are waited for.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_option
+@set_option
+@json_option
+def forgive(config: Path | None, overrides: tuple[str, ...], plan: bool, yes: bool, as_json: bool) -> None:
+    """Let budgets go on without machines that are gone for good, after the shared Redis lost its data.
+
+    A restarted Redis grants no money before every machine has told what it spent. What only a forgiven machine knew
+    counts as not spent.
+    """
+    import asyncio
+
+    from llmops.gateway.allowance import forgive_machines
+
+    job = gateway_job(config, overrides).value
+    waiting = asyncio.run(forgive_machines(job, plan=True))
+    if not plan and waiting:
+        if not yes:
+            click.confirm(f"count what only {', '.join(waiting)} knew as not spent?", abort=True, err=True)
+        asyncio.run(forgive_machines(job, plan=False))
+    if as_json:
+        print_json({"machines": waiting, "forgiven": bool(waiting) and not plan})
+    elif not waiting:
+        say("no machine is waited for")
+    else:
+        say(f"{'waiting for' if plan else 'going on without'} {', '.join(waiting)}")
+
+
 def _run(config: Path | None, overrides: tuple[str, ...]) -> None:
     job, source = gateway_source(config, overrides)
     from llmops.gateway.supervisor import run_gateway
