@@ -66,9 +66,10 @@ def decide(harm_shown: bool, harm_at_most: float, margin: float) -> Verdict:
     """Pass where harm beyond the margin is excluded, fail where harm is shown, else inconclusive.
 
     A margin above 0 asks for no worse than that, 0 for no worse at all, one below 0 for so much better. Harm shown to
-    lie within the margin passes: with enough requests every difference shows.
+    lie within the margin passes: with enough requests every difference shows. Where no harm is accepted, an alarm at
+    any look outweighs what came later.
     """
-    if harm_at_most <= margin:
+    if harm_at_most <= margin and not (harm_shown and margin <= 0):
         return "pass"
     return "fail" if harm_shown else "inconclusive"
 

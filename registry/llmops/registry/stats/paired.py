@@ -49,6 +49,9 @@ def paired_bootstrap(
 ) -> Finding:
     """The difference of a metric, with its BCa interval over resampled examples.
 
+    Examples that all differ equally leave nothing to resample: the interval is then a point, and `rule.least` alone
+    says how many of them are enough. For right and wrong `mcnemar` is the better judge.
+
     Args:
         champion, challenger: one row an example, in the same order; scores, or whatever `metric` takes.
         metric: of an arm's rows, such as F1 of (label, prediction); None: the mean score.
@@ -79,7 +82,7 @@ def paired_bootstrap(
 
 def paired_permutation(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Finding:
     """Two-sided p-value of the mean difference when arms are swapped example by example at random, the bootstrap's
-    interval beside it; harm counts as shown where both say so.
+    interval beside it; a difference counts as shown where both say so.
 
     Source: Fisher's randomisation test; (hits + 1) / (draws + 1) by Phipson and Smyth, arXiv 1603.05766.
     """
@@ -90,13 +93,12 @@ def paired_permutation(champion: ArrayLike, challenger: ArrayLike, rule: Rule = 
     for size in _blocks(rule.resamples, len(differences)):
         signs = rng.integers(0, 2, size=(size, len(differences)), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ differences) >= observed).sum())
-    p = (hits + 1) / (rule.resamples + 1)
-    verdict: Verdict = "inconclusive" if found.verdict == "fail" and p > rule.alpha else found.verdict
-    return found.model_copy(update={"method": "paired-permutation", "p_value": p, "verdict": verdict})
+    return _agreed(found.model_copy(update={"method": "paired-permutation"}), (hits + 1) / (rule.resamples + 1), rule)
 
 
 def mcnemar(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Finding:
-    """The difference of accuracies from right and wrong alone: exact p-value, score interval.
+    """The difference of accuracies from right and wrong alone: exact p-value, score interval; a difference counts as
+    shown where both say so.
 
     Args:
         champion, challenger: whether each example was answered rightly.
@@ -111,7 +113,7 @@ def mcnemar(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) ->
     p = min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
     interval = _newcombe(int((old & new).sum()), gained, lost, n, rule.alpha)
     found = _finding("mcnemar-exact", rule, n, ((gained - lost) / n, *interval))
-    return found.model_copy(update={"p_value": p})
+    return _agreed(found, p, rule)
 
 
 def by_slice(
@@ -124,9 +126,12 @@ def by_slice(
     """One finding a slice, and the verdict over all: a slice that is hurt fails the whole.
 
     Args:
-        slices: name to a mask, or to indices, of its examples; they may overlap. `{"all": slice}` is not implied.
+        slices: name to a mask, or to indices, of its examples. They may overlap; the whole is one only if named.
 
     Each slice gets alpha / slices (Bonferroni), so that all intervals hold together.
+
+    Raises:
+        UserError: a slice is empty.
     """
     old, new = _aligned(champion, challenger)
     shared = rule.model_copy(update={"alpha": rule.alpha / max(len(slices), 1)})
@@ -161,6 +166,13 @@ def _finding(method: str, rule: Rule, n: int, found: tuple[float, float, float])
     )
 
 
+def _agreed(found: Finding, p: float, rule: Rule) -> Finding:
+    """The finding with its p-value; a difference that only the interval shows decides nothing."""
+    claims = found.verdict == "fail" or (found.verdict == "pass" and rule.margin <= 0 and found.effect)
+    verdict: Verdict = "inconclusive" if claims and p > rule.alpha else found.verdict
+    return found.model_copy(update={"p_value": p, "verdict": verdict})
+
+
 def _blocks(total: int, width: int) -> Sequence[int]:
     step = max(1, _BLOCK // width)
     return [min(step, total - start) for start in range(0, total, step)]
@@ -177,7 +189,9 @@ def _bca(effect: float, drawn: Floats, left_out: Floats, alpha: float) -> tuple[
     from scipy.special import ndtr, ndtri
 
     finite = drawn[np.isfinite(drawn)]
-    if not finite.size or finite.min() == finite.max():
+    if not np.isfinite(effect) or not np.isfinite(left_out).all() or len(finite) < 0.99 * len(drawn):
+        return -np.inf, np.inf  # a metric that many samples of such examples do not have
+    if finite.min() == finite.max():
         return effect, effect
     half = 0.5 / len(finite)
     below = float((finite < effect).mean() + (finite == effect).mean() / 2)
