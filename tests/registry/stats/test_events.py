@@ -80,7 +80,7 @@ def test_swapping_arms_and_outcomes_changes_nothing(
 def test_counts_and_interval_do_not_depend_on_how_the_traffic_was_cut(batches: list[tuple[Tally, Tally]]) -> None:
     start = EventProcess(propensity=0.3)
     merged = (sum((b[0] for b in batches), Tally(n=0, bad=0)), sum((b[1] for b in batches), Tally(n=0, bad=0)))
-    cut, whole = fed(start, batches).finding(), fed(start, [merged]).finding()
+    cut, whole = fed(start, batches).conclude(), fed(start, [merged]).conclude()
     for name in ("effect", "ci_low", "ci_high", "n_champion", "n_challenger", "srm_p"):
         assert getattr(cut, name) == pytest.approx(getattr(whole, name))
     assert cut.looks == len(batches)
@@ -105,15 +105,15 @@ def test_the_class_is_what_the_simulation_runs() -> None:
         process = process.update(champion, challenger)
         purse = advance(purse, (seen, 100 * look), (champion.bad, 90, challenger.bad, 10), 0.1)
         seen += champion.bad + challenger.bad
-    assert process.finding().e_value == pytest.approx(math.exp(log_wealth(purse)))
+    assert process.conclude().e_value == pytest.approx(math.exp(log_wealth(purse)))
 
 
 def test_an_alarm_stays_though_the_evidence_wanes() -> None:
     process = EventProcess(propensity=0.5, margin=1.0).update(Tally(n=50, bad=0), Tally(n=50, bad=25))
-    assert process.finding().verdict == "fail"
+    assert process.conclude().verdict == "fail"
     for _ in range(10):
         process = process.update(Tally(n=50, bad=30), Tally(n=50, bad=0))
-    found = process.finding()
+    found = process.conclude()
     assert found.e_value is not None
     assert found.p_value is not None
     assert found.e_value < 1 / process.alpha
@@ -123,12 +123,12 @@ def test_an_alarm_stays_though_the_evidence_wanes() -> None:
 
 def test_harm_beyond_the_margin_excluded_passes_and_little_data_decides_nothing() -> None:
     process = EventProcess(propensity=0.5)
-    assert process.finding().verdict == "inconclusive"
-    assert process.update(Tally(n=100, bad=3), Tally(n=100, bad=3)).finding().verdict == "inconclusive"
-    assert process.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=1_500)).finding().verdict == "pass"
+    assert process.conclude().verdict == "inconclusive"
+    assert process.update(Tally(n=100, bad=3), Tally(n=100, bad=3)).conclude().verdict == "inconclusive"
+    assert process.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=1_500)).conclude().verdict == "pass"
     asked = EventProcess(propensity=0.5, margin=0.9)  # a tenth fewer
-    assert asked.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=1_500)).finding().verdict == "inconclusive"
-    assert asked.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=900)).finding().verdict == "pass"
+    assert asked.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=1_500)).conclude().verdict == "inconclusive"
+    assert asked.update(Tally(n=50_000, bad=1_500), Tally(n=50_000, bad=900)).conclude().verdict == "pass"
 
 
 def test_stages_are_compared_each_in_itself() -> None:
@@ -136,7 +136,7 @@ def test_stages_are_compared_each_in_itself() -> None:
     process = EventProcess(propensity=0.05)
     process = process.update(Tally(n=9_500, bad=2_850), Tally(n=500, bad=150), 0.05)
     process = process.update(Tally(n=5_000, bad=50), Tally(n=5_000, bad=50), 0.5)
-    found = process.finding()
+    found = process.conclude()
     assert found.effect == pytest.approx(1)
     assert found.ci_low < 1 < found.ci_high
     assert found.srm_p == pytest.approx(1)
@@ -153,7 +153,7 @@ def test_the_interval_of_the_ratio_covers_it_at_every_look() -> None:
                 Tally(n=400 - theirs, bad=int(rng.binomial(400 - theirs, 0.05))),
                 Tally(n=theirs, bad=int(rng.binomial(theirs, 0.10))),
             )
-            found = process.finding()
+            found = process.conclude()
             out = out or not found.ci_low <= 2 <= found.ci_high
         missed += out
     assert grid == pytest.approx(1.02, abs=0.001)
@@ -164,7 +164,7 @@ def test_a_broken_split_shows_as_a_sample_ratio_mismatch() -> None:
     process = EventProcess(propensity=0.5)
     for _ in range(20):
         process = process.update(Tally(n=520, bad=0), Tally(n=480, bad=0))
-    srm_p = process.finding().srm_p
+    srm_p = process.conclude().srm_p
     assert srm_p is not None
     assert srm_p < 0.01
 
@@ -184,7 +184,7 @@ def test_more_bad_than_all_is_refused() -> None:
 
 def test_thousands_of_errors_do_not_overflow() -> None:
     found = EventProcess(propensity=0.5).update(Tally(n=10**6, bad=0), Tally(n=10**6, bad=10**6))
-    again = found.update(Tally(n=10**6, bad=0), Tally(n=10**6, bad=10**6)).finding()
+    again = found.update(Tally(n=10**6, bad=0), Tally(n=10**6, bad=10**6)).conclude()
     assert again.verdict == "fail"
     assert math.isfinite(again.e_value or math.inf)
     assert again.ci_high == math.inf

@@ -65,7 +65,7 @@ def test_the_mixture_is_tuned_to_the_tightest_interval() -> None:
 def test_the_interval_is_equation_9() -> None:
     rng = np.random.default_rng(0)
     champion, challenger = drawn(rng, 5_000), drawn(rng, 5_000, 0.2)
-    found = MeanProcess(propensity=0.5).update(champion, challenger).finding()
+    found = MeanProcess(propensity=0.5).update(champion, challenger).conclude()
     both = champion + challenger
     rho2 = mixture_variance(2_500, 0.05)  # per unit of information, which is a quarter of the requests
     t, variance = 2_500.0, both.squares / both.n
@@ -74,6 +74,8 @@ def test_the_interval_is_equation_9() -> None:
     )
     assert found.effect == pytest.approx(challenger.mean - champion.mean)
     assert found.ci_high - (found.effect or 0) == pytest.approx(half)
+    z = (found.effect or 0) * math.sqrt(t / variance)
+    assert found.e_value == pytest.approx(math.exp(mixture_log_e(z, t, mixture_variance(2_500, 0.1))))
     assert found.verdict == "fail"
 
 
@@ -85,7 +87,7 @@ def test_the_interval_covers_at_every_look() -> None:
             process = process.update(
                 Moments.of(rng.lognormal(0, 0.5, size=210)), Moments.of(0.3 + rng.lognormal(0, 0.5, size=90))
             )
-            found = process.finding()
+            found = process.conclude()
             out = out or not found.ci_low <= 0.3 <= found.ci_high
         missed += out
     assert missed <= 18  # of 200; 10 expected at most
@@ -94,9 +96,9 @@ def test_the_interval_covers_at_every_look() -> None:
 def test_nothing_is_said_before_a_hundred_in_each_arm() -> None:
     rng = np.random.default_rng(0)
     process = MeanProcess(propensity=0.1).update(drawn(rng, 1_000), drawn(rng, 99, 5.0))
-    found = process.finding()
+    found = process.conclude()
     assert (found.verdict, found.effect, found.ci_high, found.e_value) == ("inconclusive", None, math.inf, 1.0)
-    assert process.update(Moments(), drawn(rng, 1, 5.0)).finding().verdict == "fail"
+    assert process.update(Moments(), drawn(rng, 1, 5.0)).conclude().verdict == "fail"
 
 
 @settings(max_examples=30, deadline=None)
@@ -112,7 +114,7 @@ def test_the_cut_of_the_traffic_does_not_matter_and_json_keeps_it(sizes: list[in
     whole = MeanProcess(propensity=0.5).update(
         sum((batch[0] for batch in batches), Moments()), sum((batch[1] for batch in batches), Moments())
     )
-    cut, merged = process.finding(), whole.finding()
+    cut, merged = process.conclude(), whole.conclude()
     for name in ("effect", "ci_low", "ci_high", "e_value", "srm_p"):
         assert getattr(cut, name) == pytest.approx(getattr(merged, name))
 
@@ -120,8 +122,8 @@ def test_the_cut_of_the_traffic_does_not_matter_and_json_keeps_it(sizes: list[in
 def test_swapping_the_arms_turns_the_effect_and_so_does_the_bad_end() -> None:
     rng = np.random.default_rng(0)
     one, other = drawn(rng, 3_000), drawn(rng, 3_000, 0.1)
-    straight = MeanProcess(propensity=0.5).update(one, other).finding()
-    swapped = MeanProcess(propensity=0.5, bad="low").update(other, one).finding()
+    straight = MeanProcess(propensity=0.5).update(one, other).conclude()
+    swapped = MeanProcess(propensity=0.5, bad="low").update(other, one).conclude()
     assert straight.effect == pytest.approx(-(swapped.effect or 0))
     assert (straight.ci_low, straight.e_value) == pytest.approx((-swapped.ci_high, swapped.e_value))
 
@@ -132,7 +134,7 @@ def test_a_growing_share_and_a_metric_that_drifts_are_no_effect() -> None:
     for share, level in ((0.05, 0.0), (0.25, 1.0), (0.5, 3.0)):
         theirs = int(8_000 * share)
         process = process.update(drawn(rng, 8_000 - theirs, level), drawn(rng, theirs, level), share)
-    assert process.finding().verdict == "pass"
+    assert process.conclude().verdict == "pass"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_growing_share_and_a_metric_that_drifts_are_no_effect() -> None:
 def test_margins(margin: float, shift: float, verdict: str) -> None:
     rng = np.random.default_rng(0)
     process = MeanProcess(propensity=0.5, margin=margin)
-    assert process.update(drawn(rng, 20_000), drawn(rng, 20_000, shift)).finding().verdict == verdict
+    assert process.update(drawn(rng, 20_000), drawn(rng, 20_000, shift)).conclude().verdict == verdict
 
 
 def test_cuped_keeps_the_effect_and_takes_the_noise() -> None:

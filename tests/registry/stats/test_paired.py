@@ -140,7 +140,7 @@ def test_a_slice_that_is_hurt_fails_the_whole() -> None:
     slices = {"all": np.ones(400, bool), "german": german, "other": np.flatnonzero(~german)}
     verdict, found = by_slice(paired_bootstrap, champion, challenger, slices, QUICK)
     assert verdict == "fail"
-    assert {name: finding.verdict for name, finding in found.items()} == {
+    assert {name: conclusion.verdict for name, conclusion in found.items()} == {
         "all": "pass", "german": "fail", "other": "pass",
     }  # fmt: skip
     assert found["german"].n_challenger == 80

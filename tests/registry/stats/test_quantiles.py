@@ -24,7 +24,7 @@ def run(factor: float, share: float, looks: int, seed: int, p: float = 0.95) -> 
         theirs = int(rng.binomial(500, share))
         times = rng.lognormal(5, 0.7, size=500)
         process = process.update(Histogram.of(times[theirs:]), Histogram.of(factor * times[:theirs]))
-        found = process.finding()
+        found = process.conclude()
         missed = missed or not found.ci_low <= factor <= found.ci_high
     return process.peak >= math.log(20), missed, process
 
@@ -63,14 +63,14 @@ def test_a_slower_challenger_alarms_and_the_interval_covers(factor: float, share
     found = [run(factor, share, looks=12, seed=seed, p=p) for seed in range(12)]
     assert sum(alarmed for alarmed, _, _ in found) >= 11
     assert sum(missed for _, missed, _ in found) <= 2
-    last = found[0][2].finding()
+    last = found[0][2].conclude()
     assert last.verdict == "fail"
     assert 1 < last.ci_low < factor < last.ci_high < 2 * factor
 
 
 def test_a_faster_challenger_passes() -> None:
     _, _, process = run(0.7, 0.5, looks=20, seed=0)
-    found = process.finding()
+    found = process.conclude()
     assert found.verdict == "pass"
     assert found.ci_high < 1
 
@@ -87,8 +87,8 @@ def test_evidence_falls_with_the_ratio_asked_for() -> None:
 @settings(max_examples=30, deadline=None)
 @given(TIMES, TIMES)
 def test_swapping_the_arms_turns_the_ratio_over(a: list[float], b: list[float]) -> None:
-    one = QuantileProcess(propensity=0.5, p=0.5).update(Histogram.of(a), Histogram.of(b)).finding()
-    other = QuantileProcess(propensity=0.5, p=0.5).update(Histogram.of(b), Histogram.of(a)).finding()
+    one = QuantileProcess(propensity=0.5, p=0.5).update(Histogram.of(a), Histogram.of(b)).conclude()
+    other = QuantileProcess(propensity=0.5, p=0.5).update(Histogram.of(b), Histogram.of(a)).conclude()
     if one.effect is not None and other.effect is not None:
         assert one.effect == pytest.approx(1 / other.effect)
     assert one.ci_low <= 1 / max(other.ci_low, 1e-300)
@@ -104,11 +104,11 @@ def test_the_cut_of_the_traffic_does_not_matter_and_json_keeps_it() -> None:
     whole = QuantileProcess(propensity=0.2).update(
         sum((part[0] for part in parts), Histogram()), sum((part[1] for part in parts), Histogram())
     )
-    cut, merged = process.finding(), whole.finding()
+    cut, merged = process.conclude(), whole.conclude()
     for name in ("effect", "ci_low", "ci_high", "e_value", "srm_p", "verdict"):
         assert getattr(cut, name) == getattr(merged, name)
 
 
 def test_nothing_seen_says_nothing() -> None:
-    found = QuantileProcess(propensity=0.5).finding()
+    found = QuantileProcess(propensity=0.5).conclude()
     assert (found.verdict, found.effect, found.ci_low, found.ci_high) == ("inconclusive", None, 0.0, math.inf)

@@ -5,8 +5,8 @@ no table and no clock.
 """
 
 from llmops.registry.stats.binomial import clopper_pearson, sample_ratio_p, wilson
+from llmops.registry.stats.conclusion import Conclusion, Verdict, combine
 from llmops.registry.stats.events import EventProcess, Tally
-from llmops.registry.stats.finding import Finding, Verdict, combine
 from llmops.registry.stats.means import Cuped, MeanProcess, Moments
 from llmops.registry.stats.multiple import benjamini_hochberg, bonferroni, e_bh
 from llmops.registry.stats.paired import Rule, by_slice, mcnemar, paired_bootstrap, paired_permutation
@@ -14,9 +14,9 @@ from llmops.registry.stats.planning import Plan, Traffic, plan_events, plan_mean
 from llmops.registry.stats.quantiles import Histogram, QuantileProcess
 
 __all__ = [
+    "Conclusion",
     "Cuped",
     "EventProcess",
-    "Finding",
     "Histogram",
     "MeanProcess",
     "Moments",

@@ -53,7 +53,7 @@ def log_e(
     The likelihood ratio against `p`, mixed over a Beta(concentration * p, concentration * (1 - p)) cut to that side: a
     martingale at `p` and a supermartingale on the null's other values, so Ville's inequality holds at every look.
 
-    Source: Robbins, Ann. Math. Stat. 41 (1970); Howard and Ramdas, arXiv 1906.09712, section 3.
+    Source: Robbins, Ann. Math. Stat. 41 (1970); Howard and Ramdas, arXiv 1906.09712.
     """
     from scipy.special import betainc, betaln
 
@@ -82,7 +82,7 @@ def _log_betainc(a: Any, b: Any, x: float) -> Any:
 
 
 def sample_ratio_p(arms: Iterable[tuple[int, int, float]]) -> float:
-    """Anytime-valid p-value that units were assigned as planned; a small one voids every other finding.
+    """Anytime-valid p-value that units were assigned as planned; a small one voids every other conclusion.
 
     Args:
         arms: (champion's units, challenger's units, challenger's propensity) for each stage of a rollout.

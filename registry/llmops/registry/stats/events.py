@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from llmops.core.errors import UserError
 from llmops.registry.stats.binomial import sample_ratio_p
-from llmops.registry.stats.finding import Finding, State, decide
+from llmops.registry.stats.conclusion import Conclusion, State, decide
 
 # The log odds ratios that are bet on, each with a purse of its own.
 EFFECTS = np.geomspace(0.02, 6.0, 24)
@@ -55,7 +55,7 @@ def advance(purse: Floats, seen: tuple[Any, Any], arms: tuple[Any, Any, Any, Any
         purse: shape (..., effects).
         arms: (champion bad, champion n, challenger bad, challenger n), each of shape (...).
 
-    Source: Turner, Ly and Gruenwald, arXiv 2106.02693, equation 3, with the mean rate estimated predictably.
+    Source: Turner, Ly and Gruenwald, arXiv 2106.02693: their ratio to the weighted mean, here with an estimated mean.
     """
     rate = np.asarray((seen[0] + SEEN_BAD) / (seen[1] + SEEN), dtype=np.float64)[..., None]
     odds = np.exp(EFFECTS)
@@ -140,7 +140,7 @@ class EventProcess(State):
             }
         )
 
-    def finding(self) -> Finding:
+    def conclude(self) -> Conclusion:
         """What is known now. `effect` is the ratio of the rates (Mantel-Haenszel over stages).
 
         The e-value uses every outcome, the interval only the bad ones, whose arms depend on the ratio alone: it is
@@ -150,7 +150,7 @@ class EventProcess(State):
         champion, challenger = self._arm("champion"), self._arm("challenger")
         log_e = float(log_wealth(np.asarray(self.purse))) if self.purse else 0.0
         harm = self.peak >= -math.log(self.alpha)
-        return Finding(
+        return Conclusion(
             verdict=decide(harm, math.log(high) if high else -math.inf, math.log(self.margin)),
             method="event-e-process",
             params={"effect": "rate ratio", "propensity": self.propensity, "margin": self.margin},
@@ -195,7 +195,7 @@ class EventProcess(State):
         """The ratios that the arms of the bad outcomes do not rule out, each end at the next point of the grid.
 
         A ratio is ruled out where the mixture of all likelihoods is 1 / alpha times its own. Source: Robbins' method of
-        mixtures, as in Howard et al., arXiv 1810.08240, section 3.2.
+        mixtures, as in Howard et al., arXiv 1810.08240.
         """
         likelihood = np.zeros_like(RATIOS)
         for stage in self.stages:

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from llmops.core.errors import UserError
 from llmops.registry.stats.binomial import sample_ratio_p
-from llmops.registry.stats.finding import Bad, Finding, State, decide
+from llmops.registry.stats.conclusion import Bad, Conclusion, State, decide
 
 BURN_IN = 100
 
@@ -111,13 +111,13 @@ class MeanProcess(State):
         grown = self.model_copy(update={"stages": tuple(held.values()), "looks": self.looks + 1})
         return grown.model_copy(update={"peak": max(self.peak, grown._log_e())})
 
-    def finding(self) -> Finding:
+    def conclude(self) -> Conclusion:
         """What is known now. `effect` is challenger's mean minus champion's, stages weighted by their precision."""
         effect, precision, _ = self._effect()
         half = self._half_width()
         low, high = effect - half, effect + half
         harm = self.peak >= -math.log(self.alpha)
-        return Finding(
+        return Conclusion(
             verdict=decide(harm or self._short_of_margin(low, high), high if self.bad == "high" else -low, self.margin),
             method="asymptotic-confidence-sequence",
             params={

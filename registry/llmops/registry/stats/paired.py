@@ -15,7 +15,7 @@ from pydantic import Field
 
 from llmops.core.errors import UserError
 from llmops.registry.stats.binomial import wilson
-from llmops.registry.stats.finding import Bad, Finding, State, Verdict, combine, decide_interval
+from llmops.registry.stats.conclusion import Bad, Conclusion, State, Verdict, combine, decide_interval
 
 Floats = NDArray[np.float64]
 Metric = Callable[[NDArray[Any]], float]
@@ -46,7 +46,7 @@ DEFAULT = Rule()
 
 def paired_bootstrap(
     champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT, *, metric: Metric | None = None
-) -> Finding:
+) -> Conclusion:
     """The difference of a metric, with its BCa interval over resampled examples.
 
     Examples that all differ equally leave nothing to resample: the interval is then a point, and `rule.least` alone
@@ -77,10 +77,10 @@ def paired_bootstrap(
         groups = np.array_split(everything, min(len(old), 200))
         left_out = np.array([difference(np.delete(everything, group)) for group in groups])
     low, high = _bca(effect, drawn, left_out, rule.alpha)
-    return _finding("paired-bootstrap-bca", rule, len(old), (effect, low, high))
+    return _concluded("paired-bootstrap-bca", rule, len(old), (effect, low, high))
 
 
-def paired_permutation(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Finding:
+def paired_permutation(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Conclusion:
     """Two-sided p-value of the mean difference when arms are swapped example by example at random, the bootstrap's
     interval beside it; a difference counts as shown where both say so.
 
@@ -96,7 +96,7 @@ def paired_permutation(champion: ArrayLike, challenger: ArrayLike, rule: Rule = 
     return _agreed(found.model_copy(update={"method": "paired-permutation"}), (hits + 1) / (rule.resamples + 1), rule)
 
 
-def mcnemar(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Finding:
+def mcnemar(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) -> Conclusion:
     """The difference of accuracies from right and wrong alone: exact p-value, score interval; a difference counts as
     shown where both say so.
 
@@ -112,18 +112,18 @@ def mcnemar(champion: ArrayLike, challenger: ArrayLike, rule: Rule = DEFAULT) ->
 
     p = min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
     interval = _newcombe(int((old & new).sum()), gained, lost, n, rule.alpha)
-    found = _finding("mcnemar-exact", rule, n, ((gained - lost) / n, *interval))
+    found = _concluded("mcnemar-exact", rule, n, ((gained - lost) / n, *interval))
     return _agreed(found, p, rule)
 
 
 def by_slice(
-    compare: Callable[[NDArray[Any], NDArray[Any], Rule], Finding],
+    compare: Callable[[NDArray[Any], NDArray[Any], Rule], Conclusion],
     champion: ArrayLike,
     challenger: ArrayLike,
     slices: Mapping[str, ArrayLike],
     rule: Rule = DEFAULT,
-) -> tuple[Verdict, dict[str, Finding]]:
-    """One finding a slice, and the verdict over all: a slice that is hurt fails the whole.
+) -> tuple[Verdict, dict[str, Conclusion]]:
+    """One conclusion a slice, and the verdict over all: a slice that is hurt fails the whole.
 
     Args:
         slices: name to a mask, or to indices, of its examples. They may overlap; the whole is one only if named.
@@ -136,7 +136,7 @@ def by_slice(
     old, new = _aligned(champion, challenger)
     shared = rule.model_copy(update={"alpha": rule.alpha / max(len(slices), 1)})
     found = {name: compare(old[np.asarray(rows)], new[np.asarray(rows)], shared) for name, rows in slices.items()}
-    return combine(finding.verdict for finding in found.values()), found
+    return combine(conclusion.verdict for conclusion in found.values()), found
 
 
 def _aligned(champion: ArrayLike, challenger: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -149,10 +149,10 @@ def _aligned(champion: ArrayLike, challenger: ArrayLike) -> tuple[NDArray[Any], 
     return (old * 1, new * 1) if old.dtype.kind == "b" else (old, new)
 
 
-def _finding(method: str, rule: Rule, n: int, found: tuple[float, float, float]) -> Finding:
+def _concluded(method: str, rule: Rule, n: int, found: tuple[float, float, float]) -> Conclusion:
     effect, low, high = found
     enough = n >= rule.least
-    return Finding(
+    return Conclusion(
         verdict=decide_interval(low, high, rule.margin, rule.bad) if enough else "inconclusive",
         method=method,
         params=rule.model_dump(exclude={"alpha", "seed"}),
@@ -166,8 +166,8 @@ def _finding(method: str, rule: Rule, n: int, found: tuple[float, float, float])
     )
 
 
-def _agreed(found: Finding, p: float, rule: Rule) -> Finding:
-    """The finding with its p-value; a difference that only the interval shows decides nothing."""
+def _agreed(found: Conclusion, p: float, rule: Rule) -> Conclusion:
+    """The conclusion with its p-value; a difference that only the interval shows decides nothing."""
     claims = found.verdict == "fail" or (found.verdict == "pass" and rule.margin <= 0 and found.effect)
     verdict: Verdict = "inconclusive" if claims and p > rule.alpha else found.verdict
     return found.model_copy(update={"p_value": p, "verdict": verdict})

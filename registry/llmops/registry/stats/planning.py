@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from llmops.registry.stats.conclusion import State
 from llmops.registry.stats.events import advance, log_wealth, purses
-from llmops.registry.stats.finding import State
 from llmops.registry.stats.means import BURN_IN, mixture_log_e, mixture_variance
 
 Floats = NDArray[np.float64]

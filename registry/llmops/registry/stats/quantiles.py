@@ -16,7 +16,7 @@ from pydantic import Field
 
 from llmops.core.errors import UserError
 from llmops.registry.stats.binomial import log_e, sample_ratio_p
-from llmops.registry.stats.finding import Finding, State, decide
+from llmops.registry.stats.conclusion import Conclusion, State, decide
 
 GROWTH = 1.01
 SMALLEST = 1e-3
@@ -96,7 +96,7 @@ class QuantileProcess(State):
         )
         return grown.model_copy(update={"peak": max(self.peak, grown._evidence().higher(0))})
 
-    def finding(self) -> Finding:
+    def conclude(self) -> Conclusion:
         """What is known now. `effect` is challenger's quantile over champion's."""
         evidence = self._evidence()
         needed = math.log(2 / self.alpha)
@@ -104,7 +104,7 @@ class QuantileProcess(State):
         high = math.inf if highest > BUCKETS else GROWTH**highest
         tops = self.champion.quantile(self.p), self.challenger.quantile(self.p)
         harm = self.peak >= -math.log(self.alpha)
-        return Finding(
+        return Conclusion(
             verdict=decide(harm, math.log(high), math.log(self.margin)),
             method="quantile-confidence-sequence",
             params={"effect": "ratio of quantiles", "p": self.p, "margin": self.margin, "growth": GROWTH},
@@ -130,7 +130,7 @@ class _Evidence:
     Wherever the champion's quantile lies, its bucket makes two bets on the champion's counts, the shifted bucket one on
     the challenger's; arms are independent, so e-values multiply, and the least over all places is an e-value.
 
-    Source: Howard and Ramdas, arXiv 1906.09712, section 6, with buckets rounded against the bettor.
+    Source: Howard and Ramdas, arXiv 1906.09712, on A/B tests, with buckets rounded against the bettor.
     """
 
     def __init__(self, champion: Histogram, challenger: Histogram, p: float) -> None:

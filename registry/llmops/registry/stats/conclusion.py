@@ -24,7 +24,7 @@ class State(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Finding(State):
+class Conclusion(State):
     """One comparison of a challenger with the champion.
 
     Args:
@@ -51,7 +51,7 @@ class Finding(State):
     srm_p: float | None = None
 
     def as_evidence(self) -> dict[str, Any]:
-        """The fields of `registry.Evidence` that a finding fills; the caller adds asset, gate, data and actor."""
+        """The fields of `registry.Evidence` that a conclusion fills; the caller adds asset, gate, data and actor."""
         finite = {name: _finite(getattr(self, name)) for name in ("effect", "ci_low", "ci_high", "srm_p")}
         return finite | {
             "verdict": self.verdict,

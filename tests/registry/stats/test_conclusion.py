@@ -1,4 +1,4 @@
-"""Findings become evidence, plans foretell the tests, and importing the statistics costs next to nothing."""
+"""Conclusions become evidence, plans foretell the tests, and importing the statistics costs next to nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from llmops.registry import Evidence, Kind
 from llmops.registry.evidence import Subject
 from llmops.registry.stats import (
+    Conclusion,
     EventProcess,
-    Finding,
     MeanProcess,
     Plan,
     QuantileProcess,
@@ -26,25 +26,25 @@ from llmops.registry.stats import (
     plan_paired,
 )
 
-FINDINGS = [
-    EventProcess(propensity=0.1).finding(),
-    EventProcess(propensity=0.1).update(Tally(n=900, bad=9), Tally(n=100, bad=30)).finding(),
-    MeanProcess(propensity=0.5).finding(),
-    QuantileProcess(propensity=0.5).finding(),
+CONCLUSIONS = [
+    EventProcess(propensity=0.1).conclude(),
+    EventProcess(propensity=0.1).update(Tally(n=900, bad=9), Tally(n=100, bad=30)).conclude(),
+    MeanProcess(propensity=0.5).conclude(),
+    QuantileProcess(propensity=0.5).conclude(),
     paired_bootstrap([0.0, 1.0] * 20, [0.5, 1.0] * 20, Rule(resamples=200)),
 ]
 
 
-@pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.method)
-def test_a_finding_fills_an_evidence_record(finding: Finding) -> None:
+@pytest.mark.parametrize("conclusion", CONCLUSIONS, ids=lambda conclusion: conclusion.method)
+def test_a_finding_fills_an_evidence_record(conclusion: Conclusion) -> None:
     subject = Subject(kind=Kind.CHAIN, name="dev.docs.chat", version=2, digest="0" * 64)
-    record = Evidence(asset=subject, gate="canary", actor="tester", **finding.as_evidence())
+    record = Evidence(asset=subject, gate="canary", actor="tester", **conclusion.as_evidence())
     assert Evidence.model_validate_json(record.body).evidence_id == record.evidence_id
     assert record.method.params
-    assert record.verdict == finding.verdict
+    assert record.verdict == conclusion.verdict
     assert record.n is not None
-    assert record.n.challenger == finding.n_challenger
-    assert Finding.model_validate(finding.model_dump()) == finding
+    assert record.n.challenger == conclusion.n_challenger
+    assert Conclusion.model_validate(conclusion.model_dump()) == conclusion
 
 
 @pytest.mark.parametrize(
