@@ -106,7 +106,8 @@ class EventProcess(State):
     """Is the challenger's rate of bad outcomes higher? May be asked after every batch.
 
     Args:
-        propensity: the challenger's share of the units; where it grows in stages, that of the first.
+        propensity: the challenger's share of the units; where it grows in stages, that of the stage that is to decide.
+            Purses are spread for it: for .30 to .33 at one half, those for 1% take 13,000 requests instead of 6,700.
         margin: the ratio of rates that is still accepted: 1.25 is a quarter more, 1 none, 0.9 asks for a tenth less.
     """
 
