@@ -28,6 +28,7 @@ PROGRAMS = {
     "serving": "The door",
     "spool": "The spool",
     "registry": "The registry",
+    "sequential": "Sequential tests",
     "gateway": "The gateway",
 }
 HEADER = """# Benchmarks
