@@ -97,6 +97,7 @@ def _message(data: bytes, at: int, length: int) -> Message:
 
 def _headers(data: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
+    names: set[str] = set()
     at = 0
     try:
         while at < len(data):
@@ -110,8 +111,9 @@ def _headers(data: bytes) -> dict[str, str]:
             else:
                 size = _FIXED_SIZES[kind]
             value = data[at : at + size]
-            if len(value) < size or name in found:
+            if len(value) < size or name in names:
                 raise _broken("a header is cut off, or there twice")
+            names.add(name)
             if kind == _TEXT:
                 found[name] = value.decode()
             at += size
