@@ -262,7 +262,7 @@ def test_an_exception_within_bedrocks_stream_is_told_in_it(
     worker: RunningWorker, clouds: Clouds, name: str, status: int
 ) -> None:
     clouds.bedrock.forget()
-    clouds.bedrock.script(Answer(pieces=("x",) * 9, error_after=5, error=(name, "It broke.")))
+    clouds.bedrock.script(Answer(pieces=("x",) * 9, error_after=5, error=(name, "It broke."), event_delay_s=0.02))
     reply = worker.chat({"model": "bedrock", "messages": HELLO, "stream": True})
     assert reply.status_code == 200
     (told,) = [json.loads(line[6:]) for line in reply.text.splitlines() if '"error"' in line]

@@ -36,13 +36,13 @@ _LONGEST_NAME = 200
 
 
 class Blocks:
-    """The blocks of one request. `used_tools`: whether the conversation holds calls of tools."""
+    """The blocks of one request. `used_tools`: the names of the tools that the conversation holds calls of."""
 
     def __init__(self, *, caches: bool, thinks: bool) -> None:
         self._caches = caches
         self._thinks = thinks
         self._documents = 0
-        self.used_tools = False
+        self.used_tools: list[str] = []
 
     def conversation(self, body: Json) -> tuple[list[Json], list[Json]]:
         """System blocks, and turns in which the roles alternate."""
@@ -65,6 +65,10 @@ class Blocks:
             if turn["role"] == "user":
                 turn["content"] = _results_first(turn["content"])
         return system, turns
+
+    def past_tools(self) -> list[chat.Tool]:
+        """The tools of the conversation, of which nothing is known but their names."""
+        return [chat.Tool(name, None, {"type": "object"}, False, {}) for name in self.used_tools]
 
     def tool(self, tool: chat.Tool) -> list[Json]:
         spec: Json = {"name": tool.name, "inputSchema": {"json": tool.parameters}}
@@ -124,7 +128,7 @@ class Blocks:
         for part in chat.parts(message.get("content"), f"{where}.content"):
             blocks += self._marked(_text(part, f"{where}.content"), part)
         for call in chat.tool_calls(message, where):
-            self.used_tools = True
+            self.used_tools += [] if call.name in self.used_tools else [call.name]
             use = {"toolUseId": _id(call.id), "name": call.name, "input": call.arguments}
             blocks += self._marked({"toolUse": use}, call.raw)
         if blocks and ("text" in blocks[-1] or "toolUse" in blocks[-1]):
@@ -132,7 +136,6 @@ class Blocks:
         return blocks
 
     def _result(self, message: Json, where: str) -> list[Json]:
-        self.used_tools = True
         content = [
             self._part(part, f"{where}.content.{number}")
             for number, part in enumerate(chat.parts(message.get("content"), f"{where}.content"))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from llmops.gateway import chat
-from llmops.gateway.calls import Json
+from llmops.gateway.calls import Fault, Json
 from llmops.gateway.config import TargetConfig
 from llmops.gateway.providers.anthropic.request import thinking
 from llmops.gateway.providers.bedrock.blocks import Blocks
@@ -82,7 +82,10 @@ def _inference(body: Json, limit: int) -> Json:
 
 
 def _put_tools(body: Json, request: Json, more: Json, maker: Maker, blocks: Blocks) -> None:
-    """Converse can leave a choice of tools open or force it; what else Anthropic's API can is said in its own field."""
+    """Converse can leave a choice of tools open or force it; what else Anthropic's API can is said in its own field.
+
+    A conversation that used tools must go on naming some, so that not to use any more is a choice too.
+    """
     tools, choice = chat.tools(body), chat.tool_choice(body) or chat.Choice("auto")
     single = body.get("parallel_tool_calls") is False
     if choice.names and not (choice.mode == "required" and len(choice.names) == 1):
@@ -90,17 +93,24 @@ def _put_tools(body: Json, request: Json, more: Json, maker: Maker, blocks: Bloc
     if not tools:
         if choice.mode == "required":
             raise CALLER.fault("tool_choice", "asks for a tool that `tools` does not hold")
-        return
+        tools, choice, single = blocks.past_tools(), chat.Choice("none"), False
     if choice.mode == "none" and not blocks.used_tools:
         return
     request["toolConfig"] = {"tools": [told for tool in tools for told in blocks.tool(tool)]}
     if choice.mode == "none" or single:
-        name = "tool_choice" if choice.mode == "none" else "parallel_tool_calls"
         if maker != "anthropic":
-            raise CALLER.fault(name, f"cannot be said to this model at {NAME} in a conversation with tools")
+            raise _unsayable(body, choice)
         more["tool_choice"] = _anthropic_choice(choice, single)
     elif body.get("tool_choice") is not None:
         request["toolConfig"]["toolChoice"] = _choice(choice)
+
+
+def _unsayable(body: Json, choice: chat.Choice) -> Fault:
+    if choice.mode != "none":
+        return CALLER.fault("parallel_tool_calls", f"cannot be switched off for this model at {NAME}")
+    if body.get("tool_choice") == "none":
+        return CALLER.fault("tool_choice", f"cannot be `none` for this model at {NAME} once tools were used")
+    return CALLER.fault("tools", f"must hold the tools that the conversation used: {NAME} wants them for this model")
 
 
 def _choice(choice: chat.Choice) -> Json:
