@@ -124,6 +124,13 @@ class ProviderConfig(Section):
             raise ValueError(f"a provider of kind `{self.kind}` needs one of {one_of}")
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Where its secrets are, but for those in headers."""
+        aws = self.aws
+        keys = (aws.access_key_id, aws.secret_access_key, aws.session_token) if aws is not None else ()
+        return tuple(found for found in (self.api_key, self.credentials, *keys) if found is not None)
+
+    @property
     def base_url(self) -> str:
         if self.url is None and self.location is not None:
             return bedrock_url(self.location) if self.kind == "bedrock" else vertex_url(self.location)

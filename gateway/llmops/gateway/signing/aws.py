@@ -34,9 +34,7 @@ class AwsSigner:
         self._config = config
         self._host = ("host", host)
         self._scope = Scope(config.location, SERVICE)
-        aws = config.aws
-        references = (aws.access_key_id, aws.secret_access_key, aws.session_token) if aws else (config.credentials,)
-        self._watch = SecretWatch(references, self._load, loop)
+        self._watch = SecretWatch(config.references, self._load, loop)
         try:
             self._load()
         except ConfigError:
