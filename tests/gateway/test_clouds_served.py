@@ -298,6 +298,16 @@ def test_one_sign_in_serves_all_requests(clouds: Clouds, worker: RunningWorker) 
     assert len(clouds.tokens.given) == 1
 
 
+def test_a_reload_keeps_the_token_and_closes_what_was_opened_to_compare(worker: RunningWorker, clouds: Clouds) -> None:
+    mark = {**worker.config["routes"][0], "name": "reloaded"}
+    worker.reload(routes=[*worker.config["routes"], mark])
+    with worker.client() as client:
+        worker.until(lambda: "reloaded" in client.get("/v1/models").text)
+    for route in ("gemini", "reloaded"):
+        assert worker.chat({"model": route, "messages": HELLO}).status_code == 200
+    assert len(clouds.tokens.given) == 1
+
+
 def test_no_secret_is_in_the_log(worker: RunningWorker, clouds: Clouds) -> None:
     pem = clouds.tokens.key_file()["private_key"].splitlines()[1]
     told = worker.log + json.dumps(worker.rows())
