@@ -170,6 +170,14 @@ class TokenCounter(Protocol):
     def count_tokens(self, body: Json, target: TargetConfig) -> UpstreamRequest: ...
 
 
+@runtime_checkable
+class Publisher(Protocol):
+    """A provider whose models speak different formats, such as a cloud that sells the models of several makers."""
+
+    def of_model(self, model: str) -> Provider:
+        """Who speaks for one model; the same object for every model of a kind. Raises ConfigError for one unknown."""
+
+
 class Writer(Protocol):
     """Turns chat chunks into the caller's stream format."""
 
@@ -256,8 +264,9 @@ class Listener(Protocol):
 class UpstreamCall(Protocol):
     """One call under way. After `cancel` the listener hears nothing more."""
 
-    sent: bool
-    """Whether any byte of the request left: if not, the call cannot have cost anything."""
+    @property
+    def sent(self) -> bool:
+        """Whether any byte of the request left: if not, the call cannot have cost anything."""
 
     def cancel(self) -> None: ...
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
+from llmops.gateway.clouds import bedrock_url, vertex_url
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]{0,127}$"
 Word = Annotated[str, Field(pattern=WORD)]
@@ -24,7 +25,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-ProviderKind = Literal["openai", "anthropic", "azure", "gemini", "cohere", "mistral"]
+ProviderKind = Literal["openai", "anthropic", "azure", "gemini", "cohere", "mistral", "bedrock", "vertex"]
 Operation_ = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank"]
 Period = Literal["hour", "day", "week", "month", "total"]
 
@@ -35,6 +36,7 @@ URLS: dict[str, str] = {
     "cohere": "https://api.cohere.com",
     "mistral": "https://api.mistral.ai/v1",
 }
+_IN_CLOUDS = ("bedrock", "vertex")
 
 
 class TlsConfig(Section):
@@ -43,6 +45,19 @@ class TlsConfig(Section):
     ca_file: Path | None = Field(None, description="Certificates to trust instead of the system's")
     server_name: str | None = Field(None, description="Name to check the certificate against; default: the URL's host")
     client_cert: Path | None = Field(None, description="Certificate and key of this gateway, PEM, for mutual TLS")
+
+
+class AwsKeysConfig(Section):
+    """An access key of AWS, each part by reference."""
+
+    access_key_id: str = Field(description="Reference: env:NAME or file:PATH")
+    secret_access_key: str = Field(description="Reference: env:NAME or file:PATH")
+    session_token: str | None = Field(None, description="Reference; temporary keys have one")
+
+    @field_validator("access_key_id", "secret_access_key", "session_token")
+    @classmethod
+    def _by_reference(cls, value: str | None) -> str | None:
+        return None if value is None else check_reference(value)
 
 
 class ProviderConfig(Section):
@@ -54,6 +69,16 @@ class ProviderConfig(Section):
     region: str | None = Field(None, description="Where it processes data; checked against a route's residency")
     api_version: str | None = Field(None, description="Azure's api-version, Anthropic's anthropic-version")
     organization: str | None = Field(None, description="OpenAI-Organization header")
+    location: str | None = Field(
+        None, pattern=r"^[a-z][a-z0-9-]{1,40}$", description="Bedrock's region, Vertex AI's location: where it is asked"
+    )
+    project: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.:-]{2,62}$", description="Google Cloud project that Vertex AI is asked in"
+    )
+    credentials: str | None = Field(
+        None, description="Reference to JSON: a service account's key (Vertex AI), what credential_process gives (AWS)"
+    )
+    aws: AwsKeysConfig | None = Field(None, description="Access key for Bedrock, in place of `credentials`")
     headers: dict[str, str] = Field(default_factory=dict, description="Further headers; values may be references")
     operations: tuple[Operation_, ...] | None = Field(
         None, description="What an OpenAI-compatible server offers itself; others are translated to chat"
@@ -63,7 +88,7 @@ class ProviderConfig(Section):
     connections: int = Field(1024, gt=0, description="Most connections of one worker to it")
     idle_connection_s: float = Field(30.0, gt=0, description="How long an unused connection is kept")
 
-    @field_validator("api_key")
+    @field_validator("api_key", "credentials")
     @classmethod
     def _by_reference(cls, value: str | None) -> str | None:
         if value is not None:
@@ -79,12 +104,36 @@ class ProviderConfig(Section):
 
     @model_validator(mode="after")
     def _reachable(self) -> ProviderConfig:
-        if self.url is None and self.kind not in URLS:
+        if self.kind in _IN_CLOUDS:
+            self._check_cloud()
+        elif self.url is None and self.kind not in URLS:
             raise ValueError(f"a provider of kind `{self.kind}` needs its url")
+        elif self.credentials or self.aws or self.project or self.location:
+            raise ValueError("`location`, `project`, `credentials` and `aws` are for the kinds bedrock and vertex")
         return self
+
+    def _check_cloud(self) -> None:
+        if self.location is None:
+            raise ValueError(f"a provider of kind `{self.kind}` needs its location")
+        if (self.kind == "vertex") != (self.project is not None):
+            raise ValueError("a provider of kind `vertex`, and no other, needs its project")
+        if self.kind == "vertex" and self.aws is not None:
+            raise ValueError("`aws` is for the kind bedrock")
+        if sum(given is not None for given in (self.api_key, self.credentials, self.aws)) != 1:
+            one_of = "`api_key` or `credentials`" if self.kind == "vertex" else "`api_key`, `credentials` or `aws`"
+            raise ValueError(f"a provider of kind `{self.kind}` needs one of {one_of}")
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Where its secrets are, but for those in headers."""
+        aws = self.aws
+        keys = (aws.access_key_id, aws.secret_access_key, aws.session_token) if aws is not None else ()
+        return tuple(found for found in (self.api_key, self.credentials, *keys) if found is not None)
 
     @property
     def base_url(self) -> str:
+        if self.url is None and self.location is not None:
+            return bedrock_url(self.location) if self.kind == "bedrock" else vertex_url(self.location)
         return self.url or URLS[self.kind]
 
 

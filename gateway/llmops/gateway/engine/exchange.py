@@ -28,6 +28,7 @@ from llmops.gateway.guard import Verdict
 _STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
+_STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 _MANY_STREAMS = 256
 """So many requests at once, and what is kept of a long stream for its row is compressed."""
 _UNTRANSLATED = frozenset(("embeddings", "rerank"))
@@ -536,4 +537,4 @@ class Exchange(ClientCall):
 
 
 def _is_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    return any(name == b"content-type" and value.startswith(_STREAMS) for name, value in headers)

@@ -29,6 +29,8 @@ SINGLE = SECRETS | frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"content-encoding")
 )
 
+STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+
 _KEPT_LINES = 2048
 _KEPT_BYTES = 160
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -154,7 +156,7 @@ def parse_reply(block: bytes, bodyless: bool = False) -> ReplyHead:
     get = fields.get
     connection = get(b"connection")
     keep = minor == 1 if connection is None else _keeps(connection, minor)
-    streamed = get(b"content-type", b"").startswith(b"text/event-stream")
+    streamed = get(b"content-type", b"").startswith(STREAMS)
     if bodyless or status in (204, 304) or status < 200:
         return status, headers, 0, keep, streamed
     size = get(b"content-length")
