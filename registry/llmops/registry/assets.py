@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -61,6 +62,11 @@ class Registry:
         self._state = state
         self._sql: Sql = open_sql(state)
         self.authority = Authority(principal, Access(state), Audit(self._sql, state, origin=origin))
+
+    @property
+    def state(self) -> StateConfig:
+        """Where it keeps things."""
+        return self._state
 
     @property
     def actor(self) -> str:
@@ -182,6 +188,21 @@ class Registry:
         with self._sql.read() as connection:
             recorded = queries.recorded(connection, version)
         return loading.load_model(version, recorded, self._state)
+
+    def files(self, ref: Ref | str | Version) -> Path:
+        """A private copy of a version's files, equal to the record to the byte; nothing of them is run.
+
+        Raises:
+            NotFoundError: as `resolve`, or the artefact is gone.
+            DeniedError: the principal lacks EXECUTE.
+            IntegrityError: its files are not what was registered.
+            UserError: it has no files of its own (a prompt, an index).
+        """
+        version = ref if isinstance(ref, Version) else self.resolve(ref)
+        self._require_execute(version)
+        with self._sql.read() as connection:
+            recorded = queries.recorded(connection, version)
+        return loading.verified(version, recorded, self._state)
 
     def load_prompt(self, ref: Ref | str | Version) -> str:
         """A prompt's text, without MLflow.
