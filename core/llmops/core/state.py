@@ -15,6 +15,9 @@ class StateConfig(BaseModel):
     dir: Path = Field(Path(".llmops"), description="Folder of everything that is kept, relative to the working folder")
     sql_url: str | None = Field(None, description="SQLAlchemy URL of the own state; default: SQLite in the folder")
     lake_url: str | None = Field(None, description="Root of the Delta tables: a folder or s3/abfs/gs URL")
+    online_url: str | None = Field(
+        None, description="Online feature store: redis://..., or env:NAME that holds it; default: SQLite in the folder"
+    )
     mlflow_uri: str | None = Field(None, description="MLflow tracking URI; default: SQLite in the folder")
 
     @property
