@@ -1,4 +1,4 @@
-"""The held-out rows: read once, cut into slices, and named so exactly that another run can tell whether it has the same.
+"""The held-out rows: read once, cut into slices, and named so that another run can tell whether it has the same.
 
 Knows files, the lake and SQL conditions. What is predicted for the rows, and whether it is right, it does not know.
 """
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.expressions import evaluate, keep
-from llmops.core.files import digest_file
 from llmops.core.ids import digest
 from llmops.core.names import Name
 from llmops.core.state import StateConfig
@@ -140,7 +139,9 @@ def _read(config: DataConfig, state: StateConfig) -> tuple[Any, str]:
     if path.suffix in {".parquet", ".csv"}:
         if not path.is_file():
             raise NotFoundError("no such file", where=str(path), hint="paths are relative to the working folder")
-        return _read_file(path), f"sha256:{digest_file(path)}"
+        with path.open("rb") as file:
+            version = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return _read_file(path), version
     from llmops.core.lake import Lake
 
     name = str(Name.parse(config.table))
