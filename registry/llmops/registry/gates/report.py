@@ -49,8 +49,8 @@ class Finding:
     interval: tuple[float, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = {key: value for key, value in vars(self).items() if value is not None}
-        return plain(found)
+        found: dict[str, Any] = plain({key: value for key, value in vars(self).items() if value is not None})
+        return found
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Report:
             parents: ids of the evidence that this one rests on.
         """
         effect = self.effect
-        params = {
+        params: dict[str, Any] = {
             "spec": self.spec.model_dump(mode="json", exclude={"state"}),
             "findings": [finding.as_json() for finding in self.findings],
             "facts": dict(self.facts),
@@ -126,7 +126,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The report as `llmops models validate --json` prints it."""
-        return plain(
+        shown: dict[str, Any] = plain(
             {
                 "gate": self.gate,
                 "version": str(self.version.ref),
@@ -144,6 +144,7 @@ class Report:
                 "ended": self.ended.isoformat(),
             }
         )
+        return shown
 
 
 def finite(value: float | None) -> float | None:

@@ -48,9 +48,7 @@ class DataConfig(_Section):
 class Threshold(_Section):
     """Where a metric has to lie, over all rows and in every slice."""
 
-    metric: str = Field(
-        description="accuracy, recall, roc_auc, rmse, ..., or a scorer of your own"
-    )
+    metric: str = Field(description="accuracy, recall, roc_auc, rmse, ..., or a scorer of your own")
     min: float | None = None
     max: float | None = None
     slice_min: float | None = None
@@ -101,9 +99,7 @@ class QuestionsConfig(_Section):
 
 class _Spec(_Section):
     state: StateConfig = StateConfig()
-    slices: tuple[str, ...] = Field(
-        (), description="A column (each of its values), or a condition: amount > 100"
-    )
+    slices: tuple[str, ...] = Field((), description="A column (each of its values), or a condition: amount > 100")
     min_rows: int = Field(30, ge=2, description="Rows below which nothing is decided")
     few_rows: Literal["inconclusive", "skip"] = Field("inconclusive", description="What a slice below `min_rows` gives")
     alpha: float = Field(0.05, gt=0, lt=1)
@@ -143,12 +139,8 @@ class Baseline(_Section):
 
     kind: Literal["majority", "mean", "median", "constant", "rule", "function", "refuse"]
     value: Plain | None = Field(None, description="Of `constant`: the label, the number, or the answer's text")
-    expression: str | None = Field(
-        None, description="Of `rule`: SQL over the columns, the label or a condition"
-    )
-    function: str | None = Field(
-        None, description="Of `function`: an entry point, or module:function"
-    )
+    expression: str | None = Field(None, description="Of `rule`: SQL over the columns, the label or a condition")
+    function: str | None = Field(None, description="Of `function`: an entry point, or module:function")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -32,6 +32,8 @@ _START_S = 60.0
 _SCRATCH_BYTES = 1 << 28
 _CHAIN_BYTES = 1 << 32
 _MAX_WHAT = 500
+_ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Arrow's allocator would start a thread when it is imported, before the fences are up."""
 
 
 class TrialError(LlmopsError):
@@ -127,7 +129,7 @@ class Trial:
         self._inputs.mkdir()
         self._scratch.mkdir()
         home = {name: str(self._scratch) for name in ("TMPDIR", "HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
-        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home)
+        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home | _ONE_THREAD)
         self._tables = 0
         return self
 

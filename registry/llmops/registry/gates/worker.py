@@ -94,9 +94,9 @@ class _ModelBench:
         body = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain)
         return pack({"names": names}, body)
 
-    def example(self, _: dict[str, Any]) -> list[bytes]:
+    def example(self, request: dict[str, Any]) -> list[bytes]:
         example = self._model.metadata.load_input_example(str(self._folder))
-        _, columns = _columns(self._model.predict(example))
+        columns = _columns(self._model.predict(example))[1]
         return pack({"outcome": f"{len(columns[0]) if columns else 0} predictions"})
 
     def time(self, request: dict[str, Any]) -> list[bytes]:
