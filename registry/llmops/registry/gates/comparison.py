@@ -23,11 +23,12 @@ from llmops.registry.gates import baseline, paired
 from llmops.registry.gates.chain_checks import Answered, ask_all, head_of
 from llmops.registry.gates.heldout import HeldOut, Mask, read_heldout
 from llmops.registry.gates.judged import Judged, judge
-from llmops.registry.gates.metrics import Metric, interval, metric
+from llmops.registry.gates.metrics import Metric, metric
 from llmops.registry.gates.model_checks import failed
 from llmops.registry.gates.questions import Question, QuestionSet, applies, read_questions, scorer
 from llmops.registry.gates.report import Finding, Report
 from llmops.registry.gates.spec import ComparisonSpec
+from llmops.registry.gates.thresholds import figure
 from llmops.registry.gates.trial import Trial, TrialError
 from llmops.registry.records import Kind, Version
 from llmops.registry.stats.finding import Finding as Effect
@@ -185,20 +186,11 @@ class _Rows(_Course):
             slices,
         )
         self.figures["metrics"] = [
-            self._figure(measure, side.only(rows) if rows is not None else side, (who, name))
+            {"side": who, **figure(measure, side if rows is None else side.only(rows), name, self.spec)}
             for measure in (main, *(one for one, _ in further))
             for name, rows in [(None, None), *slices.items()]
             for who, side in (("champion", old), ("challenger", new))
         ]
-
-    def _figure(self, measure: Metric, judged: Judged, of: tuple[str, str | None]) -> dict[str, Any]:
-        value, ends = measure.of(judged), None
-        if value == value and len(judged):
-            spec = self.spec
-            ends = interval(measure, judged, alpha=spec.alpha, resamples=spec.resamples, seed=spec.seed)
-        who, name = of
-        figure = {"metric": measure.name, "better": measure.better, "side": who, "slice": name, "n": len(judged)}
-        return figure | {"value": value if value == value else None, "interval": list(ends) if ends else None}
 
 
 class _Questions(_Course):
@@ -276,6 +268,13 @@ class _Questions(_Course):
             for side in (old, new)
         )
         return paired.measured_scores(name, *sides)
+
+
+def _scores(name: str, answered: Sequence[Answered]) -> paired.Floats:
+    """The score of every answer that the scorer has anything to say of."""
+    score = scorer(name)
+    pairs = [(each.question, each.answer) for each in answered if applies(name, each.question)]
+    return np.asarray([0.0 if answer is None else float(score(question, answer)) for question, answer in pairs])
 
 
 def _answers(questions: Sequence[Question], old: Sequence[Answered], new: Sequence[Answered]) -> list[dict[str, Any]]:

@@ -128,14 +128,8 @@ def token_f1(question: Question, answer: Answer) -> float:
 def cites(question: Question, answer: Answer) -> float:
     """1 where a citation that stands in its document is of an expected document, or holds the expected words."""
     held = [citation for citation in answer.citations if citation.stands]
-    uris = {citation.uri for citation in held}
-    texts = [f" {' '.join(_words(citation.text))} " for citation in held]
-    return float(
-        any(
-            wanted in uris or any(f" {' '.join(_words(wanted))} " in text for text in texts)
-            for wanted in question.cites
-        )
-    )
+    uris, texts = {citation.uri for citation in held}, [_spaced(citation.text) for citation in held]
+    return float(any(one in uris or any(_spaced(one) in text for text in texts) for one in question.cites))
 
 
 def refusal(question: Question, answer: Answer) -> float:

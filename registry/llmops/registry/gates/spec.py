@@ -97,7 +97,9 @@ class QuestionsConfig(_Section):
     answer_p95_ms: float | None = Field(None, gt=0, description="Until the end of the answer")
 
 
-class _Spec(_Section):
+class GateSpec(_Section):
+    """What both jobs have."""
+
     state: StateConfig = StateConfig()
     slices: tuple[str, ...] = Field((), description="A column (each of its values), or a condition: amount > 100")
     min_rows: int = Field(30, ge=2, description="Rows below which nothing is decided")
@@ -108,7 +110,7 @@ class _Spec(_Section):
     limits: Limits = Limits()
 
 
-class ValidationSpec(_Spec):
+class ValidationSpec(GateSpec):
     """`job: validation`. What is left out is not checked, but for what every version must do: load and answer."""
 
     job: Literal["validation"] = "validation"
@@ -162,7 +164,7 @@ class ComparedQuestions(_Section):
     groups: tuple[str, ...] = ()
 
 
-class ComparisonSpec(_Spec):
+class ComparisonSpec(GateSpec):
     """`job: comparison`. Both sides meet the same rows, or the same questions."""
 
     job: Literal["comparison"] = "comparison"

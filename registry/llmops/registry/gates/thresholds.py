@@ -16,7 +16,7 @@ from llmops.registry.gates.heldout import Mask
 from llmops.registry.gates.judged import Judged
 from llmops.registry.gates.metrics import Metric, interval, metric
 from llmops.registry.gates.report import Finding
-from llmops.registry.gates.spec import Threshold, ValidationSpec
+from llmops.registry.gates.spec import GateSpec, Threshold, ValidationSpec
 from llmops.registry.stats.finding import Verdict
 
 _BINS = 10
@@ -55,7 +55,7 @@ def figures(judged: Judged, slices: Mapping[str, Mask], spec: ValidationSpec) ->
     rows: dict[str | None, Mask] = {None: np.ones(len(judged), dtype=np.bool_)}
     rows.update(slices)
     measured = [
-        _figure(measure, judged.only(mask), name, spec)
+        figure(measure, judged.only(mask), name, spec)
         for measure in map(metric, names)
         if measure.fits(judged)
         for name, mask in rows.items()
@@ -99,7 +99,8 @@ def in_words(low: float | None, high: float | None) -> str:
     return " and ".join(part for part in parts if part is not None)
 
 
-def _figure(measure: Metric, judged: Judged, name: str | None, spec: ValidationSpec) -> dict[str, Any]:
+def figure(measure: Metric, judged: Judged, name: str | None, spec: GateSpec) -> dict[str, Any]:
+    """One metric of one slice with its interval, as the card plots it."""
     value = measure.of(judged)
     ends = None
     if not math.isnan(value):
