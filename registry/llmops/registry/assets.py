@@ -66,6 +66,11 @@ class Registry:
         self.authority = Authority(principal, Access(state), Audit(self._sql, state, origin=origin))
 
     @property
+    def state(self) -> StateConfig:
+        """Where it keeps things."""
+        return self._state
+
+    @property
     def actor(self) -> str:
         """The principal as rows name it."""
         return self.authority.actor
