@@ -57,4 +57,4 @@ def standard_backing(state: StateConfig) -> Iterator[Backing]:
     """Open the state folder of a serve job."""
     principal = acting_principal(state, REGISTRY_SCOPE)
     with Registry(state, principal=principal) as registry, open_sql(state) as sql, Spool(state.spool) as spool:
-        yield Backing(RegistrySource(registry), SpoolTables(spool, Lake(state)), Keys(sql))
+        yield Backing(RegistrySource(registry), SpoolTables(spool, Lake(state)), Keys(sql), registry)
