@@ -65,8 +65,8 @@ def draining(state: StateConfig) -> Iterator[None]:
 def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
     """The HTTP server; `run` answers until a signal comes, then lets running answers end, for `shutdown_s` at most."""
     app: ASGIApp = build_app(config, backing, endpoints)
-    if backing.registry is not None:
-        app = with_registry_pages(app, config, backing.registry)
+    if backing.rooms is not None:
+        app = with_registry_pages(app, config, backing.rooms)
     settings = uvicorn.Config(
         app,
         log_config=None,

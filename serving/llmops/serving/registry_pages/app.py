@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from llmops.core.web.door import Door, DoorRules
 from llmops.core.web.hosts import names_of
 from llmops.core.web.sign_in import KeySessions
 from llmops.registry.assets import Registry
+from llmops.registry.workflow import Workflows
 from llmops.serving.config import ServeConfig
 from llmops.serving.registry_pages.desk import People
 from llmops.serving.registry_pages.pages import PREFIX, Json, Pages
@@ -38,16 +40,24 @@ class Beside:
         await (self._below if inside else self._app)(scope, receive, send)
 
 
-def with_registry_pages(app: ASGIApp, config: ServeConfig, registry: Registry) -> ASGIApp:
+@dataclass(frozen=True)
+class Rooms:
+    """What the pages are about; whoever opened it closes it."""
+
+    registry: Registry
+    workflows: Workflows
+
+
+def with_registry_pages(app: ASGIApp, config: ServeConfig, rooms: Rooms) -> ASGIApp:
     """The application with the registry's pages below `/registry`."""
-    return Beside(app, PREFIX, build_pages(config, registry))
+    return Beside(app, PREFIX, build_pages(config, rooms))
 
 
-def build_pages(config: ServeConfig, registry: Registry) -> ASGIApp:
+def build_pages(config: ServeConfig, rooms: Rooms) -> ASGIApp:
     """The pages with their door. Whoever shows a key acts as it; without one, on loopback only, as this machine."""
-    keys = Keys(registry.sql)
+    keys = Keys(rooms.registry.sql)
     sessions = KeySessions.open(config.state.root, keys, REGISTRY_SCOPE)
-    pages = Pages(registry, People(keys), sessions)
+    pages = Pages(rooms.registry, rooms.workflows, People(keys), sessions)
 
     def tell(request: Request, error: LlmopsError) -> Response:
         if request.url.path.startswith(f"{PREFIX}/api/") or "text/html" not in request.headers.get("accept", ""):

@@ -19,6 +19,7 @@ from llmops.core.keys import Keys
 from llmops.registry.assets import Registry
 from llmops.registry.audit import Origin
 from llmops.registry.promotion import Promoter
+from llmops.registry.workflow import Workflows
 
 _REMEMBERED_S = 5.0
 
@@ -36,6 +37,7 @@ class Asked:
     principal: Principal
     registry: Registry
     promoter: Promoter
+    workflows: Workflows | None = None
     params: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class Asked:
         return int(text)
 
 
-def asked(request: Request, registry: Registry) -> Asked:
+def asked(request: Request, registry: Registry, workflows: Workflows | None = None) -> Asked:
     """Read a request that has passed the door."""
     principal: Principal = request.scope["operator"]
     request.scope["request_id"] = request_id = new_id()
@@ -67,7 +69,7 @@ def asked(request: Request, registry: Registry) -> Asked:
         request_id=request_id,
     )
     theirs = registry.in_name_of(principal, origin)
-    return Asked(principal, theirs, Promoter(theirs), request.path_params, request.query_params)
+    return Asked(principal, theirs, Promoter(theirs), workflows, request.path_params, request.query_params)
 
 
 class People:

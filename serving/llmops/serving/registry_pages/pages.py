@@ -19,16 +19,18 @@ from llmops.core.errors import LlmopsError, UserError
 from llmops.core.web.pages import Templates, form_of
 from llmops.core.web.sign_in import KeySessions, SignInPage
 from llmops.registry.assets import Registry
+from llmops.registry.workflow import Workflows
 from llmops.serving.registry_pages import words
 from llmops.serving.registry_pages.approvals import approvals_page, speak
 from llmops.serving.registry_pages.assets import asset_list, asset_page, rollback_page
 from llmops.serving.registry_pages.audit import audit_page, verify_page
 from llmops.serving.registry_pages.desk import Asked, Facts, People, asked
 from llmops.serving.registry_pages.evidence import evidence_page
+from llmops.serving.registry_pages.runs import run_list, run_page
 from llmops.serving.registry_pages.versions import version_page
 
 PREFIX: Final = "/registry"
-HEAD: Final = (("/", "Assets"), ("/approvals", "Approvals"), ("/audit", "Audit"))
+HEAD: Final = (("/", "Assets"), ("/approvals", "Approvals"), ("/runs", "Runs"), ("/audit", "Audit"))
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ PAGES: Final = (
     Page("/versions/{name}/{version}", "version.html", version_page, "/"),
     Page("/evidence/{evidence_id}", "evidence.html", evidence_page, "/"),
     Page("/approvals", "approvals.html", approvals_page),
+    Page("/runs", "runs.html", run_list),
+    Page("/runs/{run_id}", "run.html", run_page),
     Page("/audit", "audit.html", audit_page),
     Page("/audit/verify", "verify.html", verify_page),
 )
@@ -68,8 +72,9 @@ class Json(Response):
 class Pages:
     """All pages over one registry."""
 
-    def __init__(self, registry: Registry, people: People, sessions: KeySessions) -> None:
+    def __init__(self, registry: Registry, workflows: Workflows, people: People, sessions: KeySessions) -> None:
         self._registry = registry
+        self._workflows = workflows
         self._templates = Templates(__package__, "llmops registry", HEAD, PREFIX, aside="aside.html")
         self._templates.add_filters(**words.FILTERS)
         self._templates.add_globals(name_of=people.name_of)
@@ -95,7 +100,7 @@ class Pages:
     async def speak(self, request: Request) -> Response:
         """Approve, deny or take back by the form; what cannot be said is told on the page itself."""
         form = {name: values[0] for name, values in (await form_of(request)).items()}
-        by = asked(request, self._registry)
+        by = self._asked(request)
         try:
             promotion = await asyncio.to_thread(speak, by, form)
         except LlmopsError as error:
@@ -107,20 +112,23 @@ class Pages:
     async def roll_back(self, request: Request) -> Response:
         """Roll back by the form of the confirmation page, which names the champion that is meant."""
         form = {name: values[0] for name, values in (await form_of(request)).items()}
-        done = await asyncio.to_thread(_roll_back, asked(request, self._registry), form)
+        done = await asyncio.to_thread(_roll_back, self._asked(request), form)
         return RedirectResponse(f"{PREFIX}/assets/{done['name']}?done=rollback", status_code=303)
 
     async def speak_json(self, request: Request) -> Response:
-        by, body = asked(request, self._registry), await _body(request)
+        by, body = self._asked(request), await _body(request)
         return Json((await asyncio.to_thread(speak, by, body)).as_json(), headers=_request_id(request))
 
     async def roll_back_json(self, request: Request) -> Response:
-        by, body = asked(request, self._registry), await _body(request)
+        by, body = self._asked(request), await _body(request)
         return Json(await asyncio.to_thread(_roll_back, by, body), headers=_request_id(request))
+
+    def _asked(self, request: Request) -> Asked:
+        return asked(request, self._registry, self._workflows)
 
     def _shown(self, page: Page) -> Callable[[Request], Any]:
         def show(request: Request) -> Response:
-            facts = page.gather(asked(request, self._registry))
+            facts = page.gather(self._asked(request))
             return self._templates.page(request, page.template, facts=facts, marked=page.marked, form={})
 
         async def endpoint(request: Request) -> Response:
@@ -130,7 +138,7 @@ class Pages:
 
     def _told(self, page: Page) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            facts = await asyncio.to_thread(page.gather, asked(request, self._registry))
+            facts = await asyncio.to_thread(page.gather, self._asked(request))
             return Json(facts.as_json(), headers=_request_id(request))
 
         return endpoint

@@ -12,6 +12,7 @@ from llmops.registry.evidence import Evidence
 from llmops.registry.lineage import version_in
 from llmops.registry.promotion.states import FAILED, State
 from llmops.serving.registry_pages.evidence import interval, margin_of, number
+from llmops.serving.registry_pages.runs import grade as run_grade
 
 _GOOD = frozenset({"pass", "done", "approve", State.PROMOTED, State.VALIDATED, State.APPROVED, State.READY})
 _BAD = frozenset({"fail", "failed", "denied", "deny", "abandoned", *FAILED})
@@ -65,6 +66,7 @@ def margin(record: Evidence) -> float | None:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "grade": grade,
+    "run_grade": run_grade,
     "node_version": node_version,
     "about_parts": about_parts,
     "effect": effect,
