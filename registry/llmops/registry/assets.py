@@ -7,6 +7,7 @@ authority. Reading imports no MLflow: it is a few SELECTs on the own state.
 from __future__ import annotations
 
 import builtins
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from llmops.registry.access import EVERYTHING, Access, Grants, Privilege, Secura
 from llmops.registry.aliases import Move, Moved
 from llmops.registry.audit import Audit, Entry, Origin, Wanted
 from llmops.registry.authority import Authority
-from llmops.registry.evidence import Evidence
+from llmops.registry.evidence import Evidence, Filed
 from llmops.registry.lineage import Edge, Found
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
@@ -99,6 +100,12 @@ class Registry:
     def close(self) -> None:
         self.audit.close()
         self._sql.close()
+
+    def in_name_of(self, principal: Principal, origin: Origin) -> Registry:
+        """The same registry as another may read and change it, on this one's connections; only this one is closed."""
+        other = copy.copy(self)
+        other.authority = Authority(principal, self.authority.access, self.authority.audit, origin)
+        return other
 
     def register(self, candidate: Candidate, *, crown_first: bool = True) -> Version:
         """Give a candidate its version; the same name and digest again give the version there is, quickly.
@@ -343,6 +350,23 @@ class Registry:
         with self._sql.read() as connection:
             self._seen(connection, version.name)
             return evidence.of_version(connection, version)
+
+    def filed_about(self, version: Version) -> builtins.list[Filed]:
+        """Every record about a version as it lies there, oldest first: changed since or not."""
+        with self._sql.read() as connection:
+            self._seen(connection, version.name)
+            return evidence.filed_about(connection, version)
+
+    def filed_evidence(self, beginning: str) -> Filed:
+        """The record whose id begins so, as it lies there: changed since or not.
+
+        Raises:
+            NotFoundError: there is none that the principal may know of, or more than one.
+        """
+        with self._sql.read() as connection:
+            found = evidence.find(connection, beginning)
+            self._seen(connection, Name.parse(found.name))
+            return found
 
     def read_audit(self, wanted: Wanted) -> builtins.list[Entry]:
         """Rows of the audit log, newest first.

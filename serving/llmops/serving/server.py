@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from llmops.core.drain import Drainer
 from llmops.core.errors import ConfigError, ConflictError
@@ -19,6 +20,7 @@ from llmops.core.state import StateConfig
 from llmops.serving.app import Backing, build_app
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
+from llmops.serving.registry_pages.app import with_registry_pages
 from llmops.serving.storage import standard_backing
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,11 @@ def draining(state: StateConfig) -> Iterator[None]:
 
 def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
     """The HTTP server; `run` answers until a signal comes, then lets running answers end, for `shutdown_s` at most."""
+    app: ASGIApp = build_app(config, backing, endpoints)
+    if backing.rooms is not None:
+        app = with_registry_pages(app, config, backing.rooms)
     settings = uvicorn.Config(
-        build_app(config, backing, endpoints),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -27,9 +27,12 @@ class Templates:
         title: how the application is called, in its head and in the browser's tabs.
         pages: (path, name) of what the head leads to.
         prefix: the path the application is mounted at.
+        aside: a template of the package that stands at the end of the head: who is signed in, what is next door.
     """
 
-    def __init__(self, package: str, title: str, pages: tuple[tuple[str, str], ...], prefix: str = "") -> None:
+    def __init__(
+        self, package: str, title: str, pages: tuple[tuple[str, str], ...], prefix: str = "", aside: str | None = None
+    ) -> None:
         self._environment = Environment(
             loader=ChoiceLoader([PackageLoader(package, "web"), PackageLoader("llmops.core.web", "templates")]),
             autoescape=select_autoescape(default=True),
@@ -39,10 +42,11 @@ class Templates:
         )
         self._environment.filters |= {
             "money": money, "whole": whole, "seconds": seconds, "percent": percent, "ago": ago, "clock": clock,
+            "utc": utc,
         }  # fmt: skip
         self._environment.globals |= {
             "dict": dict, "share_bar": plots.share_bar, "query": urlencode, "title": title, "pages": pages,
-            "prefix": prefix,
+            "prefix": prefix, "aside": aside,
         }  # fmt: skip
         self._prefix = prefix
         own = files.packaged(package, "web")
@@ -50,6 +54,9 @@ class Templates:
 
     def add_filters(self, **filters: Any) -> None:
         self._environment.filters |= filters
+
+    def add_globals(self, **values: Any) -> None:
+        self._environment.globals |= values
 
     def routes(self) -> list[BaseRoute]:
         """The routes of the shared files and of the package's own, such as `icon.svg`."""
@@ -110,3 +117,8 @@ def ago(stamp: float) -> str:
 
 def clock(stamp: float) -> str:
     return datetime.fromtimestamp(stamp, UTC).strftime("%H:%M:%S")
+
+
+def utc(moment: datetime) -> str:
+    """A moment as every page writes it; the page says once that it is UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

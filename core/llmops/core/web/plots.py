@@ -7,7 +7,7 @@ beside a table of the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 8, 10, 24
+LANE = 24
 Shown = Callable[[float], str]
 
 
@@ -34,6 +35,18 @@ class Bar:
     value: float
     told: str
     href: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """One stretch of time in the lane of `row`; `now` where it still lasts."""
+
+    row: str
+    start: float
+    end: float
+    told: str
+    href: str
+    now: bool = False
 
 
 def line_plot(title: str, labels: Sequence[str], lines: Sequence[Line], shown: Shown) -> Markup:
@@ -75,6 +88,59 @@ def bar_plot(title: str, bars: Sequence[Bar], shown: Shown) -> Markup:
         )
     pieces.append(_ends([bar.label for bar in bars]))
     return _svg(title, pieces, "group")
+
+
+def span_plot(title: str, spans: Sequence[Span], shown: Shown) -> Markup:
+    """Stretches of time, a lane for each row in the order in which they first come, each a link."""
+    lanes = list(dict.fromkeys(span.row for span in spans))
+    first, last = min(span.start for span in spans), max(span.end for span in spans)
+    scale = (WIDTH - LEFT - RIGHT) / max(last - first, 1e-9)
+    tall = TOP + LANE * len(lanes) + BOTTOM
+    pieces = []
+    for place, lane in enumerate(lanes):
+        y = TOP + LANE * place
+        pieces.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y + LANE}" y2="{y + LANE}"/>')
+        pieces.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 16}" text-anchor="end">{escape(lane[:9])}</text>')
+    for span in spans:
+        x, y = LEFT + (span.start - first) * scale, TOP + LANE * lanes.index(span.row)
+        wide = max((span.end - span.start) * scale, 3.0)
+        x = min(x, WIDTH - RIGHT - wide)
+        pieces.append(
+            f'<a href="{escape(span.href)}" aria-label="{escape(span.told)}"><title>{escape(span.told)}</title>'
+            f'<rect class="hit" x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{LANE}"/>'
+            f'<rect class="span{" now" if span.now else ""}" x="{x:.1f}" y="{y + 5}" width="{wide:.1f}" height="14" '
+            f'rx="{min(3.0, wide / 2):.1f}"/></a>'
+        )
+    pieces.append(_ends([shown(first), shown(last)], tall))
+    return _svg(title, pieces, "group", tall)
+
+
+def interval_plot(title: str, ends: tuple[float, float], effect: float | None, marks: Mapping[str, float]) -> Markup:
+    """An effect with its confidence interval, beside what it is compared with; a `mark` is a name and a place.
+
+    The numbers stand in the text beside it.
+    """
+    low, high = ends
+    places = [low, high, *marks.values(), *([] if effect is None else [effect])]
+    least, most = min(places), max(places)
+    room = (most - least) * 0.08 or abs(most) * 0.1 or 1.0
+    scale = (WIDTH - 2 * RIGHT) / (most - least + 2 * room)
+
+    def x(value: float) -> str:
+        return f"{RIGHT + (value - least + room) * scale:.1f}"
+
+    pieces = [f'<line class="grid" x1="{RIGHT}" x2="{WIDTH - RIGHT}" y1="34" y2="34"/>']
+    for number, (name, place) in enumerate(marks.items()):
+        anchor = "start" if place < least + (most - least) * 0.2 else "end" if place > most * 0.9 else "middle"
+        pieces.append(f'<line class="mark mark-{number}" x1="{x(place)}" x2="{x(place)}" y1="18" y2="50"/>')
+        pieces.append(
+            f'<text class="tick" x="{x(place)}" y="{12 if number else 63}" text-anchor="{anchor}">{escape(name)}</text>'
+        )
+    pieces.append(f'<line class="interval" x1="{x(low)}" x2="{x(high)}" y1="34" y2="34"/>')
+    pieces += [f'<line class="interval" x1="{x(end)}" x2="{x(end)}" y1="28" y2="40"/>' for end in ends]
+    if effect is not None:
+        pieces.append(f'<circle class="dot" cx="{x(effect)}" cy="34" r="5"/>')
+    return _svg(title, pieces, "img", 68)
 
 
 def share_bar(share: float | None, warns: bool = False) -> Markup:
@@ -123,17 +189,17 @@ def _grid(top: float, shown: Shown) -> str:
     return "".join(pieces)
 
 
-def _ends(labels: Sequence[str]) -> str:
+def _ends(labels: Sequence[str], tall: float = HEIGHT) -> str:
     """The first and the last step's names; what is between follows."""
     if not labels:
         return ""
-    y = HEIGHT - 6
+    y = tall - 6
     first = f'<text class="tick" x="{LEFT}" y="{y}">{escape(labels[0])}</text>'
     if len(labels) == 1:
         return first
     return f'{first}<text class="tick" x="{WIDTH - RIGHT}" y="{y}" text-anchor="end">{escape(labels[-1])}</text>'
 
 
-def _svg(title: str, pieces: Sequence[str], role: str) -> Markup:
-    head = f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="{role}" aria-label="{escape(title)}">'
+def _svg(title: str, pieces: Sequence[str], role: str, tall: float = HEIGHT) -> Markup:
+    head = f'<svg class="plot" viewBox="0 0 {WIDTH} {tall:g}" role="{role}" aria-label="{escape(title)}">'
     return Markup(f"{head}{''.join(pieces)}</svg>")  # noqa: S704 - every text in it was escaped

@@ -24,6 +24,7 @@ from llmops.core.web.pages import Templates, first_of, form_of
 
 SESSION_S = 12 * 3600
 SIGN_IN = "/sign-in"
+SIGN_OUT = "/sign-out"
 
 
 class KeySessions:
@@ -71,7 +72,7 @@ class KeySessions:
 
 
 class SignInPage:
-    """The one form that everybody sees."""
+    """The one form that everybody sees, and the way out again."""
 
     def __init__(self, templates: Templates, sessions: KeySessions, home: str) -> None:
         self._templates = templates
@@ -79,7 +80,11 @@ class SignInPage:
         self._home = home
 
     def routes(self) -> list[BaseRoute]:
-        return [Route(SIGN_IN, self._form), Route(SIGN_IN, self._sign_in, methods=["POST"])]
+        return [
+            Route(SIGN_IN, self._form),
+            Route(SIGN_IN, self._sign_in, methods=["POST"]),
+            Route(SIGN_OUT, self._sign_out, methods=["POST"]),
+        ]
 
     async def _form(self, request: Request) -> Response:
         return self._templates.page(request, "sign-in.html", problem=None, scope=self._sessions.scope)
@@ -93,4 +98,9 @@ class SignInPage:
         response = RedirectResponse(self._home, status_code=303)
         secure = request.url.scheme == "https"
         response.set_cookie(sessions.cookie, cookie, max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    async def _sign_out(self, _request: Request) -> Response:
+        response = RedirectResponse(self._home, status_code=303)
+        response.delete_cookie(self._sessions.cookie, httponly=True, samesite="strict")
         return response

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from llmops.core.errors import ConflictError, NotFoundError, UserError
+from llmops.core.errors import ConflictError, DeniedError, LlmopsError, NotFoundError, UserError
 from llmops.core.identity import Principal
 from llmops.core.names import Name, Ref
 from llmops.registry import sequence
@@ -26,7 +26,7 @@ from llmops.registry.promotion.machine import Step, Wait
 from llmops.registry.promotion.planning import Plan
 from llmops.registry.promotion.policies import Ruling
 from llmops.registry.promotion.policy import Policy
-from llmops.registry.promotion.records import Promotion
+from llmops.registry.promotion.records import Approval, Promotion
 from llmops.registry.promotion.rollback import Planned, Rollback
 from llmops.registry.promotion.states import FAILED, State
 from llmops.registry.promotion.transition import Transitions, guard
@@ -111,6 +111,21 @@ class Promoter:
         """
         return self._say(ref, group, REVOKE, comment)
 
+    def objection(self, promotion: Promotion, group: str, decision: str = APPROVE) -> LlmopsError | None:
+        """Why the principal can't say this for a group now; None where it can. Nothing is said or put on record."""
+        said = Said(group, decision, "", datetime.now(UTC), self._authority.actor)
+        with self._registry.sql.read() as connection:
+            try:
+                approvals.check(connection, self._authority, promotion, said)
+            except (DeniedError, UserError) as error:
+                return error
+        return None
+
+    def words(self, promotion: Promotion) -> builtins.list[Approval]:
+        """Of each person the last word for each group; what was taken back is not among them."""
+        with self._registry.sql.read() as connection:
+            return approvals.in_force(approvals.of_promotion(connection, promotion.promotion_id))
+
     # --- back
 
     def rollback(self, name: Name | str, reason: str, *, from_version: int | None = None) -> Rollback:
@@ -184,13 +199,18 @@ class Promoter:
 
     def status(self, name: Name | str | None = None) -> builtins.list[Promotion]:
         """Where the versions of an asset, or of all that the principal sees, stand; those that moved last first."""
+        found = self.states(name)
+        with self._registry.sql.read() as connection:
+            return [item.waiting(_needs(guard(connection, item))) for item in found]
+
+    def states(self, name: Name | str | None = None) -> builtins.list[Promotion]:
+        """The same without a look at the evidence, so without what they wait for."""
         wanted = Name.parse(name) if isinstance(name, str) else name
         if wanted is not None:
             self._registry.show(wanted)
         with self._registry.sql.read() as connection:
             rights = self._authority.rights(connection)
-            found = [item for item in rows.every(connection, wanted) if rights.sees(Securable.of(item.name))]
-            return [item.waiting(_needs(guard(connection, item))) for item in found]
+            return [item for item in rows.every(connection, wanted) if rights.sees(Securable.of(item.name))]
 
     def history(self, name: Name | str) -> builtins.list[Entry]:
         """Everything that happened to an asset, newest first."""
