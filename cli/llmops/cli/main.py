@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "serve": "Open the chat page and its API.",
     "gateway": "Open one door to every model: keys, limits, budgets, usage.",
     "models": "List and show the versions in the registry.",
+    "workflow": "Run, resume, schedule and watch declared tasks: train, validate, deploy.",
     "feedback": "List and export what readers thought of the answers.",
     "keys": "Create, list and revoke program keys.",
     "completion": "Print the completion script of your shell.",
