@@ -221,27 +221,32 @@ def template(kind: str, file: Path, out: Path | None, image: str, overrides: tup
 
 
 def _carry(flows: Workflows, run_: Run, *, waits: bool) -> Run:
-    """Take the run as far as it goes, waiting for its turn where another one is ahead of it and alive."""
-    from llmops.cli.workflow_progress import watching
-
+    """Take the run as far as it goes, after those that are ahead of it: one that nobody runs is taken along."""
     told = ""
-    while True:
-        if run_.status.over:
-            return run_
+    while not run_.status.over:
         blocker = flows.blocker(run_)
         if blocker is None:
-            with watching() as watch:
-                run_ = flows.engine(watch).carry(run_.run_id)
-            if run_.status.over or (run_.status.value == "waiting" and not waits) or run_.interrupted:
-                return run_
+            run_ = _ride(flows, run_)
+            if run_.status.value == "waiting" and not waits:
+                break
         elif blocker.run_id != told:
             told = blocker.run_id
             say(f"{run_.run_id} is queued behind {told}, which is {blocker.shown}")
+            if blocker.interrupted or blocker.status.value == "waiting":
+                blocker = _ride(flows, blocker)
             if blocker.status.value == "waiting" and not waits:
-                say("it starts when that is over: `llmops workflow resume`, or a running `llmops workflow schedule`")
-                return run_
+                say(f"it starts when {told} is over, by a running `llmops workflow schedule` or this command again")
+                break
         time.sleep(5.0 if run_.status.value == "waiting" else 0.5)
         run_, _ = flows.show(run_.run_id)
+    return run_
+
+
+def _ride(flows: Workflows, run_: Run) -> Run:
+    from llmops.cli.workflow_progress import watching
+
+    with watching() as watch:
+        return flows.engine(watch).carry(run_.run_id)
 
 
 def _report(flows: Workflows, ended: Run, as_json: bool, waiting_exit_code: int) -> int:
@@ -254,6 +259,8 @@ def _report(flows: Workflows, ended: Run, as_json: bool, waiting_exit_code: int)
     elif ended.status.value == "waiting":
         say(f"{ended.run_id} waits: {ended.reason}")
         say(f"Next: `llmops workflow resume {ended.run_id}`, or leave it to a running `llmops workflow schedule`")
+        return waiting_exit_code
+    elif ended.status.value == "queued":
         return waiting_exit_code
     else:
         say(f"{ended.run_id} {ended.shown} in {_seconds(ended.active_s)}")
