@@ -26,8 +26,8 @@ from llmops.registry.digest import Manifest, require
 from llmops.registry.records import Version
 
 _UNFINISHED_S = 3600.0
-STATE_KEY = "state"
-"""The key of a model's configuration that loading replaces by the loader's own state."""
+STATE_KEY, CATALOG_KEY = "state", "catalog"
+"""The keys of a model's configuration that loading replaces by the loader's own state and the version's own catalog."""
 
 
 @contextmanager
@@ -87,8 +87,8 @@ def load_chain(version: Version, recorded: Manifest | None, state: StateConfig) 
     described = _describe(folder)
     opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
     if opener:
-        return _open(str(opener), _configuration(described, state), where=str(version.ref))
-    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
+        return _open(str(opener), _configuration(described, version, state), where=str(version.ref))
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, version, state))
     inner = _unwrapped(model)
     return inner if is_chain(inner) else PyfuncChain(model, name=str(version.ref))
 
@@ -100,7 +100,7 @@ def load_model(version: Version, recorded: Manifest | None, state: StateConfig) 
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
     folder = verified(version, recorded, state)
-    return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), state))
+    return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), version, state))
 
 
 def _sweep(copies: Path) -> None:
@@ -151,12 +151,13 @@ def _pinned(described: dict[str, Any]) -> dict[str, Any]:
     return dict(flavour.get("config") or {})
 
 
-def _overrides(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return {STATE_KEY: state.model_dump(mode="json")} if STATE_KEY in _pinned(described) else {}
+def _overrides(described: dict[str, Any], version: Version, state: StateConfig) -> dict[str, Any]:
+    here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: version.name.catalog}
+    return {key: value for key, value in here.items() if key in _pinned(described)}
 
 
-def _configuration(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return _pinned(described) | _overrides(described, state)
+def _configuration(described: dict[str, Any], version: Version, state: StateConfig) -> dict[str, Any]:
+    return _pinned(described) | _overrides(described, version, state)
 
 
 def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:
