@@ -45,6 +45,7 @@ class Moved:
     evidence_id: str
     moved_at: datetime
     moved_by: str
+    move_id: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The move as `llmops models history --json` prints it."""
@@ -93,7 +94,16 @@ def history(connection: Connection, name: Name, alias: str | None = None) -> lis
     if alias is not None:
         query = query.where(moves.alias == alias)
     return [
-        Moved(name, row.alias, row.version, row.previous_version, row.evidence_id, row.moved_at, row.moved_by)
+        Moved(
+            name,
+            row.alias,
+            row.version,
+            row.previous_version,
+            row.evidence_id,
+            row.moved_at,
+            row.moved_by,
+            row.move_id,
+        )
         for row in connection.execute(query)
     ]
 

@@ -9,24 +9,26 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from llmops.core.chain import Chain
-from llmops.core.errors import IntegrityError, UserError
+from llmops.core.errors import IntegrityError, NotFoundError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import digest
 from llmops.core.names import Name, Ref
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
-from llmops.registry import aliases, evidence, projection, queries
+from llmops.registry import aliases, evidence, lineage, projection, queries, version_tags
 from llmops.registry import load as loading
 from llmops.registry.access import Access, Grants, Privilege, Securable
 from llmops.registry.aliases import Move, Moved
 from llmops.registry.audit import Audit, Entry, Origin
 from llmops.registry.authority import Authority
 from llmops.registry.evidence import Evidence
+from llmops.registry.lineage import Edge, Found
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
 from llmops.registry.records import Alias, Asset, Candidate, Kind, Version
@@ -68,6 +70,11 @@ class Registry:
         return self.authority.actor
 
     @property
+    def sql(self) -> Sql:
+        """The own state, for the rooms of the registry that keep tables of their own."""
+        return self._sql
+
+    @property
     def audit(self) -> Audit:
         return self.authority.audit
 
@@ -86,19 +93,20 @@ class Registry:
         self.audit.close()
         self._sql.close()
 
-    def register(self, candidate: Candidate) -> Version:
+    def register(self, candidate: Candidate, *, crown_first: bool = True) -> Version:
         """Give a candidate its version; the same name and digest again give the version there is, quickly.
 
-        The very first version of an asset becomes its champion; a later one never moves an alias.
+        The very first version of an asset becomes its champion, unless it is to go through the gates
+        (`crown_first=False`); a later one never moves an alias.
 
         Raises:
             UserError: the name belongs to another kind, or the artefact is unusable.
             DeniedError: the principal lacks CREATE MODEL on the schema, or CREATE MODEL VERSION on the asset.
             ConflictError: another process has been registering this asset for two minutes.
         """
-        outcome = self._registrar().register(candidate)
+        outcome = self._registrar().register(candidate, crown_first=crown_first)
         if outcome.crowned is not None:
-            projection.write(self._store(candidate.name.catalog), outcome.crowned, candidate.kind)
+            self.mirror(candidate.name)
         return outcome.version
 
     def find(self, name: Name, digest: str) -> Version | None:
@@ -183,6 +191,20 @@ class Registry:
             recorded = queries.recorded(connection, version)
         return loading.load_model(version, recorded, self._state)
 
+    def files(self, ref: Ref | str | Version) -> Path:
+        """A private, verified copy of a version's files; nothing of them is run.
+
+        Raises:
+            DeniedError: the principal lacks EXECUTE.
+            IntegrityError: its files are not what was registered.
+            UserError: it has none of its own (a prompt, an index).
+        """
+        version = ref if isinstance(ref, Version) else self.resolve(ref)
+        self._require_execute(version)
+        with self._sql.read() as connection:
+            recorded = queries.recorded(connection, version)
+        return loading.verified(version, recorded, self._state)
+
     def load_prompt(self, ref: Ref | str | Version) -> str:
         """A prompt's text, without MLflow.
 
@@ -225,7 +247,7 @@ class Registry:
             moves = [Move(version.name, alias, version.version, etag, evidence_id)]
             moved = aliases.move(connection, moves, actor=self.actor)[0]
             acting.concluded(connection, result={"etag": moved.etag}, evidence_id=evidence_id)
-        projection.write(self._store(version.name.catalog), moved, version.kind)
+        self.mirror(version.name)
         return moved
 
     def move(self, moves: Sequence[Move]) -> builtins.list[Alias]:
@@ -242,8 +264,8 @@ class Registry:
                 self.authority.require_alias(connection, step.name, step.alias)
             moved = aliases.move(connection, moves, actor=self.actor)
             acting.concluded(connection, evidence_id=moves[-1].evidence_id if moves else None)
-        for alias in moved:
-            projection.write(self._store(alias.name.catalog), alias, self.show(alias.name).kind)
+        for name in sorted({step.name for step in moves}):
+            self.mirror(name)
         return moved
 
     def history(self, name: Name | str, alias: str | None = None) -> builtins.list[Moved]:
@@ -251,6 +273,49 @@ class Registry:
         with self._sql.read() as connection:
             self._seen(connection, _name(name), missing_ok=True)
             return aliases.history(connection, _name(name), alias)
+
+    def tag(self, ref: Ref | str, key: str, value: str) -> Version:
+        """Set a tag of a version, beside those it was registered with; gives the version as it is now.
+
+        Raises:
+            DeniedError: the principal lacks APPLY TAG on the asset.
+            UserError: the tag is set by promotion alone.
+        """
+        version = self.resolve(ref)
+        version_tags.require_free(version.ref, key)
+        params = {"key": key, "value": value}
+        with self.authority.acting("tag", version.ref, params) as acting, self._sql.begin() as connection:
+            self.authority.require(connection, Privilege.APPLY_TAG, version.name)
+            version_tags.put(connection, version.ref, key, value, actor=self.actor)
+            acting.concluded(connection)
+        self.mirror(version.name)
+        return self.resolve(version.ref)
+
+    def link(self, edges: Sequence[Edge]) -> None:
+        """Write down what versions were made of; an edge that is known stays as it is.
+
+        Raises:
+            DeniedError: the principal may not make versions of the asset that an edge leads into.
+        """
+        edges = self._unknown(edges)
+        if not edges:
+            return
+        about, params = edges[0].downstream, {"edges": [edge.as_json() for edge in edges]}
+        with self.authority.acting("link", about, params) as acting, self._sql.begin() as connection:
+            for name in sorted({ref.name for edge in edges if (ref := lineage.version_in(edge.downstream))}):
+                self.authority.require(connection, Privilege.CREATE_MODEL_VERSION, name)
+            lineage.add(connection, edges, actor=self.actor)
+            acting.concluded(connection)
+
+    def lineage(self, node: Ref | str, *, impact: bool = False) -> builtins.list[Found]:
+        """What a node was made of, nearest first; with `impact`, what rests on it.
+
+        Raises:
+            NotFoundError: no such version, and no edge knows such a node.
+        """
+        with self._sql.read() as connection:
+            start = self._node(connection, str(node))
+            return lineage.impact(connection, start) if impact else lineage.sources(connection, start)
 
     def add_evidence(self, record: Evidence) -> str:
         """File a record; gives its id.
@@ -288,8 +353,31 @@ class Registry:
                         self.authority.require(connection, Privilege.MANAGE, name)
                 for difference in found:
                     projection.mend(self._store, difference)
+        if not plan:
+            with self._sql.read() as connection:
+                behind = projection.lagging(connection)
+            for lagging in behind:
+                self.mirror(lagging)
         left = self.audit.left_open() if plan else self.audit.recover()
         return Repairs(found, self._registrar().sweep(plan=plan), left)
+
+    def mirror(self, name: Name) -> bool:
+        """Bring MLflow's copies of an asset's aliases and tags up to the record; gives whether they are."""
+        return projection.follow(self._sql, self._store(name.catalog), name)
+
+    def _unknown(self, edges: Sequence[Edge]) -> builtins.list[Edge]:
+        with self._sql.read() as connection:
+            return [edge for edge in edges if not lineage.known(connection, edge)]
+
+    def _node(self, connection: Connection, node: str) -> str:
+        """A node's own name: a reference names the version that it picks now."""
+        if ":" not in node:
+            ref = Ref.parse(node)
+            self._seen(connection, ref.name)
+            return str(queries.resolve(connection, ref).ref)
+        if not lineage.exists(connection, node):
+            raise NotFoundError(f"no version was made of `{node}`", hint="see `llmops models lineage REF` for nodes")
+        return node
 
     def _store(self, catalog: str) -> MlflowStore:
         return MlflowStore(self._state, catalog)

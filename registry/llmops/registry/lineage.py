@@ -1,8 +1,8 @@
 """What each version was made of, and what was made of it: edges between nodes, followed either way.
 
 A node is a version (`dev.docs.chat/3`), an alias that something follows (`dev.docs.chat@champion`), or a thing kept
-elsewhere, named by `node` (`run:…`, `dataset:dev.fraud.payments@7`, `code:9f2c…`, `endpoint:chat`). Knows edges; how any kind
-comes to be is told by those who make it.
+elsewhere, named by `node` (`run:…`, `dataset:dev.fraud.payments@7`, `code:9f2c…`, `endpoint:chat`). Knows edges; how
+any kind comes to be is told by those who make it.
 """
 
 from __future__ import annotations
@@ -89,14 +89,7 @@ def add(connection: Connection, edges: Iterable[Edge], *, actor: str) -> None:
         UserError: a node's name is empty or too long, or an edge leads from a node to itself.
     """
     for edge in edges:
-        _check(edge)
-        columns = tables.lineage_edges.c
-        known = select(columns.edge_id).where(
-            columns.downstream == edge.downstream,
-            columns.relation == edge.relation.value,
-            columns.upstream == edge.upstream,
-        )
-        if connection.execute(known).first() is None:
+        if not known(connection, edge):
             connection.execute(
                 insert(tables.lineage_edges).values(
                     edge_id=new_id(),
@@ -108,6 +101,22 @@ def add(connection: Connection, edges: Iterable[Edge], *, actor: str) -> None:
                     by=actor,
                 )
             )
+
+
+def known(connection: Connection, edge: Edge) -> bool:
+    """Whether this edge is written down already.
+
+    Raises:
+        UserError: as `add`.
+    """
+    _check(edge)
+    columns = tables.lineage_edges.c
+    query = select(columns.edge_id).where(
+        columns.downstream == edge.downstream,
+        columns.relation == edge.relation.value,
+        columns.upstream == edge.upstream,
+    )
+    return connection.execute(query).first() is not None
 
 
 def sources(connection: Connection, start: str) -> list[Found]:
@@ -215,6 +224,12 @@ def _check(edge: Edge) -> None:
         _ref(name)
     if edge.upstream == edge.downstream:
         raise UserError("an edge leads from one node to another", where=edge.upstream)
+
+
+def version_in(name: str) -> Ref | None:
+    """The version that a node is, None for every other."""
+    ref = _ref(name)
+    return ref if ref is not None and ref.version is not None else None
 
 
 def exists(connection: Connection, name: str) -> bool:

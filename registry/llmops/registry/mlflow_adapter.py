@@ -167,6 +167,19 @@ class MlflowStore:
                         break
         return held
 
+    def aliases_of(self, name: str) -> dict[str, int]:
+        """The aliases MLflow holds of one model or prompt."""
+        with self._client() as (_, client):
+            return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+    def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
+        """Copy a tag of a version to MLflow."""
+        with self._client() as (_, client):
+            if prompt:
+                client.set_prompt_version_tag(name, version, key, value)
+            else:
+                client.set_model_version_tag(name, str(version), key, value)
+
     def set_alias(self, name: str, alias: str, version: int | None, *, prompt: bool) -> None:
         """Copy an alias of record to MLflow (None: take MLflow's away); prompts have functions of their own there."""
         with self.client() as (_, client):

@@ -163,6 +163,16 @@ def content(connection: Connection, version: Version) -> str | None:
     return found
 
 
+def registered_tags(connection: Connection, version: Version) -> dict[str, str]:
+    """The tags a version was registered with, without those set later."""
+    found: dict[str, str] = connection.execute(
+        select(tables.versions.c.tags).where(
+            tables.versions.c.name == str(version.name), tables.versions.c.version == version.version
+        )
+    ).scalar_one()
+    return found
+
+
 def _only(query: Select[Any], kind: Kind | None, name: Name | None) -> Select[Any]:
     if kind is not None:
         query = query.where(tables.assets.c.kind == kind.value)

@@ -104,6 +104,7 @@ class Candidate:
             None: of the prompt's text, or of the saved model's files.
         params: JSON values worth showing and comparing (settings, generation, prompt version).
         run_id: the run of the tracking store that made it.
+        files_digest: what the digest of the stored files must come to; registration is refused where it does not.
     """
 
     kind: Kind
@@ -114,6 +115,7 @@ class Candidate:
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
+    files_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.digest is not None and not _DIGEST.fullmatch(self.digest):

@@ -55,6 +55,7 @@ class Making:
     identity: str
     registration: str
     stored: Stored
+    crown_first: bool
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,11 @@ class Registrar:
         self._actor = authority.actor
         self._place = f"{socket.gethostname()}:{state.root}"
 
-    def register(self, candidate: Candidate) -> Outcome:
+    def register(self, candidate: Candidate, *, crown_first: bool = True) -> Outcome:
         """Give the candidate its version; the same name and digest again give the version there is.
+
+        Args:
+            crown_first: whether the asset's very first version becomes champion by that alone.
 
         Raises:
             UserError: the name belongs to an asset of another kind, or the artefact is unusable.
@@ -102,7 +106,7 @@ class Registrar:
             with self._authority.acting("create", candidate.name, params) as acting:
                 with self._sql.read() as connection:
                     self._require(connection, candidate.name)
-                return self._register(candidate, identity, acting)
+                return self._register(candidate, identity, acting, crown_first=crown_first)
 
     def sweep(self, *, plan: bool) -> list[Interrupted]:
         """Discard what interrupted registrations left here, and say which they were; with `plan`, only say it."""
@@ -136,7 +140,7 @@ class Registrar:
         else:
             self._authority.require(connection, Privilege.CREATE_MODEL_VERSION, name)
 
-    def _register(self, candidate: Candidate, identity: str, acting: Acting) -> Outcome:
+    def _register(self, candidate: Candidate, identity: str, acting: Acting, *, crown_first: bool) -> Outcome:
         registration, stored = new_id(), None
         store = self._stores(candidate.name.catalog)
         for row in self._abandoned(candidate.name):
@@ -152,13 +156,14 @@ class Registrar:
             except UserError:
                 self._undo(candidate.name, registration, store.find(candidate.name, registration))
                 raise
-        return self._finish(Making(candidate, identity, registration, stored), acting)
+        return self._finish(Making(candidate, identity, registration, stored, crown_first), acting)
 
     def _finish(self, making: Making, acting: Acting) -> Outcome:
         candidate, files = making.candidate, None
         if not isinstance(candidate.artifact, PromptText | Pointer):
             with artefact(making.stored.source, self._state, candidate.name.catalog) as folder:
                 files = manifest(folder)
+        self._require_files(making, files)
         for attempt in range(1, _ATTEMPTS + 1):
             known = self._known(candidate, making.identity)
             try:
@@ -170,6 +175,12 @@ class Registrar:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+    def _require_files(self, making: Making, files: Manifest | None) -> None:
+        wanted, found = making.candidate.files_digest, files.digest if files else None
+        if wanted not in (None, found):
+            self._undo(making.candidate.name, making.registration, making.stored)
+            raise IntegrityError("the stored artefact is not the one that was meant", where=str(making.candidate.name))
 
     def _commit(self, making: Making, files: Manifest | None, acting: Acting) -> Outcome:
         """The one transaction that makes the version exist: row, end of the intent, the first champion, the record."""
@@ -203,7 +214,7 @@ class Registrar:
             connection.execute(_without(making.registration))
             version = queries.version(connection, candidate.name, stored.number)
             crowned = None
-            if self._authority.allows(connection, Privilege.MANAGE, candidate.name):
+            if making.crown_first and self._authority.allows(connection, Privilege.MANAGE, candidate.name):
                 crowned = bootstrap.crown(connection, version, actor=self._actor)
             made = queries.version(connection, candidate.name, stored.number)
             acting.concluded(

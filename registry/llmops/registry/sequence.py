@@ -1,7 +1,7 @@
 """One order for everything that happens to an asset: ids that rise whatever the clock does, one writer at a time.
 
-Knows the counter in the asset's row. Taking an id locks that row until the transaction ends, so what a writer read about
-the asset inside its transaction stays true; in SQLite the write transaction itself does that.
+Knows the counter in the asset's row. Taking an id locks that row until the transaction ends, so what a writer read
+about the asset inside its transaction stays true; in SQLite the write transaction itself does that.
 """
 
 from __future__ import annotations

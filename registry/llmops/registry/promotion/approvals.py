@@ -1,7 +1,7 @@
 """Who may speak for a group about a version, what they said, and whether it still counts.
 
-Knows rows and rules: a member of the group, never the version's creator nor whoever started the promotion, each group by
-another person. A denial stands until its author says otherwise; an approval may be revoked, and runs out.
+Knows rows and rules: a member of the group, never the version's creator nor whoever started the promotion, each group
+by another person. A denial ends the promotion; an approval may be revoked, and runs out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from sqlalchemy import Connection, Row, insert, select
 
 from llmops.core.errors import DeniedError, UserError, did_you_mean
 from llmops.registry import lineage, sequence
+from llmops.registry.authority import Authority
 from llmops.registry.promotion.machine import Group
 from llmops.registry.promotion.records import Approval, Promotion
+from llmops.registry.promotion.states import State
 from llmops.registry.promotion.tables import approvals
 
 APPROVE, DENY, REVOKE = "approve", "deny", "revoke"
-DECISIONS = (APPROVE, DENY, REVOKE)
+_BEFORE = frozenset({State.REGISTERED, State.VALIDATING, State.VALIDATED})
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def of_asset(connection: Connection, name: str) -> list[Approval]:
 
 def standing(connection: Connection, promotion: Promotion, *, now: datetime) -> dict[str, Group]:
     """How each group of the promotion's policy stands."""
-    said = in_force(of_promotion(connection, promotion.promotion_id))
+    said = _words(connection, promotion)
     return {group: _stand(group, said, promotion, now) for group in promotion.policy.approvals}
 
 
@@ -57,35 +59,65 @@ def in_force(said: list[Approval]) -> list[Approval]:
     return [item for item in last.values() if item.decision != REVOKE]
 
 
-def check(connection: Connection, promotion: Promotion, group: str, who: str, groups: frozenset[str]) -> None:
-    """Pass only somebody who may speak for the group about this promotion.
+def check(connection: Connection, authority: Authority, promotion: Promotion, said: Said) -> None:
+    """Pass only a word that may be said: by a member of the group, about somebody else's work, while it matters.
 
     Raises:
-        UserError: the policy asks nothing of this group.
+        UserError: the promotion has ended, does not ask this group, or is not yet or no more waiting for its word.
         DeniedError: not a member, the version's creator, the promotion's starter, or heard for another group.
     """
     policy, where = promotion.policy, str(promotion.ref)
-    if group not in policy.approvals:
+    if said.group not in policy.approvals:
         known = ", ".join(policy.approvals)
-        hint = did_you_mean(group, policy.approvals) or (f"it asks {known}" if known else "it asks no group at all")
-        raise UserError(f"this promotion does not ask the group `{group}`", where=where, hint=hint)
-    if group not in groups:
-        raise DeniedError(f"`{who}` is not in the group `{group}`", where=where)
+        hint = did_you_mean(said.group, policy.approvals) or f"it asks {known or 'no group at all'}"
+        raise UserError(f"this promotion does not ask the group `{said.group}`", where=where, hint=hint)
+    if promotion.ended:
+        raise UserError(f"this promotion has ended: it is {promotion.state.phrase}", where=where)
+    if said.decision == REVOKE:
+        if not any(item.by == said.by and item.group == said.group for item in _words(connection, promotion)):
+            raise UserError(f"`{said.by}` has said nothing for `{said.group}` that could be taken back", where=where)
+        return
+    if (promotion.held_from or promotion.state) in _BEFORE:
+        raise UserError(
+            f"this promotion does not wait for approval yet: it is {promotion.state.phrase}",
+            where=where,
+            hint=f"llmops promote {promotion.ref} --plan shows what it needs first",
+        )
+    _member(connection, authority, promotion, said.group)
+    _other_hands(connection, promotion, said)
+
+
+def _member(connection: Connection, authority: Authority, promotion: Promotion, group: str) -> None:
+    """Members of a group speak for it; once access is enforced, others where its governed tag was granted to them."""
+    principal, where = authority.principal, str(promotion.ref)
+    if not authority.access.enforced(connection):
+        if group not in principal.groups:
+            raise DeniedError(f"`{principal.id}` is not in the group `{group}`", where=where)
+        return
+    authority.access.require_approver(connection, principal, promotion.name, group)
+
+
+def _other_hands(connection: Connection, promotion: Promotion, said: Said) -> None:
+    """Nobody approves their own work, and each group is spoken for by another person; as far as the policy says so."""
+    policy, who, where = promotion.policy, said.by, str(promotion.ref)
     if not policy.self_approval and who in {promotion.started_by, *lineage.creators(connection, promotion.ref)}:
         raise DeniedError(
             f"`{who}` made this version or started its promotion, and can't approve it",
             where=where,
-            hint=f"ask somebody else of the group `{group}`",
+            hint=f"ask somebody else of the group `{said.group}`",
             code="self_approval",
         )
-    said = in_force(of_promotion(connection, promotion.promotion_id))
-    others = [item.group for item in said if item.by == who and item.group != group]
+    others = [item.group for item in _words(connection, promotion) if item.by == who and item.group != said.group]
     if policy.distinct_approvers and others:
         raise DeniedError(
             f"`{who}` already spoke for `{others[0]}`; each group needs another person",
             where=where,
             code="same_approver",
         )
+
+
+def _words(connection: Connection, promotion: Promotion) -> list[Approval]:
+    return in_force(of_promotion(connection, promotion.promotion_id))
 
 
 def record(connection: Connection, promotion: Promotion, said: Said) -> Approval:
@@ -116,12 +148,6 @@ def record(connection: Connection, promotion: Promotion, said: Said) -> Approval
     )
 
 
-def spoke(connection: Connection, promotion: Promotion, group: str, who: str) -> Approval | None:
-    """What somebody's word for a group is now."""
-    said = in_force(of_promotion(connection, promotion.promotion_id))
-    return next((item for item in said if item.by == who and item.group == group), None)
-
-
 def _stand(group: str, said: list[Approval], promotion: Promotion, now: datetime) -> Group:
     mine = [item for item in said if item.group == group]
     denial = next((item for item in mine if item.decision == DENY), None)
@@ -139,4 +165,3 @@ def _approval(row: Row[Any]) -> Approval:
     values["group"] = values.pop("approver_group")
     values.pop("name")
     return Approval(**values)
-

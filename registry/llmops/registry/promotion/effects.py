@@ -1,7 +1,7 @@
 """What a change of state does to aliases and tags, in the same transaction: challenger, champion, previous champion.
 
-Knows the aliases' meaning. Every move rests on evidence about the version it points to: decisions of the promotion itself
-are filed as records whose parents are the gates' records.
+Knows the aliases' meaning. Every move rests on evidence about the version it points to: decisions of the promotion
+itself are filed as records whose parents are the gates' records.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from llmops.core.names import Name
 from llmops.registry import aliases, bootstrap, evidence, queries
 from llmops.registry.evidence import Evidence
 from llmops.registry.promotion import approvals
@@ -20,7 +21,7 @@ from llmops.registry.promotion.policy import Policy
 from llmops.registry.promotion.records import Promotion
 from llmops.registry.promotion.states import State
 from llmops.registry.promotion.tables import steps
-from llmops.registry.records import Alias, Version
+from llmops.registry.records import Version
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,13 @@ class Scene:
 
     version: Version
     champion: Version | None
-    champion_alias: Alias | None
     fallen_at: datetime | None
 
 
 def scene(connection: Connection, promotion: Promotion) -> Scene:
     """What a decision about a promotion looks at, as it is in this transaction."""
     version = queries.version(connection, promotion.name, promotion.version)
-    alias = aliases.read(connection, version.name, bootstrap.CHAMPION)
-    champion = None if alias is None else queries.version(connection, version.name, alias.version)
+    held = champion(connection, version.name)
     fallen = connection.execute(
         select(func.max(steps.c.at)).where(
             steps.c.name == str(version.name),
@@ -45,7 +44,18 @@ def scene(connection: Connection, promotion: Promotion) -> Scene:
             steps.c.after == State.ROLLED_BACK.value,
         )
     ).scalar()
-    return Scene(version, champion, alias, fallen)
+    return Scene(version, held, fallen)
+
+
+def champion(connection: Connection, name: Name) -> Version | None:
+    """Who is champion now."""
+    held = aliases.read(connection, name, bootstrap.CHAMPION)
+    return None if held is None else queries.version(connection, name, held.version)
+
+
+def filed(connection: Connection, record: Evidence) -> bool:
+    """Whether a record is there already."""
+    return evidence.gate_of(connection, record.evidence_id) is not None
 
 
 def gather(connection: Connection, promotion: Promotion, view: Scene, *, now: datetime) -> Findings:
@@ -54,13 +64,13 @@ def gather(connection: Connection, promotion: Promotion, view: Scene, *, now: da
     Raises:
         IntegrityError: a record about this version is not what was filed.
     """
-    filed = evidence.of_version(connection, view.version)
-    gates = {gate: _newest(gate, promotion.policy, view, filed) for gate in required(promotion.policy)}
+    records = evidence.of_version(connection, view.version)
+    gates = {gate: _newest(gate, promotion.policy, view, records) for gate in required(promotion.policy)}
     return Findings(gates, approvals.standing(connection, promotion, now=now))
 
 
-def _newest(gate: Gate, policy: Policy, view: Scene, filed: Sequence[Evidence]) -> Finding:
-    records = [record for record in filed if record.gate == gate.name and _at_share(record, gate)]
+def _newest(gate: Gate, policy: Policy, view: Scene, known: Sequence[Evidence]) -> Finding:
+    records = [record for record in known if record.gate == gate.name and _at_share(record, gate)]
     if not records:
         return Finding(Verdict.MISSING)
     comparative = gate.name in policy.comparative
@@ -88,13 +98,13 @@ def _objection(record: Evidence, view: Scene, *, comparative: bool) -> str | Non
 
 
 def _wrong_baseline(record: Evidence, view: Scene) -> str | None:
-    champion, baseline = view.champion, record.baseline
-    if champion is None:
+    held, baseline = view.champion, record.baseline
+    if held is None:
         if baseline is not None and baseline.name == str(view.version.name):
             return f"compared with {baseline.name}/{baseline.version}, but there is no champion now; compare again"
         return None
     if baseline is None:
-        return f"compared with no champion, but {champion.ref} is champion; compare again"
-    if (baseline.name, baseline.version, baseline.digest) != (str(champion.name), champion.version, champion.digest):
-        return f"compared with {baseline.name}/{baseline.version}, but {champion.ref} is champion now; compare again"
+        return f"compared with no champion, but {held.ref} is champion; compare again"
+    if (baseline.name, baseline.version, baseline.digest) != (str(held.name), held.version, held.digest):
+        return f"compared with {baseline.name}/{baseline.version}, but {held.ref} is champion now; compare again"
     return None

@@ -144,26 +144,9 @@ def decide(position: Position, policy: Policy, findings: Findings) -> Step | Wai
     """The next change of state, or what is missing for it."""
     if position.state in ENDED:
         return Wait()
-    if position.state is State.REGISTERED:
-        return Step(State.VALIDATING)
-    if position.state is State.HELD:
-        return _resume(position, policy, findings)
-    if position.state is State.AWAITING_APPROVAL:
-        return _approval(policy, findings)
     if position.state in _AFTER_APPROVAL and (lapsed := _groups_missing(policy, findings)):
         return Step(State.AWAITING_APPROVAL, why="; ".join(need.why for need in lapsed))
-    if position.state in _BEHIND:
-        return _onward(position, policy, findings)
-    stage = _BY_STATE[position.state]
-    found = _judge(stage.gates(policy, position.step), findings, failed=stage.failed)
-    if found is not None:
-        return found
-    if stage.passed is not None:
-        return Step(stage.passed, evidence=_ids(stage.gates(policy, position.step), findings))
-    if position.state is State.CANARY and position.step + 1 < len(policy.canary):
-        gates = stage.gates(policy, position.step)
-        return Step(State.CANARY, step=position.step + 1, evidence=_ids(gates, findings))
-    return _onward(position, policy, findings)
+    return _RULES.get(position.state, _work)(position, policy, findings)
 
 
 def required(policy: Policy) -> tuple[Gate, ...]:
@@ -181,6 +164,20 @@ def required(policy: Policy) -> tuple[Gate, ...]:
 def stages(policy: Policy) -> tuple[State, ...]:
     """The states of work that this policy asks for, in order; what it skips is not there."""
     return tuple(stage.state for stage in _STAGES if stage.asked(policy))
+
+
+def _work(position: Position, policy: Policy, findings: Findings) -> Step | Wait:
+    """Judge the gates of the stage at work, and go where they lead."""
+    stage = _BY_STATE[position.state]
+    gates = stage.gates(policy, position.step)
+    found = _judge(gates, findings, failed=stage.failed)
+    if found is not None:
+        return found
+    if stage.passed is not None:
+        return Step(stage.passed, evidence=_ids(gates, findings))
+    if position.state is State.CANARY and position.step + 1 < len(policy.canary):
+        return Step(State.CANARY, step=position.step + 1, evidence=_ids(gates, findings))
+    return _onward(position, policy, findings)
 
 
 def _onward(position: Position, policy: Policy, findings: Findings) -> Step | Wait:
@@ -214,7 +211,7 @@ def _resume(position: Position, policy: Policy, findings: Findings) -> Step | Wa
     return Step(position.held_from, step=position.step, evidence=due.evidence, why="new evidence")
 
 
-def _approval(policy: Policy, findings: Findings) -> Step | Wait:
+def _approval(_: Position, policy: Policy, findings: Findings) -> Step | Wait:
     for group in policy.approvals:
         state = findings.groups.get(group, Group())
         if state.denied:
@@ -254,3 +251,13 @@ def _passed(position: Position, policy: Policy) -> tuple[Gate, ...]:
 
 def _ids(gates: Sequence[Gate], findings: Findings) -> tuple[str, ...]:
     return tuple(found for gate in gates if (found := findings.of(gate).evidence_id) is not None)
+
+
+_RULES: dict[State, Callable[[Position, Policy, Findings], Step | Wait]] = {
+    State.REGISTERED: lambda _position, _policy, _findings: Step(State.VALIDATING),
+    State.HELD: _resume,
+    State.AWAITING_APPROVAL: _approval,
+    State.APPROVED: _onward,
+    State.READY: _onward,
+}
+"""How the states decide that are not at work on a stage."""

@@ -1,4 +1,4 @@
-"""Where policies are kept, and which one an asset has: its own, else its schema's, else its catalog's, else the default.
+"""Where policies are kept, and which one an asset has: its own, its schema's, its catalog's, or else the default.
 
 Knows rows. A new policy is a new row: who changed the rules, and when, stays readable.
 """
@@ -40,8 +40,8 @@ def of(connection: Connection, name: Name) -> Ruling:
     return Ruling(DEFAULT, None)
 
 
-def put(connection: Connection, scope: str, policy: Policy | None, *, actor: str) -> None:
-    """Give a scope its policy (None: take its own away, so that the wider one holds).
+def check_scope(scope: str) -> None:
+    """Pass only what a policy can be given to.
 
     Raises:
         UserError: the scope is no catalog, schema or asset.
@@ -50,6 +50,10 @@ def put(connection: Connection, scope: str, policy: Policy | None, *, actor: str
         raise UserError(
             f"`{scope}` is no scope of a policy", hint="write a catalog, catalog.schema or catalog.schema.asset"
         )
+
+
+def put(connection: Connection, scope: str, policy: Policy | None, *, actor: str) -> None:
+    """Give a scope its policy (None: take its own away, so that the wider one holds)."""
     newest = select(policies.c.policy_id).order_by(policies.c.policy_id.desc()).limit(1)
     connection.execute(
         insert(policies).values(

@@ -1,7 +1,7 @@
 """One change of state, done so that a kill at any point leaves it whole or undone.
 
-The order is: guard, intent on record, then one transaction of guard again, compare-and-set, effect and outcome. MLflow's
-copies follow after the commit. Knows this order; what each part does is its own room's matter.
+The order is: guard, intent on record, then one transaction of guard again, compare-and-set, effect and outcome.
+MLflow's copies follow after the commit. Knows this order; what each part does is its own room's matter.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Transitions:
         return moved
 
     def _require(self, connection: Connection, promotion: Promotion, due: Step) -> None:
+        if _follows_from_a_word(promotion, due):
+            return
         self._authority.require(connection, Privilege.APPLY_TAG, promotion.name)
         if due.to is State.PROMOTED:
             self._authority.require_alias(connection, promotion.name, CHAMPION)
@@ -72,3 +74,9 @@ def guard(connection: Connection, promotion: Promotion) -> Step | Wait:
     view = findings.scene(connection, promotion)
     found = findings.gather(connection, promotion, view, now=datetime.now(UTC))
     return decide(promotion.position, promotion.policy, found)
+
+
+def _follows_from_a_word(promotion: Promotion, due: Step) -> bool:
+    """Whether the step only draws the conclusion from approvals, whose authors were checked when they spoke."""
+    asked_again = due.to is State.AWAITING_APPROVAL and promotion.state is not State.VALIDATED
+    return asked_again or promotion.state is State.AWAITING_APPROVAL

@@ -9,7 +9,7 @@ from alembic import op
 from llmops.core.sql import Timestamp
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 APPEND_ONLY = ("promotion_steps", "approvals", "policies", "lineage_edges")
 
