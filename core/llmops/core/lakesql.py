@@ -1,6 +1,6 @@
 """SQL over the lake: one SELECT that names tables by their three-level names.
 
-This module is the one that knows duckdb. What stands behind a name it is told; a query reaches nothing else.
+This module and `expressions` know duckdb. What stands behind a name it is told; a query reaches nothing else.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llmops.core.errors import ConfigError, UserError
@@ -36,6 +38,21 @@ def current_catalog() -> str:
             hint=f"write {', '.join(CATALOGS)}, or another catalog's name",
         )
     return found
+
+
+@contextmanager
+def working_in(catalog: str) -> Iterator[None]:
+    """Work in an environment, this process and what it starts, to the end of the block."""
+    before = os.environ.get(ENVIRONMENT)
+    os.environ[ENVIRONMENT] = catalog
+    try:
+        current_catalog()
+        yield
+    finally:
+        if before is None:
+            del os.environ[ENVIRONMENT]
+        else:
+            os.environ[ENVIRONMENT] = before
 
 
 @dataclass(frozen=True, slots=True, order=True)

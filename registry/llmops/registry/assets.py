@@ -7,6 +7,7 @@ authority. Reading imports no MLflow: it is a few SELECTs on the own state.
 from __future__ import annotations
 
 import builtins
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
 from llmops.registry import aliases, evidence, lineage, projection, queries, version_tags
 from llmops.registry import load as loading
-from llmops.registry.access import Access, Grants, Privilege, Securable
+from llmops.registry.access import EVERYTHING, Access, Grants, Privilege, Securable
 from llmops.registry.aliases import Move, Moved
-from llmops.registry.audit import Audit, Entry, Origin
+from llmops.registry.audit import Audit, Entry, Origin, Wanted
 from llmops.registry.authority import Authority
 from llmops.registry.evidence import Evidence
 from llmops.registry.lineage import Edge, Found
@@ -63,6 +64,11 @@ class Registry:
         self._state = state
         self._sql: Sql = open_sql(state)
         self.authority = Authority(principal, Access(state), Audit(self._sql, state, origin=origin))
+
+    @property
+    def state(self) -> StateConfig:
+        """Where it keeps things."""
+        return self._state
 
     @property
     def actor(self) -> str:
@@ -192,12 +198,13 @@ class Registry:
         return loading.load_model(version, recorded, self._state)
 
     def files(self, ref: Ref | str | Version) -> Path:
-        """A private, verified copy of a version's files; nothing of them is run.
+        """A private copy of a version's files, equal to the record to the byte; nothing of them is run.
 
         Raises:
+            NotFoundError: as `resolve`, or the artefact is gone.
             DeniedError: the principal lacks EXECUTE.
             IntegrityError: its files are not what was registered.
-            UserError: it has none of its own (a prompt, an index).
+            UserError: it has no files of its own (a prompt, an index).
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         self._require_execute(version)
@@ -337,6 +344,16 @@ class Registry:
             self._seen(connection, version.name)
             return evidence.of_version(connection, version)
 
+    def read_audit(self, wanted: Wanted) -> builtins.list[Entry]:
+        """Rows of the audit log, newest first.
+
+        Raises:
+            DeniedError: the principal lacks MANAGE on what they are about.
+        """
+        place = _place(wanted.about)
+        self.authority.require_to_read(self._sql, Privilege.MANAGE, "read_audit", wanted.about or "*", place)
+        return self.audit.read(wanted)
+
     def repair(self, *, plan: bool = False) -> Repairs:
         """Put right what interruptions and others left: MLflow's aliases, registrations, actions without an outcome.
 
@@ -397,6 +414,14 @@ class Registry:
             everywhere = self.authority.rights(connection)
             known = [str(each.name) for each in queries.assets(connection) if everywhere.sees(Securable.of(each.name))]
             raise queries.unknown_asset(name, known)
+
+
+def _place(about: str | None) -> Securable:
+    """What one has to manage to read about this; what is no place of the tree is about everything."""
+    try:
+        return Securable.of(re.split("[/@]", about)[0]) if about else EVERYTHING
+    except UserError:
+        return EVERYTHING
 
 
 def _name(name: Name | str) -> Name:

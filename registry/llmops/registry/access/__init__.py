@@ -6,8 +6,9 @@ Access decides and keeps grants. It does not know how a principal proved who the
 from __future__ import annotations
 
 from llmops.registry.access.control import Access
-from llmops.registry.access.grants import Grant, Grants
+from llmops.registry.access.grants import Change, Grants
 from llmops.registry.access.privileges import PROTECTED, SERVICE_ONLY, Privilege
+from llmops.registry.access.report import Holding
 from llmops.registry.access.rights import Held, Rights
 from llmops.registry.access.securables import EVERYTHING, Securable
 
@@ -16,9 +17,10 @@ __all__ = [
     "PROTECTED",
     "SERVICE_ONLY",
     "Access",
-    "Grant",
+    "Change",
     "Grants",
     "Held",
+    "Holding",
     "Privilege",
     "Rights",
     "Securable",

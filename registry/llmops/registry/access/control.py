@@ -122,7 +122,7 @@ def _denied(rights: Rights, privilege: Privilege, place: Securable) -> DeniedErr
     return DeniedError(
         f"{who} lacks {wanted.value} on {at}",
         where=str(place),
-        hint=f'its owner grants it: llmops access grant "{wanted.value}" {at} --to {who}',
+        hint=f"its owner grants it: llmops access grant '{wanted.value}' '{at}' --to {who}",
     )
 
 

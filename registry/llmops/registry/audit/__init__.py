@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from llmops.registry.audit.entries import Entry, Origin
 from llmops.registry.audit.log import Acting, Audit
+from llmops.registry.audit.reading import Wanted
 from llmops.registry.audit.verify import Problem, Report, verify
 
-__all__ = ["Acting", "Audit", "Entry", "Origin", "Problem", "Report", "verify"]
+__all__ = ["Acting", "Audit", "Entry", "Origin", "Problem", "Report", "Wanted", "verify"]

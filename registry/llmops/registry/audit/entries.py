@@ -127,7 +127,11 @@ def fingerprint(key: bytes) -> str:
 
 def now() -> str:
     """This moment as the log writes it: the texts of two moments compare as they do."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment(datetime.now(UTC))
+
+
+def moment(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def who(principal: Principal) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from llmops.registry.audit import entries, tables
 from llmops.registry.audit.anchor import Anchor, Mark
 from llmops.registry.audit.entries import ABANDONED, DENIED, DONE, FAILED, INTENT, Entry, Origin
 from llmops.registry.audit.keyfile import load_key
+from llmops.registry.audit.reading import Wanted, find
 from llmops.registry.audit.session import Session, ended, forget
+from llmops.registry.audit.verify import Report, verify
 
 _log = logging.getLogger(__name__)
 
@@ -141,6 +143,19 @@ class Audit:
         for session_id in dead:
             forget(self._state, session_id)
         return found
+
+    def read(self, wanted: Wanted | None = None) -> list[Entry]:
+        """Rows of the log, newest first."""
+        with self._sql.read() as connection:
+            return find(connection, wanted or Wanted())
+
+    def ends(self) -> Mark:
+        """Where the log ends, as its head remembers; 0 before the first row."""
+        return self._head()[0]
+
+    def verify(self) -> Report:
+        """Check the whole chain; see `verify`."""
+        return verify(self._sql, self._state)
 
     def left_open(self) -> list[Entry]:
         """The intents that `recover` would conclude now."""
