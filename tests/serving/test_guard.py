@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.serving import Running, ask, question, running
 
+from llmops.core.addresses import hostname
 from llmops.core.errors import ConfigError, IntegrityError
 from llmops.serving.config import ServeConfig, refuse_open_door
-from llmops.serving.guard import hostname
 from llmops.serving.identity import Sessions
 
 

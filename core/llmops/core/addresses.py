@@ -1,8 +1,17 @@
-"""Which addresses only this machine can reach, and which mean every interface: one answer for every door and client."""
+"""Which addresses only this machine can reach, which mean every interface, which are of the internet.
+
+One answer for every door and client, and one to what a Host header names. Knows addresses; who may come in by which
+name is each door's matter.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
+
+from llmops.core.errors import DeniedError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_loopback(host: str) -> bool:
@@ -21,3 +30,36 @@ def is_wildcard(host: str) -> bool:
         return host == "" or ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def hostname(host: str) -> str:
+    """The name in a Host header, without its port: `[::1]:8000` gives `::1`; empty where it is malformed."""
+    host = host.lower()
+    if host.startswith("["):
+        inside, bracket, rest = host[1:].partition("]")
+        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isdigit())) else ""
+    name, colon, port = host.partition(":")
+    return name if not colon or port.isdigit() else ""
+
+
+def checked_address(host: str, port: int, *, private: bool, hint: str) -> str:
+    """An address of the host that may be called: all of them must be public, unless private ones are allowed.
+
+    Connect to the address that this gives: a name may change its address between two questions (DNS rebinding).
+
+    Args:
+        hint: how a user allows private addresses.
+
+    Raises:
+        DeniedError: one is private, link-local, loopback, or otherwise not of the internet.
+        OSError: the name has no address.
+    """
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not private:
+        for address in found:
+            parsed = ipaddress.ip_address(address.partition("%")[0])
+            mapped = getattr(parsed, "ipv4_mapped", None)
+            if not (mapped or parsed).is_global or parsed.is_multicast:
+                what = f"`{host}` has the address {address}, which is not of the internet"
+                raise DeniedError(what, where=host, hint=hint, code="private_address")
+    return found[0]

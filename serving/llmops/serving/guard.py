@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops.core.addresses import is_wildcard
+from llmops.core.addresses import LOOPBACK_NAMES, hostname, is_wildcard
 from llmops.core.errors import DeniedError, LlmopsError, TooLargeError, UserError
 from llmops.serving.config import ServeConfig
 
@@ -33,8 +33,6 @@ SEALS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=()"),
 )
-
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class BodyTimeoutError(UserError):
@@ -121,20 +119,10 @@ def allowed_names(config: ServeConfig) -> frozenset[str]:
     """The host names by which clients may call this server, without ports."""
     names = {name.lower().strip("[]") for name in config.allowed_hosts}
     if config.loopback:
-        names |= _LOOPBACK_NAMES
+        names |= LOOPBACK_NAMES
     if not is_wildcard(config.host):
         names.add(config.host.lower().strip("[]"))
     return frozenset(names)
-
-
-def hostname(host: str) -> str:
-    """The name in a Host header, without its port: `[::1]:8000` gives `::1`; empty where it is malformed."""
-    host = host.lower()
-    if host.startswith("["):
-        inside, bracket, rest = host[1:].partition("]")
-        return inside if bracket and _is_port(rest) else ""
-    name, colon, port = host.partition(":")
-    return name if not colon or port.isdigit() else ""
 
 
 def error_response(error: LlmopsError, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -145,10 +133,6 @@ def error_response(error: LlmopsError, headers: dict[str, str] | None = None) ->
     if error.http_status in (429, 503):
         headers.setdefault("Retry-After", "1")
     return JSONResponse(error.as_json(), status_code=error.http_status, headers=headers)
-
-
-def _is_port(rest: str) -> bool:
-    return rest == "" or (rest.startswith(":") and rest[1:].isdigit())
 
 
 def _too_large(limit: int) -> TooLargeError:

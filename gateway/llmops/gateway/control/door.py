@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmops.core.addresses import is_loopback
+from llmops.core.addresses import LOOPBACK_NAMES, hostname, is_loopback
 from llmops.core.errors import DeniedError, LlmopsError, TooLargeError, UnauthenticatedError
 from llmops.core.files import write_atomic
 from llmops.core.keys import Keys
@@ -46,7 +46,6 @@ SEALS: tuple[tuple[bytes, bytes], ...] = (
     (b"cache-control", b"no-store"),
 )
 _OPEN = frozenset({"/healthz", "/style.css", "/icon.svg", SIGN_IN})
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - recognised, not bound
 
 
@@ -127,7 +126,7 @@ class Door:
     def _check(self, request: Request) -> None:
         headers = request.headers
         host = headers.get("host", "")
-        if len(headers.getlist("host")) != 1 or _hostname(host) not in self._names:
+        if len(headers.getlist("host")) != 1 or hostname(host) not in self._names:
             raise DeniedError(
                 f"this server is not called `{host[:100]}`",
                 code="foreign_host",
@@ -175,7 +174,7 @@ def _names(config: GatewayConfig) -> frozenset[str]:
     bound = config.control.host.lower().strip("[]")
     names = {name.lower().strip("[]") for name in config.allowed_hosts}
     if is_loopback(bound) or bound in _WILDCARDS:
-        names |= _LOOPBACK_NAMES
+        names |= LOOPBACK_NAMES
     if bound not in _WILDCARDS:
         names.add(bound)
     return frozenset(names)
@@ -188,16 +187,6 @@ def _own_origin(headers: Mapping[str, str]) -> bool | None:
         return None
     parts = urlsplit(origin)
     return parts.scheme in ("http", "https") and parts.netloc.lower() == headers.get("host", "").lower()
-
-
-def _hostname(host: str) -> str:
-    """The name in a Host header, without its port; empty where it is malformed."""
-    host = host.lower()
-    if host.startswith("["):
-        inside, bracket, rest = host[1:].partition("]")
-        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isdigit())) else ""
-    name, colon, port = host.partition(":")
-    return name if not colon or port.isdigit() else ""
 
 
 def _too_large() -> TooLargeError:

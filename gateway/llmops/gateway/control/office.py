@@ -14,6 +14,7 @@ from llmops.core.drain import Drainer
 from llmops.core.keys import Keys
 from llmops.core.lake import Lake
 from llmops.core.sql import Sql, open_sql
+from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions, standings
@@ -25,7 +26,6 @@ from llmops.gateway.control.snapshot import Publisher
 from llmops.gateway.control.telemetry import Telemetry
 from llmops.gateway.control.usage import UsageTable
 from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
-from llmops.gateway.control.webhook import Webhook
 from llmops.gateway.published import CONFIG, load_published, read_status
 
 BREAKER = "llmops_gateway_breaker_open"
@@ -126,7 +126,14 @@ def _webhook(config: GatewayConfig) -> Webhook | None:
     control = config.control
     if control.alert_webhook is None:
         return None
-    return Webhook(control.alert_webhook, control.alert_secret, private=control.alert_private)
+    return Webhook(
+        control.alert_webhook,
+        control.alert_secret,
+        private=control.alert_private,
+        what="alert webhook",
+        where="control.alert_webhook",
+        hint="set `control.alert_private: true` if it is meant",
+    )
 
 
 def _telemetry(config: GatewayConfig, folder: Path) -> Telemetry | None:

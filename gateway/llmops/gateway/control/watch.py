@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from llmops.core.errors import LlmopsError
+from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.meters import Histogram, Merged, Meters
 from llmops.gateway.control.telemetry import DURATION, FIRST_BYTE, REQUESTS, TOKENS, Telemetry
-from llmops.gateway.control.webhook import Webhook
 
 SAMPLE_S = 5.0
 KEPT_S = 900.0

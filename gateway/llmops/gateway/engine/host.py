@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llmops.core.addresses import LOOPBACK_NAMES, hostname
 from llmops.gateway.calls import Fault
 from llmops.gateway.engine.faults import refusal
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
 _REMEMBERED = 256
 
@@ -22,10 +22,10 @@ class Host:
     def __init__(self, bound: str, allowed: Iterable[str]) -> None:
         bound = bound.lower().strip("[]")
         names = {name.lower().strip("[]") for name in allowed}
-        self.loopback = bound in _LOOPBACK or bound.startswith("127.")
+        self.loopback = bound in LOOPBACK_NAMES or bound.startswith("127.")
         self._any = not self.loopback and not names and bound in _WILDCARDS
         if self.loopback or not self._any:
-            names |= _LOOPBACK
+            names |= LOOPBACK_NAMES
         if bound not in _WILDCARDS:
             names.add(bound)
         self._names = frozenset(names)
@@ -60,13 +60,3 @@ def check_origin(headers: dict[bytes, bytes]) -> Fault | None:
         return None
     shown = origin[:100].decode("latin-1")
     return refusal(403, "foreign_origin", f"pages of `{shown}` may not call this server without a key")
-
-
-def hostname(host: str) -> str:
-    """The name in a Host header, without its port: `[::1]:8000` gives `::1`; empty where it is malformed."""
-    host = host.lower()
-    if host.startswith("["):
-        inside, bracket, rest = host[1:].partition("]")
-        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isdigit())) else ""
-    name, colon, port = host.partition(":")
-    return name if not colon or port.isdigit() else ""
