@@ -1,7 +1,7 @@
 """The exploratory report: what the data look like before anybody models them, and what simple models reach already.
 
-Figures of each column, what is missing, what goes together, how each month differs from the first, and four baselines. The
-report is data (JSON) and one HTML page without scripts. This module is the one here that knows scikit-learn.
+Figures of each column, what is missing, what goes together, how each month differs from the first, and four baselines.
+The report is data (JSON) and one HTML page without scripts. This module is the one here that knows scikit-learn.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def rule(table: pa.Table) -> Floats:
     """1 where `RULE` holds: three times the usual amount, abroad."""
     ratio, abroad = (table[name].to_numpy() for name in ("amount_ratio", "abroad"))
     with np.errstate(invalid="ignore"):
-        return ((ratio > 3) & (abroad == 1)).astype(float)
+        found: Floats = ((ratio > 3) & (abroad == 1)).astype(float)
+    return found
 
 
 def files(report: Mapping[str, Any]) -> dict[str, str]:
@@ -142,9 +143,8 @@ def _drift(matrix: Floats, inputs: Sequence[str], months: npt.NDArray[Any]) -> d
     for place, name in enumerate(inputs):
         column = matrix[:, place]
         first = column[months == names[0]]
-        edges = (
-            np.unique(np.nanquantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])) if not np.isnan(first).all() else []
-        )
+        known = first[~np.isnan(first)]
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(known) else known
         shares = [_shares(column[months == month], edges) for month in names]
         found[name] = [float(np.sum((share - shares[0]) * np.log(share / shares[0]))) for share in shares]
     return {"months": names, "psi": found}

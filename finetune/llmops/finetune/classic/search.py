@@ -1,7 +1,7 @@
 """The search for better trees: Optuna over the settings of growth, judged by the training's own late fifth.
 
-The held-out days are never looked at. A study lies in one SQLite file and goes on where it was stopped, also by a kill; its
-seed and the number of the trial decide what is tried. This module is the one here that knows optuna.
+The held-out days are never looked at. A study lies in one SQLite file and goes on where it was stopped, also by a kill;
+its seed and the number of the trial decide what is tried. This module is the one here that knows optuna.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def search(sample: Sample, inputs: tuple[str, ...], study: Path, *, trials: int,
         try:
             found = _opened(optuna, storage, _mark(sample, inputs, seed))
             while (number := _done(found)) < trials:
-                # a sampler that is seeded by the trial's number: a study that was stopped tries what it would have tried
+                # seeded by the trial's number, so that a study that was stopped tries what it would have tried
                 found.sampler = optuna.samplers.TPESampler(seed=seed * 10_007 + number, n_startup_trials=_STARTUP)
                 found.optimize(lambda trial: _score(optuna, trial, sample, inputs, seed), n_trials=1)
             return _outcome(found)

@@ -5,6 +5,7 @@ Each takes a `TaskContext` and gives JSON values for the tasks after it. They ma
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def explore(context: TaskContext) -> dict[str, Any]:
 
 
 def search(context: TaskContext) -> dict[str, Any]:
-    """Search for trees in a study of its own file, which `train` takes by `study`; with `plan: true` only say what for."""
+    """Search for trees in a study of its own file, which `train` takes by `study`; with `plan: true` only say so."""
     from llmops.finetune.classic import search as searching
     from llmops.finetune.classic.train import inputs_of, parts
     from llmops.registry.tracking import running
@@ -93,6 +94,6 @@ def _key(context: TaskContext) -> str:
 
 def _finite(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
     return {
-        model: {name: value if value == value else None for name, value in one.items()}
+        model: {name: value if isfinite(value) else None for name, value in one.items()}
         for model, one in figures.items()
     }

@@ -1,7 +1,7 @@
 """One training: honest labels up to a moment, held-out days, trees, figures, explanations, a run, a registered version.
 
-Knows the order. The held-out rows go into a table of the lake of their own, with their features as of their moment, so that
-every later version can be compared on the very same rows.
+Knows the order. The held-out rows go into a table of the lake of their own, with their features as of their moment, so
+that every later version can be compared on the very same rows.
 """
 
 from __future__ import annotations
