@@ -206,12 +206,13 @@ class Registry:
         return loading.load_model(version, recorded, self._state)
 
     def files(self, ref: Ref | str | Version) -> Path:
-        """A private, verified copy of a version's files; nothing of them is run.
+        """A private copy of a version's files, equal to the record to the byte; nothing of them is run.
 
         Raises:
+            NotFoundError: as `resolve`, or the artefact is gone.
             DeniedError: the principal lacks EXECUTE.
             IntegrityError: its files are not what was registered.
-            UserError: it has none of its own (a prompt, an index).
+            UserError: it has no files of its own (a prompt, an index).
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         self._require_execute(version)

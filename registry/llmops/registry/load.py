@@ -19,6 +19,7 @@ import yaml
 
 from llmops.core.chain import Chain
 from llmops.core.errors import IntegrityError, NotFoundError, UserError
+from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import mlflow_adapter
 from llmops.registry.adapt import PyfuncChain, is_chain
@@ -26,8 +27,8 @@ from llmops.registry.digest import Manifest, require
 from llmops.registry.records import Version
 
 _UNFINISHED_S = 3600.0
-STATE_KEY = "state"
-"""The key of a model's configuration that loading replaces by the loader's own state."""
+STATE_KEY, CATALOG_KEY = "state", "catalog"
+"""The keys of a model's configuration that loading replaces by the loader's own state and the version's own catalog."""
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def load_chain(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    return chain_in(verified(version, recorded, state), state, name=str(version.ref))
+    return chain_in(verified(version, recorded, state), state, version.ref)
 
 
 def load_model(version: Version, recorded: Manifest | None, state: StateConfig) -> Any:
@@ -92,23 +93,23 @@ def load_model(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    return model_in(verified(version, recorded, state), state)
+    return model_in(verified(version, recorded, state), state, version.ref)
 
 
-def chain_in(folder: Path, state: StateConfig, *, name: str) -> Chain:
+def chain_in(folder: Path, state: StateConfig, ref: Ref) -> Chain:
     """The chain of verified files; this runs them."""
     described = describe(folder)
     opener = opener_of(described)
     if opener:
-        return _open(opener, _configuration(described, state), where=name)
-    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
+        return _open(opener, _configuration(described, ref, state), where=str(ref))
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, ref, state))
     inner = _unwrapped(model)
-    return inner if is_chain(inner) else PyfuncChain(model, name=name)
+    return inner if is_chain(inner) else PyfuncChain(model, name=str(ref))
 
 
-def model_in(folder: Path, state: StateConfig) -> Any:
+def model_in(folder: Path, state: StateConfig, ref: Ref) -> Any:
     """The model of verified files; this runs them."""
-    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), state))
+    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), ref, state))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -170,12 +171,13 @@ def _pinned(described: dict[str, Any]) -> dict[str, Any]:
     return dict(flavour.get("config") or {})
 
 
-def _overrides(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return {STATE_KEY: state.model_dump(mode="json")} if STATE_KEY in _pinned(described) else {}
+def _overrides(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
+    here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: ref.name.catalog}
+    return {key: value for key, value in here.items() if key in _pinned(described)}
 
 
-def _configuration(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return _pinned(described) | _overrides(described, state)
+def _configuration(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
+    return _pinned(described) | _overrides(described, ref, state)
 
 
 def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:

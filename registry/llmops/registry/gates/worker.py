@@ -21,6 +21,7 @@ from llmops.core.confined import Channel, pack
 from llmops.core.errors import LlmopsError
 from llmops.core.fences import Fence, confine, die_with_parent
 from llmops.core.identity import Principal
+from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import load as loading
 
@@ -78,7 +79,7 @@ class _ModelBench:
 
     def load(self, request: dict[str, Any]) -> list[bytes]:
         began, self._folder = perf_counter(), Path(request["folder"])
-        self._model = loading.model_in(self._folder, StateConfig(**request["state"]))
+        self._model = loading.model_in(self._folder, StateConfig(**request["state"]), Ref.parse(request["name"]))
         metadata = self._model.metadata
         return pack(
             {
@@ -118,7 +119,7 @@ class _ChainBench:
     def load(self, request: dict[str, Any]) -> list[bytes]:
         began = perf_counter()
         folder, state = Path(request["folder"]), StateConfig(**request["state"])
-        self._chain: Chain = loading.chain_in(folder, state, name=request["name"])
+        self._chain: Chain = loading.chain_in(folder, state, Ref.parse(request["name"]))
         return pack({"seconds": perf_counter() - began, "signature": False, "example": False})
 
     def ask(self, request: dict[str, Any]) -> list[bytes]:
