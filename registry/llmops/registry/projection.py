@@ -6,16 +6,20 @@ Knows both sides. The record is never changed from here: where the two differ, M
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from llmops.core.errors import LlmopsError
+from llmops.core.names import Name
 from llmops.core.sql import Sql
 from llmops.registry import queries
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.records import Alias, Kind
 
 _log = logging.getLogger(__name__)
+Stores = Callable[[str], MlflowStore]
+"""A catalog's store."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,14 @@ def write(store: MlflowStore, alias: Alias, kind: Kind) -> None:
         )
 
 
-def differences(sql: Sql, store: MlflowStore) -> list[Difference]:
+def differences(sql: Sql, stores: Stores) -> list[Difference]:
     """Where MLflow's aliases of our assets are not the record's; models that are not ours are left alone."""
     with sql.read() as connection:
         assets = queries.assets(connection)
-    held = store.aliases()
+    held = {catalog: stores(catalog).aliases() for catalog in sorted({asset.name.catalog for asset in assets})}
     found = []
     for asset in assets:
-        theirs = held.get(str(asset.name), {})
+        theirs = held[asset.name.catalog].get(str(asset.name), {})
         for alias in sorted(asset.aliases.keys() | theirs.keys()):
             ours = asset.aliases.get(alias)
             if ours != theirs.get(alias):
@@ -57,10 +61,7 @@ def differences(sql: Sql, store: MlflowStore) -> list[Difference]:
     return found
 
 
-def repair(sql: Sql, store: MlflowStore, *, plan: bool) -> list[Difference]:
-    """Make MLflow's aliases equal to the record's, and say what differed; with `plan`, only say it."""
-    found = differences(sql, store)
-    if not plan:
-        for difference in found:
-            store.set_alias(difference.name, difference.alias, difference.record, prompt=difference.kind is Kind.PROMPT)
-    return found
+def mend(stores: Stores, difference: Difference) -> None:
+    """Make MLflow's alias equal to the record's."""
+    store = stores(Name.parse(difference.name).catalog)
+    store.set_alias(difference.name, difference.alias, difference.record, prompt=difference.kind is Kind.PROMPT)

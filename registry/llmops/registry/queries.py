@@ -6,6 +6,7 @@ Knows the tables and the errors a wrong name deserves; writes nothing, and needs
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
@@ -129,11 +130,15 @@ def require_asset(connection: Connection, name: Name) -> Asset:
     found = assets(connection, name=name)
     if found:
         return found[0]
-    known = connection.execute(select(tables.assets.c.name)).scalars().all()
+    raise unknown_asset(name, connection.execute(select(tables.assets.c.name)).scalars().all())
+
+
+def unknown_asset(name: Name, known: Sequence[str]) -> NotFoundError:
+    """The error that a wrong name deserves, naming the nearest of the `known`."""
     hint = did_you_mean(str(name), known) or (
         "see `llmops models list`" if known else "nothing is registered yet; `llmops ingest` makes the first chain"
     )
-    raise NotFoundError(f"no asset `{name}`", hint=hint, code="unknown_asset")
+    return NotFoundError(f"no asset `{name}`", hint=hint, code="unknown_asset")
 
 
 def recorded(connection: Connection, version: Version) -> Manifest | None:
