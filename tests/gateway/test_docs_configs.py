@@ -62,7 +62,7 @@ FEATURES = frozenset(
     (
         "weight", "tier", "fallbacks", "retry", "breaker", "balance", "experiment", "roi", "escalate", "regions",
         "limits", "budgets", "user_limits", "user_budgets", "prices", "unpriced", "cache", "semantic", "guards", "tags",
-        "redis_url", "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers",
+        "redis_url", "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers", "registered",
     )
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llmops.core.names import current_catalog
+from llmops.core.names import Ref, current_catalog
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
 from llmops.gateway.clouds import bedrock_url, vertex_url
@@ -286,6 +286,7 @@ class RouteConfig(Section):
     budgets: tuple[BudgetConfig, ...] = ()
     tags: dict[str, str] = Field(default_factory=dict)
     log_bodies: bool = Field(True, description="Keep requests and replies in the inference table, redacted")
+    version: str | None = Field(None, description="Of a route out of the registry: which version this is")
 
     @model_validator(mode="after")
     def _arms(self) -> RouteConfig:
@@ -362,7 +363,10 @@ class GatewayConfig(Section):
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names by which clients may call this server")
     trusted_ids: bool = Field(True, description="Take a request id from clients whose key has the scope gateway:ids")
     providers: dict[Word, ProviderConfig] = Field(min_length=1)
-    routes: tuple[RouteConfig, ...] = Field(min_length=1)
+    routes: tuple[RouteConfig, ...] = Field((), description="What clients name as their model")
+    registered: tuple[str, ...] = Field(
+        (), description="Routes whose definition is a version in the registry: gateway.fast@champion, gateway.fast/3"
+    )
     teams: dict[Word, TeamConfig] = Field(default_factory=dict)
     prices: dict[str, PriceConfig] = Field(default_factory=dict, description="provider kind/model -> price")
     unpriced: Literal["refuse", "free"] = Field("refuse", description="A target whose price nobody knows")
@@ -371,9 +375,16 @@ class GatewayConfig(Section):
     control: ControlConfig = ControlConfig()
     shutdown_s: float = Field(10.0, ge=0, description="How long replies may still run after a stop was asked for")
 
+    @field_validator("registered")
+    @classmethod
+    def _references(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(Ref.parse(text)) for text in value))
+
     @model_validator(mode="after")
     def _names(self) -> GatewayConfig:
         names = [route.name for route in self.routes]
+        if not names and not self.registered:
+            raise ValueError("a gateway needs a route, in `routes` or in `registered`")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two routes are named `{twice[0]}`")
         for route in self.routes:
@@ -381,12 +392,19 @@ class GatewayConfig(Section):
                 if target.provider not in self.providers:
                     raise ValueError(f"route `{route.name}` names the provider `{target.provider}`, which is not there")
             for fallback in route.fallbacks:
-                if fallback not in names or fallback == route.name:
+                if fallback == route.name or (fallback not in names and self.complete):
                     raise ValueError(f"route `{route.name}` falls back to `{fallback}`, which is no other route")
-            if route.cache and route.cache.semantic and route.cache.semantic.embedding_route not in names:
+            if not (route.cache and route.cache.semantic) or not self.complete:
+                continue
+            if route.cache.semantic.embedding_route not in names:
                 embedding = route.cache.semantic.embedding_route
                 raise ValueError(f"route `{route.name}` embeds by `{embedding}`, which is no route")
         return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the registered routes were read: before that, other routes' names can't be judged."""
+        return sum(route.version is not None for route in self.routes) == len(self.registered)
 
     def route(self, name: str) -> RouteConfig | None:
         return next((route for route in self.routes if route.name == name), None)

@@ -227,14 +227,27 @@ class Registry:
             DeniedError: the principal lacks EXECUTE.
             IntegrityError: the text is not what was registered.
         """
+        return self._text(ref, Kind.PROMPT)
+
+    def load_definition(self, ref: Ref | str | Version, kind: Kind) -> str:
+        """The JSON that a route or a judge is, without MLflow.
+
+        Raises:
+            DeniedError: the principal lacks EXECUTE.
+            UserError: it is of another kind.
+            IntegrityError: the text is not what was registered.
+        """
+        return self._text(ref, kind)
+
+    def _text(self, ref: Ref | str | Version, kind: Kind) -> str:
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         self._require_execute(version)
         with self._sql.read() as connection:
             text = queries.content(connection, version)
-        if text is None:
-            raise UserError(f"`{version.ref}` is {version.kind.noun}, not a prompt", where=str(version.ref))
+        if text is None or version.kind is not kind:
+            raise UserError(f"`{version.ref}` is {version.kind.noun}, not {kind.noun}", where=str(version.ref))
         if digest(text) != version.digest:
-            raise IntegrityError("the prompt's text is not what was registered", where=str(version.ref))
+            raise IntegrityError(f"the {kind.value}'s text is not what was registered", where=str(version.ref))
         return text
 
     def alias(self, name: Name | str, alias: str) -> Alias | None:

@@ -24,7 +24,7 @@ from llmops.core.files import sync_directory
 from llmops.core.names import Name
 from llmops.core.state import StateConfig
 from llmops.core.tables import Column
-from llmops.registry.records import Candidate, CodeModel, Pointer, PromptText, SavedModel, Signature
+from llmops.registry.records import Candidate, CodeModel, Definition, Pointer, PromptText, SavedModel, Signature
 
 EXPERIMENT = "llmops"
 REGISTRATION_TAG = "llmops.registration"
@@ -95,6 +95,8 @@ class MlflowStore:
             match candidate.artifact:
                 case PromptText(text):
                     return _store_prompt(client, candidate, text, tags)
+                case Definition():
+                    return _store_version(client, candidate, f"definition:{digest}", tags)
                 case Pointer(uri):
                     return _store_version(client, candidate, uri, tags)
                 case SavedModel(uri):

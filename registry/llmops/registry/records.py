@@ -86,13 +86,20 @@ class PromptText:
 
 
 @dataclass(frozen=True)
+class Definition:
+    """A configuration that is the whole of a version, such as a route's: JSON, kept in the registry's own row."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Pointer:
     """Something that its own part keeps elsewhere, such as a generation of an index: only its place is recorded."""
 
     uri: str
 
 
-Artifact = CodeModel | SavedModel | PromptText | Pointer
+Artifact = CodeModel | SavedModel | PromptText | Definition | Pointer
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class Candidate:
             raise UserError("a version's digest is 64 lower-case hex digits (SHA-256)", where=str(self.name))
         if (self.kind is Kind.PROMPT) != isinstance(self.artifact, PromptText):
             raise UserError("a prompt, and nothing else, is registered from a PromptText", where=str(self.name))
+        if isinstance(self.artifact, Definition) and self.kind not in (Kind.ROUTE, Kind.JUDGE):
+            raise UserError(f"{self.kind.noun} is more than a definition", where=str(self.name))
         if self.digest is None and isinstance(self.artifact, CodeModel | Pointer):
             raise UserError(
                 "this version needs a digest of its content",

@@ -19,6 +19,7 @@ from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions, standings
+from llmops.gateway.control.follow import Follower
 from llmops.gateway.control.keys import ADMIN, VirtualKeys
 from llmops.gateway.control.meters import Merged, Meters
 from llmops.gateway.control.models import ReportedModels
@@ -88,7 +89,9 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
             found = conditions(standings(now, keys.policies()))
             return [*found, *_open_breakers(merged), *models.conditions(now)]
 
-        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder))
+        follower = Follower(published, reload_gateway)
+        stack.callback(follower.close)
+        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder), follower)
         if duties.telemetry is not None:
             stack.callback(duties.telemetry.close)
         publisher = Publisher(sql, folder)

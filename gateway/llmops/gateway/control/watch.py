@@ -65,6 +65,8 @@ class Duties:
     config: Callable[[], GatewayConfig]
     webhook: Webhook | None = None
     telemetry: Telemetry | None = None
+    follow: Callable[[], object] | None = None
+    """Has the gateway read its configuration again where a registered route's alias moved."""
     problems: dict[str, str] = field(default_factory=dict)
     """Duty -> why it failed the last time."""
 
@@ -100,6 +102,8 @@ class Watch:
         if duties.webhook is not None:
             webhook = duties.webhook
             self._try("post alerts", lambda: duties.alerts.deliver(webhook))
+        if duties.follow is not None:
+            self._try("follow the registered routes", duties.follow)
         if duties.telemetry is not None:
             telemetry = duties.telemetry
             self._try("send metrics", lambda: telemetry.send(merged, duties.config()))

@@ -206,13 +206,14 @@ def _route(
             f"no target of the route `{route.name}` lies in its regions {sorted(allowed)}",
             hint="give the providers their `region`, or the route other `regions`",
         )
-    version = digest(route.model_dump(mode="json"))[:12]
+    name = route.version or f"{config.catalog}.gateway.{route.name}/{digest(route.model_dump(mode='json'))[:12]}"
+    asset, _, version = name.partition("/")
     ordered = tuple(tuple(tiers[tier]) for tier in sorted(tiers))
     arms = _arms(route, ordered[0])
     return Route(
         config=route,
         name=route.name,
-        asset=f"{config.catalog}.gateway.{route.name}",
+        asset=asset,
         version=version,
         header=(b"x-llmops-route", route.name.encode()),
         operations=frozenset(route.operations),
