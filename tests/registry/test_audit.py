@@ -267,6 +267,8 @@ def test_an_anchor_that_cannot_be_written_stops_an_action_before_its_effect(
 
 def test_writers_in_several_processes_make_one_chain(audit: Audit, sql: Sql, sql_state: StateConfig) -> None:
     processes = [start(act_often, sql_state, f"writer_{number}", 8) for number in range(3)]
+    while any(process.is_alive() for process in processes):
+        assert audit.verify().problems == []  # a record that grows is as whole as one that does not
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0, 0]

@@ -78,12 +78,11 @@ class Registry:
 
     @property
     def sql(self) -> Sql:
-        """The own state's database, for what reads or changes it together with the registry."""
+        """The own state, for the rooms of the registry that keep tables of their own."""
         return self._sql
 
     @property
     def audit(self) -> Audit:
-        """The log of who did what."""
         return self.authority.audit
 
     @property
