@@ -13,6 +13,7 @@ from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
 from llmops.registry.workflow.config import WorkflowConfig
+from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
 from llmops.serving.config import ServeConfig
 
 RAG_FILE = Path("configs/rag.yaml")
@@ -22,6 +23,8 @@ JOBS: dict[str, type[BaseModel]] = {
     "serve": ServeConfig,
     "gateway": GatewayConfig,
     "workflow": WorkflowConfig,
+    "validation": ValidationSpec,
+    "comparison": ComparisonSpec,
 }
 
 

@@ -42,7 +42,7 @@ def compare(
     """Say whether the challenger is better; nothing is moved, and nothing filed.
 
     Args:
-        champion: None: whoever is champion of the challenger's name now; where nobody is, `spec.baseline`.
+        champion: None: whoever else is champion of the challenger's name now; where nobody is, `spec.baseline`.
 
     Raises:
         NotFoundError: no such version, file, table, metric or scorer.
@@ -61,7 +61,9 @@ def _champion(new: Version, champion: Version | Ref | str | None, registry: Regi
     if champion is not None:
         return champion if isinstance(champion, Version) else registry.resolve(champion)
     alias = registry.alias(new.name, CHAMPION)
-    return None if alias is None else registry.resolve(Ref(new.name, version=alias.version))
+    if alias is None or alias.version == new.version:
+        return None
+    return registry.resolve(Ref(new.name, version=alias.version))
 
 
 def _require_comparable(new: Version, old: Version | None, spec: ComparisonSpec) -> None:

@@ -92,7 +92,7 @@ def decide(
     """
     effect = main.of(None, _rule(spec, main.bad, spec.margin))
     findings = [_main(effect, main, spec)]
-    guards = [(measured, None, margin) for measured, margin in further]
+    guards: list[tuple[Measured, str | None, float]] = [(measured, None, margin) for measured, margin in further]
     guards += [(main, name, spec.margin) for name in slices]
     findings += _guarded(guards, slices, spec)
     return effect, findings

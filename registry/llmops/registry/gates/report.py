@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.core.identity import Principal
+from llmops.core.ids import canonical_json, digest
 from llmops.registry.evidence import Counts, Data, Evidence, Method, Subject
 from llmops.registry.gates.environment import environment
 from llmops.registry.records import Version
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 METHOD_VERSION = "1"
+REPORT_KEY = "report"
+"""In an evidence record's parameters: the digest of the whole report."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Report:
         """All findings must pass; one that fails decides; anything left open holds."""
         return combine(finding.verdict for finding in self.findings)
 
+    @property
+    def body(self) -> bytes:
+        """The whole report as the canonical JSON that its evidence names by digest."""
+        return canonical_json(self.as_json())
+
     def evidence(self, principal: Principal, parents: Sequence[str] = ()) -> Evidence:
         """The record to file: everything another needs to see why, and to repeat it.
 
@@ -94,6 +102,7 @@ class Report:
             "spec": self.spec.model_dump(mode="json", exclude={"state"}),
             "findings": [finding.as_json() for finding in self.findings],
             "facts": dict(self.facts),
+            REPORT_KEY: digest(self.body),
         }
         if self.heuristic is not None:
             params["heuristic"] = dict(self.heuristic)
