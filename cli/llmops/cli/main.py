@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "serve": "Open the chat page and its API.",
     "gateway": "Open one door to every model: keys, limits, budgets, usage.",
     "models": "List and show the versions in the registry.",
+    "data": "List and describe tables; take a part of production's to dev.",
     "access": "Grant, revoke and show who may do what.",
     "audit": "List who did what, and check that nobody changed the record.",
     "workflow": "Run, resume, schedule and watch declared tasks: train, validate, deploy.",

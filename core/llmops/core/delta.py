@@ -24,6 +24,7 @@ from llmops.core.tables import TABLES, TableSpec
 _CHECKPOINT_EVERY = 100
 _VACUUM_AFTER_H = 168
 _SPEC = "llmops.table"
+_NOTE = "llmops.note"
 RETAIN_DAYS = "retain_days"
 """The property of a declared table that says for how long its old versions can be read; else 90 days."""
 
@@ -174,6 +175,24 @@ class DeltaTables:
         merger.when_matched_update_all().when_not_matched_insert_all().execute()
         return self._settle(table, handle)
 
+    def replace(self, table: str, handle: Any, arrow: Any, transactions: Sequence[Transaction], note: str) -> int:
+        """Put these rows in the place of all there were, in one durable commit with a note; gives its version."""
+        from deltalake import write_deltalake
+
+        write_deltalake(
+            handle,
+            arrow,
+            mode="overwrite",
+            commit_properties=_marked(transactions, {_NOTE: note}),
+            post_commithook_properties=_no_hooks(),
+            writer_properties=_writer(),
+        )
+        return self._settle(table, handle)
+
+    def note(self, handle: Any) -> str | None:
+        """The note of the last replacement that the log still tells of."""
+        return next((str(entry[_NOTE]) for entry in handle.history() if _NOTE in entry), None)
+
     def dataset(self, handle: Any, table: str, files: Sequence[str] | None = None) -> Any:
         """The table's files for Arrow to read; local ones by Arrow's own code.
 
@@ -298,11 +317,12 @@ def _delta_schema(spec: TableSpec) -> Any:
     return Schema.from_arrow(spec.schema())
 
 
-def _marked(transactions: Sequence[Transaction]) -> Any:
+def _marked(transactions: Sequence[Transaction], metadata: dict[str, str] | None = None) -> Any:
     from deltalake import CommitProperties
     from deltalake import Transaction as DeltaTransaction
 
-    return CommitProperties(app_transactions=[DeltaTransaction(one.app_id, one.version) for one in transactions])
+    marks = [DeltaTransaction(one.app_id, one.version) for one in transactions]
+    return CommitProperties(custom_metadata=metadata, app_transactions=marks)
 
 
 def _writer() -> Any:

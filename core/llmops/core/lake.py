@@ -129,6 +129,26 @@ class Lake:
                 return self._delta.append(table, handle, arrow, transactions)
             return self._delta.merge(table, handle, arrow, key, transactions)
 
+    def replace_arrow(self, table: str, arrow: Any, transaction: Transaction, note: str) -> int | None:
+        """Put these rows in the place of all there were, unless that was done already; `note` is kept with the commit.
+
+        Raises:
+            ConflictError: another process is writing the table.
+        """
+        with self._lock, translated(table), self._delta.alone(table):
+            handle = self._delta.open(table)
+            if handle is None:
+                raise self._missing(table)
+            if is_in(handle, transaction):
+                return None
+            return self._delta.replace(table, handle, arrow, [transaction], note)
+
+    def note(self, table: str) -> str | None:
+        """What the last `replace_arrow` left, None where there was none."""
+        with self._lock, translated(table):
+            handle = self._delta.open(table)
+            return None if handle is None else self._delta.note(handle)
+
     def committed(self, table: str, app_ids: Iterable[str]) -> dict[str, int]:
         """Up to which version each application's transactions are in the table; -1 for none."""
         with self._lock, translated(table):
