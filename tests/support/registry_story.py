@@ -58,11 +58,11 @@ class Story:
     def promoter(self, who: str) -> Promoter:
         return Promoter(self.registry, principal=self.people[who])
 
-    def restore(self) -> Version:
-        """One more version that waits for approval."""
+    def ask(self, starter: str = "deploy") -> Version:
+        """One more version that waits for the approval of `risk`."""
         version = seed_more(self.registry, FRAUD)
         self._gates(version, "pass", (0.012, 0.002, 0.022))
-        self.promoter("deploy").promote(version.ref)
+        self.promoter(starter).promote(version.ref)
         return version
 
     def _gates(self, version: Version, verdict: str, effect: tuple[float, float, float]) -> None:

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 WIDTH = 420
 TALL, GAP, EDGE = 42, 26, 8
-_LETTER = 7.2
-_SMALL_LETTER = 5.8
+_LETTER = 9.0
+_SMALL_LETTER = 7.2
 
 
 @dataclass(frozen=True)

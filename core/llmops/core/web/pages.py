@@ -42,7 +42,7 @@ class Templates:
         )
         self._environment.filters |= {
             "money": money, "whole": whole, "seconds": seconds, "percent": percent, "ago": ago, "clock": clock,
-            "utc": utc,
+            "utc": utc, "sentence": sentence,
         }  # fmt: skip
         self._environment.globals |= {
             "dict": dict, "share_bar": plots.share_bar, "query": urlencode, "title": title, "pages": pages,
@@ -122,3 +122,8 @@ def clock(stamp: float) -> str:
 def utc(moment: datetime) -> str:
     """A moment as every page writes it; the page says once that it is UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def sentence(text: str) -> str:
+    """An error's text as a sentence begins; the rest of it, names and commands, stays as it is."""
+    return text[:1].upper() + text[1:]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops.core.errors import IntegrityError, LlmopsError, UserError, did_you_mean
+from llmops.registry.evidence import Filed
 from llmops.registry.promotion.approvals import APPROVE, DENY, REVOKE
 from llmops.registry.promotion.machine import Wait
 from llmops.registry.promotion.planning import Plan
@@ -48,16 +49,19 @@ class Case:
     plan: Plan | None
     problem: IntegrityError | None
     groups: list[GroupLine]
+    evidence: dict[str, Filed]
 
     @property
-    def waits(self) -> bool:
-        return self.promotion.state is State.AWAITING_APPROVAL
+    def heard(self) -> bool:
+        """Whether somebody has said something that counts."""
+        return any(group.words for group in self.groups)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "promotion": self.promotion.as_json(),
             "plan": self.plan.as_json() if self.plan else None,
             "problem": self.problem.as_json()["error"] if self.problem else None,
+            "evidence": [filed.as_json() for filed in self.evidence.values()],
             "groups": [group.as_json() for group in self.groups],
         }
 
@@ -83,7 +87,7 @@ def approvals_page(
     states = [promotion for promotion in asked.promoter.states() if promotion.policy.approvals]
     done = next((promotion for promotion in states if str(promotion.ref) == asked.word("done")), None)
     waiting = [_case(asked, item) for item in states if item.state is State.AWAITING_APPROVAL]
-    heard = [_case(asked, item) for item in states if item.state in _BEFORE_END]
+    heard = [case for item in states if item.state in _BEFORE_END and (case := _case(asked, item)).heard]
     return ApprovalsPage(sorted(waiting, key=lambda case: case.promotion.changed_at), heard, done, problem, form)
 
 
@@ -120,7 +124,8 @@ def _case(asked: Asked, promotion: Promotion) -> Case:
     due = plan.due if plan else None
     needs = {need.group: need.why for need in due.needs} if isinstance(due, Wait) else {}
     groups = [_group(asked, promotion, group, words, needs) for group in promotion.policy.approvals]
-    return Case(promotion, plan, problem, groups)
+    ids = [found.evidence_id for found in plan.gates.values() if found.evidence_id] if plan else []
+    return Case(promotion, plan, problem, groups, {one: asked.registry.filed_evidence(one) for one in ids})
 
 
 def _group(

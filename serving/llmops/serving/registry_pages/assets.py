@@ -19,6 +19,7 @@ from llmops.registry.records import Asset, Kind, Version
 from llmops.serving.registry_pages.desk import Asked
 
 STORY_LINES = 60
+_ONE_ACT_S = 5.0
 _MOST_LINES = 100_000
 _MOST_SPANS = 200
 _MOST_VERSIONS = 200
@@ -74,6 +75,17 @@ def asset_list(asked: Asked) -> AssetList:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Lines of the story that were one act: of one person, about one version, within seconds; newest first."""
+
+    entries: list[Entry]
+
+    @property
+    def last(self) -> Entry:
+        return self.entries[0]
+
+
+@dataclass(frozen=True)
 class AssetPage:
     """One asset. `rollback` is what one would do now, or why there is none."""
 
@@ -90,6 +102,16 @@ class AssetPage:
     @property
     def can_roll_back(self) -> bool:
         return isinstance(self.rollback, Planned)
+
+    @property
+    def acts(self) -> list[Told]:
+        """The story with what belongs together taken together."""
+        acts: list[Told] = []
+        for entry in self.story:
+            if not acts or not _one_act(acts[-1].entries[-1], entry):
+                acts.append(Told([]))
+            acts[-1].entries.append(entry)
+        return acts
 
     @property
     def plot(self) -> Markup | None:
@@ -162,6 +184,11 @@ def rollback_page(asked: Asked) -> RollbackPage:
     if not reason:
         raise UserError("a rollback needs a reason", where=asked.params["name"], hint="say what went wrong")
     return RollbackPage(planned, reason[:2000])
+
+
+def _one_act(later: Entry, earlier: Entry) -> bool:
+    near = abs((later.at - earlier.at).total_seconds()) < _ONE_ACT_S
+    return near and (later.by, later.version) == (earlier.by, earlier.version)
 
 
 def _rollback(asked: Asked, name: Name) -> Planned | LlmopsError:

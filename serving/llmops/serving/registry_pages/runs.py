@@ -1,4 +1,4 @@
-"""What the pages of workflow runs show: the runs; of one its tasks with state, duration, attempts and the end of the log.
+"""What the pages of workflow runs show: all runs; one with its tasks, their states, times, attempts, ends of logs.
 
 A run belongs to its catalog: whoever may not browse that does not see it.
 """
