@@ -31,7 +31,7 @@ from llmops.registry.gates.spec import ComparisonSpec
 from llmops.registry.gates.thresholds import figure
 from llmops.registry.gates.trial import Trial, TrialError
 from llmops.registry.records import Kind, Version
-from llmops.registry.stats.finding import Finding as Effect
+from llmops.registry.stats.conclusion import Conclusion as Effect
 
 _CHAINS = (Kind.CHAIN, Kind.LLM)
 

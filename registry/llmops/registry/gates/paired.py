@@ -21,8 +21,8 @@ from llmops.registry.gates.judged import Judged
 from llmops.registry.gates.metrics import Metric, coded
 from llmops.registry.gates.report import Finding
 from llmops.registry.gates.spec import ComparisonSpec
-from llmops.registry.stats.finding import Bad, Verdict
-from llmops.registry.stats.finding import Finding as Effect
+from llmops.registry.stats.conclusion import Bad, Verdict
+from llmops.registry.stats.conclusion import Conclusion as Effect
 from llmops.registry.stats.paired import Rule, mcnemar, paired_bootstrap, paired_permutation
 
 _PERMUTED_ROWS = 2000

@@ -16,8 +16,8 @@ from llmops.core.ids import canonical_json, digest
 from llmops.registry.evidence import Counts, Data, Evidence, Method, Subject
 from llmops.registry.gates.environment import environment
 from llmops.registry.records import Version
-from llmops.registry.stats.finding import Finding as Effect
-from llmops.registry.stats.finding import Verdict, combine
+from llmops.registry.stats.conclusion import Conclusion as Effect
+from llmops.registry.stats.conclusion import Verdict, combine
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -17,7 +17,7 @@ from llmops.registry.gates.judged import Judged
 from llmops.registry.gates.metrics import Metric, interval, metric
 from llmops.registry.gates.report import Finding
 from llmops.registry.gates.spec import GateSpec, Threshold, ValidationSpec
-from llmops.registry.stats.finding import Verdict
+from llmops.registry.stats.conclusion import Verdict
 
 _BINS = 10
 _SHOWN_CLASSES = 12

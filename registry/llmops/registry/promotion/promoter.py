@@ -49,12 +49,20 @@ class Promoter:
 
     # --- the way to champion
 
-    def promote(self, ref: Ref | str, evidence: Sequence[Evidence] = (), *, again: bool = False) -> Promotion:
+    def promote(
+        self,
+        ref: Ref | str,
+        evidence: Sequence[Evidence] = (),
+        *,
+        again: bool = False,
+        approvals: Sequence[str] = (),
+    ) -> Promotion:
         """Take a version as far towards champion as its evidence and approvals allow; call it again to go on.
 
         Args:
             evidence: records to file first; those filed already count as well.
             again: start anew where an earlier promotion of this version was refused.
+            approvals: groups that must approve beside those of the policy, where a promotion begins.
 
         Returns:
             Where it stands now; `needs` says what it waits for, `refused` whether something said no.
@@ -68,7 +76,7 @@ class Promoter:
         for record in evidence:
             self._file(version, record)
         self._registry.mirror(version.name)
-        promotion = self._open(version, again=again)
+        promotion = self._open(version, approvals, again=again)
         try:
             return self._walk(promotion)
         finally:
@@ -241,7 +249,7 @@ class Promoter:
                 return
         self._registry.add_evidence(record)
 
-    def _open(self, version: Version, *, again: bool) -> Promotion:
+    def _open(self, version: Version, approvals: Sequence[str], *, again: bool) -> Promotion:
         """The promotion that is under way, or a new one."""
         known = self._known(version, again=again)
         if known is not None:
@@ -253,7 +261,7 @@ class Promoter:
             self._authority.require(connection, Privilege.APPLY_TAG, version.name)
             found = self._current(rows.newest(connection, version.name, version.version), again=again)
             if found is None:
-                policy = policies.of(connection, version.name).policy
+                policy = policies.of(connection, version.name).policy.asking(approvals)
                 found = rows.begin(connection, version, policy, actor=self._authority.actor)
             acting.concluded(connection, result={"promotion_id": found.promotion_id})
         return found

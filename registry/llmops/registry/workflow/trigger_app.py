@@ -16,15 +16,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from llmops.core.addresses import LOOPBACK_NAMES, hostname, is_loopback, is_wildcard
+from llmops.core.addresses import is_wildcard
 from llmops.core.errors import (
     ConfigError,
     DeniedError,
     LlmopsError,
     RateLimitedError,
-    TooLargeError,
     UserError,
 )
+from llmops.core.web.asgi import BodyTimeoutError, check_length, too_large
+from llmops.core.web.hosts import hostname, names_of
 from llmops.registry.workflow.door import Workflows
 from llmops.registry.workflow.job import Job
 from llmops.registry.workflow.trigger import Admitted, Sender, admit, parse, verify
@@ -41,11 +42,6 @@ _SEALS = {
 }
 
 
-class BodyTimeoutError(UserError):
-    code = "body_timeout"
-    http_status = 408
-
-
 def trigger_app(jobs: Sequence[Job], flows: Workflows, *, host: str, hosts: Iterable[str] = ()) -> Starlette:
     """The application.
 
@@ -53,7 +49,7 @@ def trigger_app(jobs: Sequence[Job], flows: Workflows, *, host: str, hosts: Iter
         host: the address it is bound to.
         hosts: further names by which clients may call it.
     """
-    door = _Door({job.config.name: job for job in jobs}, flows, _names(host, hosts))
+    door = _Door({job.config.name: job for job in jobs}, flows, names_of(host, hosts))
     return Starlette(
         routes=[
             Route("/v1/workflows/{name}/trigger", door.trigger, methods=["POST"]),
@@ -124,26 +120,15 @@ class _Door:
             raise RateLimitedError("too many requests from this address")
 
 
-def _names(host: str, hosts: Iterable[str]) -> frozenset[str]:
-    names = {name.lower().strip("[]") for name in hosts}
-    if is_loopback(host):
-        names |= LOOPBACK_NAMES
-    if not is_wildcard(host):
-        names.add(host.lower())
-    return frozenset(names)
-
-
 async def _body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > BODY_BYTES:
-        raise TooLargeError(f"the body is larger than {BODY_BYTES} bytes")
+    check_length(request.headers.get("content-length", "0"), BODY_BYTES)
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
             async for chunk in request.stream():
                 data += chunk
                 if len(data) > BODY_BYTES:
-                    raise TooLargeError(f"the body is larger than {BODY_BYTES} bytes")
+                    raise too_large(BODY_BYTES)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {BODY_S:g} s") from None
     except ClientDisconnect:
