@@ -155,7 +155,7 @@ def _scores(output: Output, config: DataConfig, classes: Sequence[Any]) -> Array
                 hint="say which is which: data.prediction, data.score",
             )
         each = np.column_stack([_numbers(column) for column in output.columns])
-        return each[:, _place(classes, config)] if len(classes) == 2 else each
+        return np.asarray(each[:, _place(classes, config)]) if len(classes) == 2 else each
     (column,) = output.columns
     fractions = len(classes) <= 2 and all(isinstance(value, float) for value in column)
     return _numbers(column) if fractions and not set(column) <= set(classes) else None
