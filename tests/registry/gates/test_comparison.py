@@ -130,6 +130,10 @@ def test_whose_fault_it_is_decides(fraud: Fraud, register: Register, registry: R
     assert found(report, "challenger").verdict == "fail"
     assert report.verdict == "fail"
     assert report.effect is None
+    stored = registry.state.root / other.source
+    (stored / "odd.py").write_text("changed")
+    changed = compare(other, odd, rows(fraud, metric="accuracy"), registry)
+    assert (found(changed, "challenger").verdict, found(changed, "challenger").measured) == ("fail", "integrity")
 
 
 def test_a_chain_that_lost_a_document_is_refused(register: Register, registry: Registry, asked: dict[str, Any]) -> None:

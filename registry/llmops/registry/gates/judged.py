@@ -168,7 +168,7 @@ def _place(classes: Sequence[Any], config: DataConfig) -> int:
 
 def _by_score(scores: Array, classes: Sequence[Any], config: DataConfig) -> Array:
     if scores.ndim == 2:
-        return np.asarray(classes)[scores.argmax(axis=1)]
+        return np.asarray(np.asarray(classes)[scores.argmax(axis=1)])
     place = _place(classes, config)
     positive, negative = classes[place], classes[1 - place]
     return np.asarray([positive if score >= config.threshold else negative for score in scores])
