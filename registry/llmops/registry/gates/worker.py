@@ -24,6 +24,7 @@ from llmops.core.identity import Principal
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import load as loading
+from llmops.registry.mlflow_adapter import prepare_to_load
 
 _WARM_UP = 5
 _WHAT = 400
@@ -36,7 +37,8 @@ def main() -> None:
     setup = channel.receive()
     if setup is None:
         return
-    _import(chain=setup["chain"])
+    if setup["mlflow"]:
+        _import_mlflow()
     fence = setup["fence"] | {"writable": tuple(setup["fence"]["writable"])}
     channel.send(pack(asdict(confine(Fence(**fence)))))
     bench = _ChainBench() if setup["chain"] else _ModelBench()
@@ -44,18 +46,13 @@ def main() -> None:
         channel.send(_served(bench, request))
 
 
-def _import(*, chain: bool) -> None:
-    """What every version needs, before memory is counted; a chain of ours needs no MLflow."""
-    if chain:
-        return
+def _import_mlflow() -> None:
+    """What every version but a chain of ours needs, before memory is counted."""
     import pandas  # noqa: F401
     import pyarrow as pa
 
-    from llmops.registry.mlflow_adapter import quiet_mlflow
-
     pa.set_cpu_count(1)
-    with quiet_mlflow():
-        import mlflow.pyfunc  # noqa: F401
+    prepare_to_load()
 
 
 def _served(bench: _ModelBench | _ChainBench, request: dict[str, Any]) -> list[bytes]:
