@@ -32,7 +32,7 @@ class MemoryStore:
     def aliases(self) -> dict[str, dict[str, int]]:
         return {name: dict(held) for name, held in self.held.items()}
 
-    def aliases_of(self, name: str) -> dict[str, int]:
+    def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
         if self.down:
             raise UnavailableError("MLflow is down")
         return dict(self.held.setdefault(name, {}))

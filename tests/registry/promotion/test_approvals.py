@@ -9,9 +9,10 @@ from tests.support.promotions import BOTH, LEGAL, MAKER, RISK, Desk, against, fo
 from tests.support.registry_processes import CHAT
 
 from llmops.core.errors import DeniedError, NotFoundError, UserError
-from llmops.core.identity import Principal
+from llmops.core.identity import LOCAL, Principal
 from llmops.registry import Version
-from llmops.registry.access import Privilege
+from llmops.registry.access import Grants, Privilege
+from llmops.registry.authority import Authority
 from llmops.registry.promotion import Policy, Promoter, Promotion, State
 
 STARTER = Principal("sam", "person", frozenset({"risk"}))
@@ -154,10 +155,13 @@ def test_people_approve_in_prod_where_only_services_write(desk: Desk, as_: Calla
     version = seed(desk.sql, "prod.docs.chat", 1)[0]
     deployer = Promoter(desk)
     deployer.set_policy("prod", Policy(approvals=("risk",)))
-    desk.grants.grant(Privilege.ALL_PRIVILEGES, "prod", to="svc:deploy")
-    desk.grants.grant(Privilege.BROWSE, "prod", to="group:risk")
+    grants = Grants(desk.sql, Authority(LOCAL, desk.authority.access, desk.audit))
+    for privilege in (Privilege.ALL_PRIVILEGES, Privilege.MANAGE):
+        grants.grant(privilege, "prod", to="svc:deploy")
+    for privilege in (Privilege.USE_CATALOG, Privilege.USE_SCHEMA, Privilege.APPLY_TAG):
+        grants.grant(privilege, "prod", to="group:risk")
     deployer.promote(version.ref, [found(version), against(version, None)])
+    assert as_(RISK).approve(version.ref, "risk").state is State.APPROVED
     with pytest.raises(DeniedError, match="service principals only"):
         as_(RISK).promote(version.ref)
-    assert as_(RISK).approve(version.ref, "risk").state is State.APPROVED
     assert deployer.promote(version.ref).state is State.PROMOTED
