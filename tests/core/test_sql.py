@@ -83,6 +83,17 @@ def test_a_transaction_is_whole_or_not_at_all(state: StateConfig) -> None:
             assert connection.execute(select(KEYS)).all() == []
 
 
+def test_a_reader_has_one_view_whatever_is_written_meanwhile(state: StateConfig) -> None:
+    with open_sql(state) as sql:
+        with sql.read() as connection:
+            assert connection.execute(select(KEYS)).all() == []
+            with sql.begin() as other:
+                other.execute(insert(KEYS).values(_row("a")))
+            assert connection.execute(select(KEYS)).all() == []
+        with sql.read() as connection:
+            assert len(connection.execute(select(KEYS)).all()) == 1
+
+
 def test_times_are_utc_and_aware(state: StateConfig) -> None:
     noon = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     with open_sql(state) as sql:

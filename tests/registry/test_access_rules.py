@@ -51,19 +51,17 @@ def model_may(facts: set[Fact], names: set[str], person: bool, privilege: str, p
                 return True
         return False
 
-    if privilege == "MODIFY" and not holds("SELECT", place):
-        return False
+    needed = [(privilege, place)]
+    if privilege == "MODIFY":
+        needed.append(("SELECT", place))
     if privilege != "BROWSE":
-        own_gate = {"USE CATALOG": 1, "USE SCHEMA": 2, "MANAGE": len(parts)}.get(privilege)
-        if len(parts) >= 1 and own_gate != 1 and not holds("USE CATALOG", parts[0]):
-            return False
-        if len(parts) == 1 and own_gate == 1:
-            pass
-        elif len(parts) > 1 and not holds("USE CATALOG", parts[0]):
-            return False
-        if len(parts) >= 2 and not (len(parts) == 2 and own_gate == 2) and not holds("USE SCHEMA", ".".join(parts[:2])):
-            return False
-    return holds(privilege, place)
+        inside_catalog, inside_schema = len(parts) > 1, len(parts) > 2
+        needs_use_of_itself = privilege not in ("MANAGE", "USE CATALOG" if not inside_catalog else "USE SCHEMA")
+        if inside_catalog or (parts and needs_use_of_itself):
+            needed.append(("USE CATALOG", parts[0]))
+        if inside_schema or (len(parts) == 2 and needs_use_of_itself):
+            needed.append(("USE SCHEMA", ".".join(parts[:2])))
+    return all(holds(wanted, at) for wanted, at in needed)
 
 
 @st.composite

@@ -253,15 +253,22 @@ def test_an_anchor_that_cannot_be_written_stops_an_action_before_its_effect(
     sql: Sql, sql_state: StateConfig, tmp_path: Path
 ) -> None:
     make_effects(sql)
-    (tmp_path / "file").write_text("in the way")
-    state = sql_state.model_copy(update={"audit_anchor": tmp_path / "file" / "anchor"})
-    with audit_of(sql, state) as audit, pytest.raises(StorageError, match="anchor"):
+    place = tmp_path / "elsewhere" / "anchor"
+    state = sql_state.model_copy(update={"audit_anchor": place})
+    with audit_of(sql, state) as audit:
         act(audit, sql, "a", 1)
-    assert effects(sql) == []
+        place.unlink()
+        place.mkdir()
+        with pytest.raises(StorageError, match="anchor"):
+            act(audit, sql, "a", 2)
+        assert effects(sql) == [("a", 1)]
+        assert [phase for _, phase in phases(audit)] == ["intent", "done", "intent", "failed"]
 
 
 def test_writers_in_several_processes_make_one_chain(audit: Audit, sql: Sql, sql_state: StateConfig) -> None:
     processes = [start(act_often, sql_state, f"writer_{number}", 8) for number in range(3)]
+    while any(process.is_alive() for process in processes):
+        assert audit.verify().problems == []  # a record that grows is as whole as one that does not
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0, 0]

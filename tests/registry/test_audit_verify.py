@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -12,7 +13,7 @@ from tests.support.registry_processes import CHAT, passing
 from tests.support.registry_rows import seed
 
 from llmops.core.errors import IntegrityError
-from llmops.core.sql import Sql
+from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
 from llmops.registry import evidence
 from llmops.registry.audit import Audit, Report
@@ -207,11 +208,14 @@ def test_outcomes_without_intents_and_intents_without_outcomes(audit: Audit, sql
     assert [seq for seq, _ in told(audit.verify())] == [13, 15]
 
 
-def test_a_row_whose_values_are_of_another_type(audit: Audit, sql: Sql) -> None:
-    if not sql.is_sqlite:
-        pytest.skip("PostgreSQL's columns keep their types")
-    tamper(sql, "UPDATE audit_log SET actor = x'00ff' WHERE seq = 2")
-    assert audit.verify().first_bad == 2
+def test_a_row_whose_values_are_of_another_type(tmp_path: Path) -> None:
+    """SQLite alone keeps whatever it is given."""
+    state = StateConfig(dir=tmp_path / "typeless")
+    with open_sql(state) as sql, audit_of(sql, state) as audit:
+        make_effects(sql)
+        act(audit, sql, "a", 1)
+        tamper(sql, "UPDATE audit_log SET actor = x'00ff' WHERE seq = 2")
+        assert audit.verify().first_bad == 2
 
 
 def test_many_wrong_rows_are_told_in_bounds(audit: Audit, sql: Sql, sql_state: StateConfig) -> None:

@@ -54,6 +54,8 @@ class Sql:
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self.where = self._engine.url.render_as_string(hide_password=True)
+        # PostgreSQL would give each statement of a transaction a view of its own; SQLite has one for all of them.
+        self._reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
 
     @property
     def is_sqlite(self) -> bool:
@@ -77,7 +79,11 @@ class Sql:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: one consistent view, and in SQLite no writer waits for it."""
-        with self._translated(), self._engine.connect() as connection, connection.begin():
+        with (
+            self._translated(),
+            self._engine.connect().execution_options(**self._reading) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def close(self) -> None:

@@ -265,9 +265,8 @@ class Registry:
             ConflictError: somebody moved one of them first.
             DeniedError: the principal may not move one of them.
         """
-        about = ", ".join(f"{step.name}@{step.alias}" for step in moves)
-        params = {"moves": [{"alias": f"{s.name}@{s.alias}", "version": s.version} for s in moves]}
-        with self.authority.acting("alias", about, params) as acting, self._sql.begin() as connection:
+        told = [{"alias": _at(step), "version": step.version, "evidence_id": step.evidence_id} for step in moves]
+        with self.authority.acting("alias", _about(moves), {"moves": told}) as acting, self._sql.begin() as connection:
             for step in moves:
                 self.authority.require_alias(connection, step.name, step.alias)
             moved = aliases.move(connection, moves, actor=self.actor)
@@ -433,6 +432,16 @@ class Registry:
             everywhere = self.authority.rights(connection)
             known = [str(each.name) for each in queries.assets(connection) if everywhere.sees(Securable.of(each.name))]
             raise queries.unknown_asset(name, known)
+
+
+def _at(step: Move) -> str:
+    return f"{step.name}@{step.alias}"
+
+
+def _about(moves: Sequence[Move]) -> str:
+    """What moves are about: the alias, or the asset of several; the record finds an action by it."""
+    names = sorted({str(step.name) for step in moves})
+    return _at(moves[0]) if len(moves) == 1 else ", ".join(names)
 
 
 def _place(about: str | None) -> Securable:

@@ -106,8 +106,8 @@ class Audit:
             with self._sql.begin() as connection:
                 seq = self._append(connection, said | {"phase": INTENT})
                 self._note_open(connection, said, seq)
-            self._anchored()
             try:
+                self._anchored()
                 yield acting
             except BaseException as error:
                 self._fail(said, error)
@@ -294,10 +294,8 @@ class Audit:
             _log.warning("the anchor of the audit chain is behind: %s (%s)", error.what, error.where)
 
 
-_OF_ONE_ROW = {"seq", "phase", "event_time", "status_code", "error_message", "result", "evidence_id"} | {
-    "prev_hash",
-    "hash",
-}
+_OF_OUTCOME = {"status_code", "error_message", "result", "evidence_id"}
+_OF_ONE_ROW = {"seq", "phase", "event_time", "prev_hash", "hash"} | _OF_OUTCOME
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
