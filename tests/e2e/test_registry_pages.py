@@ -48,6 +48,7 @@ def addresses(told: Story) -> list[str]:
     comparison = told.registry.filed_about(told.versions[3])[1].evidence_id
     return [
         "/", f"/assets/{FRAUD}", f"/assets/{FRAUD}/rollback?reason=Too+slow", f"/versions/{FRAUD}/6",
+        f"/versions/{FRAUD}/6/card", f"/versions/{FRAUD}/2/card",
         f"/versions/{FRAUD}/1", f"/versions/{PROMPT}/2", f"/evidence/{comparison}", f"/evidence/{told.decision}",
         "/approvals", "/audit", "/audit/verify", "/runs", f"/runs/{told.run_id}", "/nothing", "/sign-in",
     ]  # fmt: skip

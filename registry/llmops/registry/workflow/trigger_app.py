@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from llmops.core.addresses import LOOPBACK_NAMES, hostname, is_loopback, is_wildcard
+from llmops.core.addresses import is_wildcard
 from llmops.core.errors import (
     ConfigError,
     DeniedError,
@@ -25,6 +25,7 @@ from llmops.core.errors import (
     TooLargeError,
     UserError,
 )
+from llmops.core.web.hosts import hostname, names_of
 from llmops.registry.workflow.door import Workflows
 from llmops.registry.workflow.job import Job
 from llmops.registry.workflow.trigger import Admitted, Sender, admit, parse, verify
@@ -53,7 +54,7 @@ def trigger_app(jobs: Sequence[Job], flows: Workflows, *, host: str, hosts: Iter
         host: the address it is bound to.
         hosts: further names by which clients may call it.
     """
-    door = _Door({job.config.name: job for job in jobs}, flows, _names(host, hosts))
+    door = _Door({job.config.name: job for job in jobs}, flows, names_of(host, hosts))
     return Starlette(
         routes=[
             Route("/v1/workflows/{name}/trigger", door.trigger, methods=["POST"]),
@@ -122,15 +123,6 @@ class _Door:
         self._seen[address] = self._seen.get(address, 0) + 1
         if self._seen[address] > REQUESTS_A_MINUTE:
             raise RateLimitedError("too many requests from this address")
-
-
-def _names(host: str, hosts: Iterable[str]) -> frozenset[str]:
-    names = {name.lower().strip("[]") for name in hosts}
-    if is_loopback(host):
-        names |= LOOPBACK_NAMES
-    if not is_wildcard(host):
-        names.add(host.lower())
-    return frozenset(names)
 
 
 async def _body(request: Request) -> bytes:
