@@ -245,7 +245,8 @@ def test_an_effect_is_held_against_what_its_gate_asked(told: Story) -> None:
     assert threshold(record({"margin": 0})) is None
     assert threshold(record({"effect": "rate ratio", "margin": 1.25})) == ("margin", 1.25)
     assert effect(record({"effect": "rate ratio"})) == "1.2"
-    assert effect(record({})) == "+1.2"
+    assert effect(record({"effect": {"effect": "ratio of quantiles", "p_value": 0.5}})) == "1.2"
+    assert effect(record({"effect": {"effect": "difference of means"}})) == "+1.2"
 
 
 # --- what is done

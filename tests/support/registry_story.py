@@ -30,7 +30,7 @@ from llmops.registry.gates import ComparisonSpec, Finding, Report, file_report
 from llmops.registry.gates.spec import DataConfig
 from llmops.registry.lineage import Edge, Relation, dataset
 from llmops.registry.promotion import Policy, Promoter
-from llmops.registry.stats.finding import Finding as Effect
+from llmops.registry.stats import Rule, paired_bootstrap
 from llmops.registry.workflow import Workflows
 from llmops.serving.registry_pages.app import Rooms
 
@@ -159,10 +159,9 @@ def reported(told: Story) -> None:
     spec = ComparisonSpec(
         metric="average_precision", claim="not_worse", margin=0.005, data=DataConfig(table=data.table, label="fraud")
     )
-    effect = Effect(
-        verdict="pass", method="paired_bootstrap", params={"bad": "low", "margin": 0.005}, alpha=0.05, effect=0.034,
-        ci_low=0.021, ci_high=0.047, n_champion=8000, n_challenger=8000,
-    )  # fmt: skip
+    old = [(place * 7919 % 100) / 100 for place in range(200)]
+    new = [score + 0.02 + (place % 5) / 100 for place, score in enumerate(old)]
+    effect = paired_bootstrap(old, new, Rule(margin=0.005, resamples=500))
     rows = [
         {"metric": "average_precision", "side": side, "slice": name, "n": 8000, "value": value, "interval": interval}
         for side, name, value, interval in (

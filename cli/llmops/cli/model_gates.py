@@ -31,7 +31,7 @@ gate_option = click.option(
 @set_option
 @json_option
 def validate(ref: str, config: Path, overrides: tuple[str, ...], as_json: bool) -> int:
-    """Check one version (dev.fraud.clf/3) in a process of its own, and file the evidence. Exit code 3: it did not pass."""
+    """Check one version (dev.fraud.clf/3) in a process of its own, and file the evidence. Exit code 3: no pass."""
     from llmops.registry.gates import ValidationSpec
     from llmops.registry.gates import validate as check
 

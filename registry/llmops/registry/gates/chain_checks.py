@@ -44,7 +44,7 @@ def ask_all(trial: Trial, questions: Sequence[Question], groups: Sequence[str]) 
             found.append(Answered(question, trial.ask(question.question, groups)))
         except TrialError as error:
             found.append(Answered(question, None, error))
-            if error.error_code in {"timeout", "memory", "cpu", "crashed", "nonsense"}:
+            if error.error_code in {"timeout", "memory", "cpu", "crashed", "killed", "nonsense"}:
                 ended = error
     head_of([each.answer for each in found if each.answer is not None], where=str(trial.version.ref))
     return found

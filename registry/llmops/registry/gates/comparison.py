@@ -251,7 +251,8 @@ class _Questions(_Course):
         if not rows.any():
             raise UserError(f"no question has what `{self.spec.metric}` needs", where=asked.data.table)
         table = HeldOut(asked.table(), asked.data, "")
-        slices = {name: mask[rows] for name, mask in table.slices(self.spec.slices).items()}
+        masks = {name: mask[rows] for name, mask in table.slices(self.spec.slices).items()}
+        slices = {name: mask for name, mask in masks.items() if mask.any()}  # the others have nothing to be scored
         further = [(self._measured(guard.metric, old, new), guard.margin) for guard in self.spec.guardrails]
         main = self._measured(self.spec.metric, old, new)
         self.decide(main, further, slices)

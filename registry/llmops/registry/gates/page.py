@@ -26,7 +26,8 @@ h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; } p { margin: .5rem 0; overflow-wr
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .875rem; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; min-width: 4rem; } th { white-space: nowrap; color: var(--soft); font-weight: 500; }
-td.pass, td.fail, td.inconclusive { white-space: nowrap; } .pass { color: var(--pass); } .fail { color: var(--fail); } .inconclusive { color: var(--open); }
+td.pass, td.fail, td.inconclusive { white-space: nowrap; }
+.pass { color: var(--pass); } .fail { color: var(--fail); } .inconclusive { color: var(--open); }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; max-width: 100%; }
 svg { max-width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--ink); }
 .bar { fill: var(--accent); } .bar.other { fill: var(--other); } .axis { stroke: var(--other); stroke-dasharray: 3 3; }

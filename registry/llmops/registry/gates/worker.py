@@ -35,7 +35,8 @@ def main() -> None:
     setup = channel.receive()
     if setup is None:
         return
-    _import(chain=setup["chain"])
+    if setup["mlflow"]:
+        _import_mlflow()
     fence = setup["fence"] | {"writable": tuple(setup["fence"]["writable"])}
     channel.send(pack(asdict(confine(Fence(**fence)))))
     bench = _ChainBench() if setup["chain"] else _ModelBench()
@@ -43,10 +44,8 @@ def main() -> None:
         channel.send(_served(bench, request))
 
 
-def _import(*, chain: bool) -> None:
-    """What every version needs, before memory is counted; a chain of ours needs no MLflow."""
-    if chain:
-        return
+def _import_mlflow() -> None:
+    """What every version but a chain of ours needs, before memory is counted."""
     import pandas  # noqa: F401
     import pyarrow as pa
 

@@ -107,7 +107,8 @@ def _section(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def is_ratio(record: Evidence) -> bool:
     """Whether the effect is a ratio, as of rates of rare events, and not a difference."""
-    return str(record.method.params.get("effect", "")).endswith("ratio")
+    told = record.method.params.get("effect", "")
+    return "ratio" in str(told.get("effect", "") if isinstance(told, Mapping) else told).split()
 
 
 def findings(record: Evidence) -> list[Mapping[str, Any]]:
