@@ -13,20 +13,23 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from sqlalchemy import text
-from tests.support.promotions import Desk
+from tests.support.promotions import Desk, found
 from tests.support.registry_story import CHAIN, FRAUD, HOSTILE, PROMPT, Story, serving_story
 from tests.support.serving import Running, running
 
 from llmops.core.identity import LOCAL
 from llmops.core.keys import REGISTRY_SCOPE, Keys
 from llmops.core.state import StateConfig
-from llmops.registry import Version
+from llmops.registry import Evidence, Version
 from llmops.registry.access import Privilege
 from llmops.registry.audit import Origin, Wanted
+from llmops.registry.evidence import Method
 from llmops.registry.promotion import State
 from llmops.registry.workflow import Workflows
 from llmops.serving.registry_pages.app import Rooms
+from llmops.serving.registry_pages.evidence import threshold
 from llmops.serving.registry_pages.pages import PAGES
+from llmops.serving.registry_pages.words import effect
 
 HTML = {"accept": "text/html"}
 
@@ -152,6 +155,21 @@ def test_a_prompt_shows_its_text_and_what_changed_in_it(client: httpx.Client, to
     assert twin(client, f"/versions/{CHAIN}/1")["made_from"][0]["node"] == f"{PROMPT}@champion"
 
 
+def test_a_card_shows_what_the_gates_measured(client: httpx.Client, told: Story) -> None:
+    card = twin(client, f"/versions/{FRAUD}/6/card")
+    assert [report["gate"] for report in card["reports"]] == ["comparison"]
+    page = client.get(f"/registry/versions/{FRAUD}/6/card").text
+    assert page.count("<svg") == 2
+    assert "where &lt;b&gt;small&lt;/b&gt;" in page
+    assert "&lt;NO&gt;" in page
+    assert "<b>small" not in page
+    assert '<td class="n">7000</td><td class="n">120</td>' in page
+    evidence = client.get(f"/registry/evidence/{card['reports'][0]['evidence_id']}").text
+    assert "guard:recall" in evidence
+    assert "margin -0.005" in evidence
+    assert "No report of a gate lies" in client.get(f"/registry/versions/{FRAUD}/2/card").text
+
+
 def test_evidence_is_found_by_the_beginning_of_its_id(client: httpx.Client, told: Story) -> None:
     facts = twin(client, f"/evidence/{told.decision[:12]}")
     assert (facts["evidence_id"], facts["gate"], facts["intact"]) == (told.decision, "promotion", True)
@@ -210,6 +228,25 @@ def test_errors_are_pages_for_people_and_json_for_programs(client: httpx.Client,
     home = client.get("/registry")
     assert (home.status_code, home.headers["location"]) == (307, "/registry/")
     assert client.get("/registryx").status_code == 404
+
+
+def test_an_effect_is_held_against_what_its_gate_asked(told: Story) -> None:
+    def record(params: dict[str, Any]) -> Evidence:
+        return found(told.versions[1], method=Method(name="m", version="1", params=params), effect=1.2)
+
+    better = {"spec": {"claim": "better", "min_effect": 0.02, "margin": 0.1}, "effect": {"bad": "low"}}
+    assert threshold(record(better)) == ("least gain", 0.02)
+    assert threshold(record(better | {"effect": {"bad": "high"}})) == ("least gain", -0.02)
+    assert threshold(record({"spec": {"claim": "not_worse", "margin": 0.1}, "effect": {"bad": "high"}})) == (
+        "margin",
+        0.1,
+    )
+    assert threshold(record({"margin": 0.1})) == ("margin", -0.1)
+    assert threshold(record({"margin": 0})) is None
+    assert threshold(record({"effect": "rate ratio", "margin": 1.25})) == ("margin", 1.25)
+    assert effect(record({"effect": "rate ratio"})) == "1.2"
+    assert effect(record({"effect": {"effect": "ratio of quantiles", "p_value": 0.5}})) == "1.2"
+    assert effect(record({"effect": {"effect": "difference of means"}})) == "+1.2"
 
 
 # --- what is done

@@ -26,8 +26,11 @@ from llmops.core.names import Name
 from llmops.core.state import StateConfig
 from llmops.registry import Evidence, Kind, Version, tables
 from llmops.registry.evidence import Counts, Data, Method, Subject
+from llmops.registry.gates import ComparisonSpec, Finding, Report, file_report
+from llmops.registry.gates.spec import DataConfig
 from llmops.registry.lineage import Edge, Relation, dataset
 from llmops.registry.promotion import Policy, Promoter
+from llmops.registry.stats import Rule, paired_bootstrap
 from llmops.registry.workflow import Workflows
 from llmops.serving.registry_pages.app import Rooms
 
@@ -144,8 +147,42 @@ def tell(told: Story) -> None:
     deploy.promote(told.versions[4].ref)
     deploy.rollback(FRAUD, "It refuses too many payments from Norway")
     _promoted(told, 5, (0.016, 0.006, 0.026), "Norway is mended")
-    told._gates(told.waiting, "pass", (0.034, 0.021, 0.047))
+    reported(told)
     deploy.promote(told.waiting.ref)
+
+
+def reported(told: Story) -> None:
+    """Evidence with whole reports beside it, as the gates file them."""
+    version, champion = told.waiting, told.versions[5]
+    told.registry.add_evidence(found(version, actor="gate"))
+    data = Data(table="dev.fraud.heldout", version="12", rows=8000, digest="ab" * 32)
+    spec = ComparisonSpec(
+        metric="average_precision", claim="not_worse", margin=0.005, data=DataConfig(table=data.table, label="fraud")
+    )
+    old = [(place * 7919 % 100) / 100 for place in range(200)]
+    new = [score + 0.02 + (place % 5) / 100 for place, score in enumerate(old)]
+    effect = paired_bootstrap(old, new, Rule(margin=0.005, resamples=500))
+    rows = [
+        {"metric": "average_precision", "side": side, "slice": name, "n": 8000, "value": value, "interval": interval}
+        for side, name, value, interval in (
+            ("champion", None, 0.71, [0.69, 0.73]),
+            ("challenger", None, 0.744, [0.72, 0.76]),
+            ("challenger", "country = '<NO>'", 0.68, None),
+        )
+    ]
+    report = Report(
+        "comparison", version, spec, baseline=champion, effect=effect, data=data, started=datetime.now(UTC),
+        findings=[
+            Finding("effect:average_precision", "pass", "the challenger is not worse", 0.034, "not worse by > 0.005"),
+            Finding("guard:recall", "pass", "is not worse where <b>small</b>", 0.01, slice="amount < 10"),
+        ],
+        figures={
+            "metrics": rows,
+            "calibration": [{"score": tenth / 10, "share": tenth / 11, "n": 100} for tenth in range(10)],
+            "confusion": {"classes": ["fair", "fraud"], "counts": [[7000, 120], [80, 800]]},
+        },
+    )  # fmt: skip
+    file_report(report, told.registry)
 
 
 def prompts(registry: Desk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -70,20 +71,52 @@ def interval(record: Evidence) -> Markup | None:
     """The effect with its interval as a plot; None where the record has none."""
     if record.ci_low is None or record.ci_high is None:
         return None
-    title = f"Effect {number(record.effect)}, interval {number(record.ci_low)} to {number(record.ci_high)}"
-    marks = {"no difference": 0.0}
-    margin = margin_of(record.method.params)
-    if margin:
-        marks["margin"] = -margin
+    shown = partial(number, signed=not is_ratio(record))
+    title = f"Effect {shown(record.effect)}, interval {shown(record.ci_low)} to {shown(record.ci_high)}"
+    marks = {"no difference": 1.0 if is_ratio(record) else 0.0}
+    if (line := threshold(record)) is not None:
+        marks[line[0]] = line[1]
     return plots.interval_plot(title, (record.ci_low, record.ci_high), record.effect, marks)
 
 
-def margin_of(params: Mapping[str, Any]) -> float | None:
-    """By how much a version may be worse and still pass, where the method says so."""
-    value = params.get("margin")
-    return abs(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def threshold(record: Evidence) -> tuple[str, float] | None:
+    """What the interval is held against besides no difference: by how much a version may be worse, or must be better.
+
+    Given by the gate's specification where the record has one; None where that is no difference itself.
+    """
+    params = record.method.params
+    if is_ratio(record):
+        most = params.get("margin")
+        return ("margin", float(most)) if isinstance(most, int | float) and most != 1 else None
+    spec, found = _section(params, "spec"), _section(params, "effect")
+    harm = 1.0 if found.get("bad") == "high" else -1.0
+    if spec.get("claim") == "better":
+        name, value, side = "least gain", spec.get("min_effect"), -harm
+    else:
+        name, value, side = "margin", spec.get("margin"), harm
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value:
+        return None
+    return name, side * abs(float(value))
 
 
-def number(value: float | None) -> str:
-    """An effect, with its sign."""
-    return "–" if value is None else f"{value:+.4g}"
+def _section(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of the parameters; all of them where they have no parts."""
+    part = params.get(name)
+    return part if isinstance(part, Mapping) else params
+
+
+def is_ratio(record: Evidence) -> bool:
+    """Whether the effect is a ratio, as of rates of rare events, and not a difference."""
+    told = record.method.params.get("effect", "")
+    return "ratio" in str(told.get("effect", "") if isinstance(told, Mapping) else told).split()
+
+
+def findings(record: Evidence) -> list[Mapping[str, Any]]:
+    """What a gate looked at one by one, where the record tells."""
+    told = record.method.params.get("findings")
+    return [one for one in told if isinstance(one, Mapping)] if isinstance(told, list) else []
+
+
+def number(value: float | None, *, signed: bool = True) -> str:
+    """An effect; a difference with its sign."""
+    return "–" if value is None else f"{value:+.4g}" if signed else f"{value:.4g}"

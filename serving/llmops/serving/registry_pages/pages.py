@@ -24,6 +24,7 @@ from llmops.serving.registry_pages import words
 from llmops.serving.registry_pages.approvals import approvals_page, speak
 from llmops.serving.registry_pages.assets import asset_list, asset_page, rollback_page
 from llmops.serving.registry_pages.audit import audit_page, verify_page
+from llmops.serving.registry_pages.cards import card_page
 from llmops.serving.registry_pages.desk import Asked, Facts, People, asked
 from llmops.serving.registry_pages.evidence import evidence_page
 from llmops.serving.registry_pages.runs import run_list, run_page
@@ -53,6 +54,7 @@ PAGES: Final = (
     Page("/assets/{name}", "asset.html", asset_page, "/"),
     Page("/assets/{name}/rollback", "rollback.html", rollback_page, "/"),
     Page("/versions/{name}/{version}", "version.html", version_page, "/"),
+    Page("/versions/{name}/{version}/card", "card.html", card_page, "/"),
     Page("/evidence/{evidence_id}", "evidence.html", evidence_page, "/"),
     Page("/approvals", "approvals.html", approvals_page),
     Page("/runs", "runs.html", run_list),

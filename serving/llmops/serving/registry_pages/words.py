@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from llmops.core.errors import UserError
 from llmops.registry.evidence import Evidence
 from llmops.registry.lineage import version_in
 from llmops.registry.promotion.states import FAILED, State
-from llmops.serving.registry_pages.evidence import interval, margin_of, number
+from llmops.serving.registry_pages.evidence import findings, interval, is_ratio, number, threshold
 from llmops.serving.registry_pages.runs import grade as run_grade
 
 _GOOD = frozenset({"pass", "done", "approve", State.PROMOTED, State.VALIDATED, State.APPROVED, State.READY})
@@ -49,19 +50,16 @@ def effect(record: Evidence) -> str:
     """The effect with its interval in one line, "" where there is none."""
     if record.effect is None and record.ci_low is None:
         return ""
-    parts = [number(record.effect)]
+    shown = partial(number, signed=not is_ratio(record))
+    parts = [shown(record.effect)]
     if record.ci_low is not None and record.ci_high is not None:
-        parts.append(f"[{number(record.ci_low)}, {number(record.ci_high)}]")
+        parts.append(f"[{shown(record.ci_low)}, {shown(record.ci_high)}]")
     return " ".join(parts)
 
 
 def as_json(value: Any) -> str:
     """A value of a setting as one readable line."""
     return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
-
-
-def margin(record: Evidence) -> float | None:
-    return margin_of(record.method.params)
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
@@ -71,6 +69,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "about_parts": about_parts,
     "effect": effect,
     "interval": interval,
-    "margin": margin,
+    "threshold": threshold,
+    "findings": findings,
     "as_json": as_json,
 }
