@@ -64,12 +64,12 @@ def seed(state: StateConfig, versions: int) -> None:
 
 
 def _seed_mlflow(state: StateConfig, names: list[str], numbers: range) -> None:
-    MlflowStore(state).aliases()  # makes the store
+    MlflowStore(state, "dev").aliases()  # makes the store
     with quiet_mlflow():
         from mlflow.store.model_registry.dbmodels import models
         from sqlalchemy import create_engine
 
-        engine = create_engine(state.mlflow)
+        engine = create_engine(state.mlflow("dev"))
         at = int(time.time() * 1000)
         keys = [{"name": name, "version": number} for name in names for number in numbers]
         with engine.begin() as connection:
@@ -100,7 +100,7 @@ def listing(state: StateConfig, folder: Path, versions: int, runs: int) -> dict[
     """Seconds to list every version: whole command on both sides, and MLflow's search alone."""
     command = [sys.executable, "-m", "llmops.cli.main", "models", "list", "--versions", "--json"]
     ours, output = whole_command(command, folder, runs)
-    theirs, report = whole_command([sys.executable, "-c", MLFLOW_LIST, state.mlflow], folder, runs)
+    theirs, report = whole_command([sys.executable, "-c", MLFLOW_LIST, state.mlflow("dev")], folder, runs)
     found = json.loads(report)
     assert len(json.loads(output)) == found["found"] == versions
     with Registry(state) as registry:
@@ -122,7 +122,7 @@ def swaps(state: StateConfig, moves: int) -> dict[str, float]:
             registry.move([Move(versions[0].name, "champion", number, held.etag, proofs[number - 1])])
 
         ours = _seen_after(_poll_record, state, record, moves)
-    with MlflowStore(state)._client() as (_, client):
+    with MlflowStore(state, "dev")._client() as (_, client):
 
         def copy(number: int) -> None:
             client.set_registered_model_alias("dev.bench.asset_001", "champion", str(number))
@@ -159,7 +159,7 @@ def _poll_record(state: StateConfig, moves: int, seen: Any) -> None:
 
 
 def _poll_mlflow(state: StateConfig, moves: int, seen: Any) -> None:
-    with MlflowStore(state)._client() as (_, client):
+    with MlflowStore(state, "dev")._client() as (_, client):
         _poll(lambda: int(client.get_model_version_by_alias("dev.bench.asset_001", "champion").version), moves, seen)
 
 
@@ -183,7 +183,7 @@ def stores(folder: Path) -> dict[str, float]:
         utils._initialize_tables(engine)
         engine.dispose()
         theirs = time.perf_counter() - started
-    store = MlflowStore(StateConfig(dir=folder / "ours"))
+    store = MlflowStore(StateConfig(dir=folder / "ours"), "dev")
     started = time.perf_counter()
     store._prepare()
     return {"mlflow_s": theirs, "ours_s": time.perf_counter() - started}

@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from tests.support.postgresql import postgresql_server
 
+from llmops.core.identity import Principal
 from llmops.core.ids import new_id
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
@@ -27,21 +28,21 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = StateConfig(dir=tmp_path_factory.mktemp("mlflow"))
-    MlflowStore(state).aliases()
-    return state.root / "mlflow.db"
+    MlflowStore(state, "dev").aliases()
+    return state.root / "mlflow" / "dev.db"
 
 
 @pytest.fixture
 def state(tmp_path: Path, empty_mlflow: Path) -> StateConfig:
     folder = tmp_path / "state"
-    folder.mkdir()
-    shutil.copyfile(empty_mlflow, folder / "mlflow.db")
+    (folder / "mlflow").mkdir(parents=True)
+    shutil.copyfile(empty_mlflow, folder / "mlflow" / "dev.db")
     return StateConfig(dir=folder)
 
 
 @pytest.fixture
 def registry(state: StateConfig) -> Iterator[Registry]:
-    with Registry(state, actor="tester") as opened:
+    with Registry(state, principal=Principal(id="tester", kind="person")) as opened:
         yield opened
 
 

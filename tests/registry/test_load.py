@@ -31,7 +31,7 @@ def ask(loaded: Any, question: str = "hello") -> str:
 
 
 def stored(version: Version, state: StateConfig) -> Path:
-    with artefact(version.source, state) as folder:
+    with artefact(version.source, state, version.name.catalog) as folder:
         return folder
 
 

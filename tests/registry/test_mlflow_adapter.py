@@ -59,12 +59,13 @@ def test_the_store_is_mlflows_own_and_whole(empty_mlflow: Path) -> None:
     utils._verify_schema(engine)  # raises where the migrations are not MLflow's newest
     assert utils._all_tables_exist(engine)
     engine.dispose()
-    assert not empty_mlflow.with_name(".mlflow.db.making").exists()
+    assert not empty_mlflow.with_name(".dev.db.making").exists()
 
 
 def test_a_store_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / ".mlflow.db.making").write_bytes(b"half a store")
-    assert MlflowStore(StateConfig(dir=tmp_path)).aliases() == {}
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / ".dev.db.making").write_bytes(b"half a store")
+    assert MlflowStore(StateConfig(dir=tmp_path), "dev").aliases() == {}
 
 
 def test_a_store_being_made_by_several_is_made_once(tmp_path: Path) -> None:
@@ -73,8 +74,8 @@ def test_a_store_being_made_by_several_is_made_once(tmp_path: Path) -> None:
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert sorted(path.name for path in state.root.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-    assert MlflowStore(state).aliases() == {}
+    assert sorted(path.name for path in (state.root / "mlflow").iterdir()) == [".dev.db.lock", "dev.db"]
+    assert MlflowStore(state, "dev").aliases() == {}
 
 
 def test_the_process_keeps_its_own_mlflow_settings(registry: Registry, tmp_path: Path) -> None:
@@ -90,6 +91,6 @@ def test_the_process_keeps_its_own_mlflow_settings(registry: Registry, tmp_path:
 
 def test_an_unknown_model_is_told(registry: Registry, state: StateConfig) -> None:
     with pytest.raises(NotFoundError, match="MLflow"):
-        MlflowStore(state).locate("models:/m-00000000000000000000000000000000")
+        MlflowStore(state, "dev").locate("models:/m-00000000000000000000000000000000")
     with pytest.raises(NotFoundError, match="MLflow"):
-        MlflowStore(state).set_alias(str(CHAT), "champion", 1, prompt=False)
+        MlflowStore(state, "dev").set_alias(str(CHAT), "champion", 1, prompt=False)

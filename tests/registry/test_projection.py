@@ -21,12 +21,12 @@ def test_a_move_reaches_mlflow_and_history(registry: Registry, state: StateConfi
     assert champion is not None
     moved = registry.point("champion", two.ref, passing(two), etag=champion.etag)
     assert registry.resolve("dev.docs.chat@champion") == registry.resolve("dev.docs.chat/2")
-    assert MlflowStore(state).aliases()[str(CHAT)] == {"champion": 2}
+    assert MlflowStore(state, "dev").aliases()[str(CHAT)] == {"champion": 2}
     assert [line.version for line in registry.history(CHAT)] == [2, 1]
     with pytest.raises(ConflictError):
         registry.point("champion", "dev.docs.chat/1", passing(registry.resolve("dev.docs.chat/1")), etag=champion.etag)
     assert registry.alias(CHAT, "champion") == moved
-    assert MlflowStore(state).aliases()[str(CHAT)] == {"champion": 2}
+    assert MlflowStore(state, "dev").aliases()[str(CHAT)] == {"champion": 2}
 
 
 def test_champion_and_its_predecessor_move_together(registry: Registry, state: StateConfig) -> None:
@@ -36,14 +36,14 @@ def test_champion_and_its_predecessor_move_together(registry: Registry, state: S
     proofs = [registry.add_evidence(passing(version)) for version in (one, two)]
     moves = [Move(CHAT, "previous_champion", 1, None, proofs[0]), Move(CHAT, "champion", 2, champion.etag, proofs[1])]
     assert [alias.version for alias in registry.move(moves)] == [1, 2]
-    assert MlflowStore(state).aliases()[str(CHAT)] == {"champion": 2, "previous_champion": 1}
+    assert MlflowStore(state, "dev").aliases()[str(CHAT)] == {"champion": 2, "previous_champion": 1}
 
 
 def test_what_others_did_to_mlflow_is_found_and_put_right(registry: Registry, state: StateConfig) -> None:
     registry.register(chain("a"))
     registry.register(chain("b"))
     registry.register(prompt("one"))
-    with MlflowStore(state)._client() as (_, client):
+    with MlflowStore(state, "dev")._client() as (_, client):
         client.set_registered_model_alias(str(CHAT), "champion", "2")
         client.set_registered_model_alias(str(CHAT), "stray", "1")
         client.delete_prompt_alias("dev.docs.prompt", "champion")
@@ -58,7 +58,7 @@ def test_what_others_did_to_mlflow_is_found_and_put_right(registry: Registry, st
     assert registry.resolve("dev.docs.chat@champion").version == 1  # and the record never moved
     assert registry.repair().aliases == found
     assert registry.repair(plan=True).aliases == []
-    held = MlflowStore(state).aliases()
+    held = MlflowStore(state, "dev").aliases()
     assert held[str(CHAT)] == held["dev.docs.prompt"] == {"champion": 1}
     assert held["somebody.elses.model"] == {}
 

@@ -26,7 +26,7 @@ STEPS = ["intent", "artefact", "version", "commit"]
 
 def in_mlflow(state: StateConfig, name: str = str(CHAT)) -> list[int]:
     """The versions MLflow shows under a name, prompts included."""
-    with MlflowStore(state)._client() as (_, client):
+    with MlflowStore(state, "dev")._client() as (_, client):
         prompts = " and tags.`mlflow.prompt.is_prompt` = 'true'"
         found = [v for more in ("", prompts) for v in client.search_model_versions(f"name = '{name}'{more}")]
         return sorted(int(version.version) for version in found)
@@ -61,9 +61,9 @@ def test_the_first_version_is_champion_and_says_why_and_later_ones_leave_it(regi
 
 def test_the_same_digest_is_the_same_version_and_needs_no_mlflow(registry: Registry, state: StateConfig) -> None:
     first = registry.register(chain("a"))
-    (state.root / "mlflow.db").unlink()
+    (state.root / "mlflow" / "dev.db").unlink()
     assert registry.register(chain("a", description="again")) == first
-    assert not (state.root / "mlflow.db").exists()
+    assert not (state.root / "mlflow" / "dev.db").exists()
     assert registry.find(CHAT, first.digest) == first
     assert registry.find(CHAT, "0" * 64) is None
 
@@ -123,13 +123,13 @@ def test_code_that_does_not_run_leaves_nothing(registry: Registry, state: StateC
     assert registry.list() == []
     assert in_mlflow(state) == []
     assert open_registrations(state) == 0
-    assert list((state.mlflow_artifacts / "models").glob("*")) == []
+    assert list((state.mlflow_artifacts("dev") / "models").glob("*")) == []
 
 
 def test_a_classic_model_registers_from_its_run_and_predicts(registry: Registry, state: StateConfig) -> None:
     import mlflow
 
-    with MlflowStore(state)._client(), mlflow.start_run() as run:
+    with MlflowStore(state, "dev")._client(), mlflow.start_run() as run:
         mlflow.pyfunc.log_model(name="model", python_model=MODELS / "table.py", pip_requirements=["mlflow"])
         uri = f"models:/{mlflow.last_logged_model().model_id}"
     name = Name.parse("dev.risk.fraud")
@@ -168,7 +168,7 @@ def test_a_killed_registration_is_finished_by_its_rerun(state: StateConfig, step
         assert len(registry.versions()) == 1
         assert in_mlflow(state) == [1]
         assert open_registrations(state) == 0
-        assert len(list((state.mlflow_artifacts / "models").iterdir())) == 1
+        assert len(list((state.mlflow_artifacts("dev") / "models").iterdir())) == 1
         assert registry.load_chain(made)
         found = registry.repair()
         assert found.registrations == []
@@ -195,10 +195,16 @@ def test_repair_discards_what_nobody_finishes(state: StateConfig) -> None:
     killed = start(register_and_die, state, chain("a"), "version")
     killed.join(timeout=120)
     with Registry(state) as registry:
-        assert len(registry.repair().registrations) == 1
-        assert registry.repair(plan=True).registrations == []
+        (left,) = registry.repair(plan=True).actions
+        assert (left.action_name, left.about) == ("create", str(CHAT))
+        found = registry.repair()
+        assert (len(found.registrations), found.actions) == (1, [left])
+        assert (registry.repair(plan=True).registrations, registry.repair(plan=True).actions) == ([], [])
+        assert [entry.phase for entry in registry.audit.read()] == ["abandoned", "intent"]
+        report = registry.audit.verify()
+        assert (report.ok, report.warnings) == (True, [])
     assert in_mlflow(state) == []
-    assert list((state.mlflow_artifacts / "models").glob("*")) == []
+    assert list((state.mlflow_artifacts("dev") / "models").glob("*")) == []
 
 
 def test_two_processes_registering_the_same_make_one_version(state: StateConfig) -> None:
@@ -226,7 +232,11 @@ def test_another_machine_registering_the_same_meanwhile_wins(
     state: StateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two state folders on one SQL database and one MLflow have no lock in common: the database decides."""
-    elsewhere = StateConfig(dir=tmp_path / "elsewhere", sql_url=state.sql, mlflow_uri=state.mlflow)
+    monkeypatch.setenv("AUDIT_KEY", "k" * 32)
+    state = state.model_copy(
+        update={"audit_key": "env:AUDIT_KEY", "sql_url": state.sql, "mlflow_uri": state.mlflow("dev")}
+    )
+    elsewhere = state.model_copy(update={"dir": tmp_path / "elsewhere"})
     plain = MlflowStore.store
 
     def overtaken(store: MlflowStore, candidate: Candidate, **options: Any) -> Any:

@@ -105,4 +105,4 @@ def point(state: StateConfig, number: int, etag: str | None, gate: Any, told: An
 
 def first_use(state: StateConfig) -> None:
     """Ask MLflow something, where it may have no store yet."""
-    assert MlflowStore(state).aliases() == {}
+    assert MlflowStore(state, "dev").aliases() == {}

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from llmops.core.errors import LlmopsError, did_you_mean, render
+from llmops.core.names import ENVIRONMENT, working_in
 
 COMMANDS: dict[str, str] = {
     "init": "Write a starter project: configs and a first document.",
@@ -27,6 +28,8 @@ COMMANDS: dict[str, str] = {
     "gateway": "Open one door to every model: keys, limits, budgets, usage.",
     "models": "List and show the versions in the registry.",
     "workflow": "Run, resume, schedule and watch declared tasks: train, validate, deploy.",
+    "access": "Grant, revoke and show who may do what.",
+    "audit": "List who did what, and check that nobody changed the record.",
     "feedback": "List and export what readers thought of the answers.",
     "keys": "Create, list and revoke program keys.",
     "completion": "Print the completion script of your shell.",
@@ -62,11 +65,17 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version("llmops"), prog_name="llmops")
 @click.option("--log-level", default="WARNING", envvar="LLMOPS_LOG_LEVEL", help="Least severe log line shown.")
-def cli(log_level: str) -> None:
+@click.option(
+    "--env", envvar=ENVIRONMENT, metavar="CATALOG", help="The catalog of two-level names: dev (default), staging, prod."
+)
+@click.pass_context
+def cli(context: click.Context, log_level: str, env: str | None) -> None:
     """An open LLMOps stack: documents to cited answers, and every change that reaches users with its evidence."""
     from llmops.core import logs
 
     logs.configure(log_level)
+    if env:
+        context.with_resource(working_in(env))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 from uuid_utils import uuid7
@@ -13,6 +14,14 @@ from uuid_utils import uuid7
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): its first 48 bits are the millisecond, so rows written together lie together."""
     return str(uuid7())
+
+
+def next_id(previous: str | None) -> str:
+    """A UUIDv7 that sorts after `previous`, also where the clock has gone back: then its moment is `previous`'s."""
+    fresh = new_id()
+    if previous is None or fresh > previous:
+        return fresh
+    return str(UUID(int=UUID(previous).int + 1))
 
 
 def id_time(identifier: str) -> datetime:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import secrets
 import threading
@@ -20,9 +21,13 @@ from typing import Any
 from sqlalchemy import JSON, Column, MetaData, Row, String, Table, insert, select, update
 
 from llmops.core.errors import DeniedError, NotFoundError, UnauthenticatedError, UserError
-from llmops.core.identity import Principal
-from llmops.core.sql import Sql, Timestamp
+from llmops.core.identity import LOCAL, Principal
+from llmops.core.sql import Sql, Timestamp, open_sql
+from llmops.core.state import StateConfig
 
+TOKEN_VARIABLE = "LLMOPS_KEY"  # noqa: S105 - its name, not its value
+REGISTRY_SCOPE = "registry"
+"""What a key is for whose holder reads and changes the registry; what it may do there is granted to it."""
 METADATA = MetaData()
 KEYS = Table(
     "keys",
@@ -70,6 +75,20 @@ class _Remembered:
     key: Key
     secret_sha256: str
     until: float
+
+
+def acting_principal(state: StateConfig, scope: str) -> Principal:
+    """Whom this process acts for: the holder of the key in LLMOPS_KEY, else the machine's own account.
+
+    Raises:
+        UnauthenticatedError: the key is not valid.
+        DeniedError: the key is good but not for this scope.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    if not token:
+        return LOCAL
+    with open_sql(state) as sql:
+        return Keys(sql).verify(token, scope)
 
 
 class Keys:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from llmops.core.errors import ConfigError
+from llmops.core.secret import check_reference
 
 
 class StateConfig(BaseModel):
@@ -15,7 +18,21 @@ class StateConfig(BaseModel):
     dir: Path = Field(Path(".llmops"), description="Folder of everything that is kept, relative to the working folder")
     sql_url: str | None = Field(None, description="SQLAlchemy URL of the own state; default: SQLite in the folder")
     lake_url: str | None = Field(None, description="Root of the Delta tables: a folder or s3/abfs/gs URL")
-    mlflow_uri: str | None = Field(None, description="MLflow tracking URI; default: SQLite in the folder")
+    mlflow_uri: str | None = Field(None, description="One MLflow tracking URI for all catalogs; default: SQLite each")
+    mlflow_uris: dict[str, str] = Field(default_factory=dict, description="Catalog -> its own MLflow tracking URI")
+    audit_key: str | None = Field(
+        None, description="Reference to the key of the audit chain; default: a file made in the folder"
+    )
+    audit_anchor: Path | None = Field(None, description="File that tells where the audit chain ends; better elsewhere")
+    enforce_access: bool = Field(False, description="Apply privileges even before the first one is granted")
+
+    @field_validator("audit_key")
+    @classmethod
+    def _by_reference(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else check_reference(value)
+        except ConfigError as error:
+            raise ValueError(f"{error.what}; {error.hint}") from None
 
     @property
     def root(self) -> Path:
@@ -29,13 +46,16 @@ class StateConfig(BaseModel):
     def lake(self) -> str:
         return self.lake_url or str(self.root / "lake")
 
-    @property
-    def mlflow(self) -> str:
-        return self.mlflow_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+    def mlflow(self, catalog: str) -> str:
+        """The tracking store of one environment: none of another's runs and versions lie in it."""
+        return self.mlflow_uris.get(catalog) or self.mlflow_uri or f"sqlite:///{self.root / 'mlflow' / catalog}.db"
+
+    def mlflow_artifacts(self, catalog: str) -> Path:
+        return self.root / "artifacts" / catalog
 
     @property
-    def mlflow_artifacts(self) -> Path:
-        return self.root / "artifacts"
+    def anchor(self) -> Path:
+        return (self.audit_anchor or self.root / "audit.anchor").expanduser().resolve()
 
     @property
     def spool(self) -> Path:

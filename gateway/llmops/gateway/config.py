@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llmops.core.names import current_catalog
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
 
@@ -300,7 +301,11 @@ class GatewayConfig(Section):
 
     job: Literal["gateway"] = Field("gateway", description="Which kind of job the file is for")
     state: StateConfig = StateConfig()
-    catalog: str = Field("dev", pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Catalog of the log and the routes")
+    catalog: str = Field(
+        default_factory=current_catalog,
+        pattern=r"^[a-z][a-z0-9_]{0,62}$",
+        description="Catalog of the log and the routes; default: that of --env",
+    )
     host: str = "127.0.0.1"
     port: int = Field(4000, ge=0, le=65535)
     workers: int = Field(1, ge=1, le=256, description="Data-plane processes on this machine")

@@ -57,7 +57,9 @@ class EmbeddingConfig(Section):
 
 
 class IndexConfig(Section):
-    name: str = Field("dev.docs.index", description="Three-level name of the index")
+    name: str = Field(
+        "docs.index", validate_default=True, description="Name of the index; of two levels: in the catalog of --env"
+    )
     sources: tuple[SourceConfig, ...] = (SourceConfig(path="docs"),)
     parsing: ParsingConfig = ParsingConfig()
     chunking: ChunkingConfig = ChunkingConfig()
@@ -106,7 +108,9 @@ class RagConfig(Section):
     """One rag job: `configs/rag.yaml`."""
 
     job: Literal["rag"] = "rag"
-    name: str = Field("dev.docs.chat", description="Three-level name of the chain")
+    name: str = Field(
+        "docs.chat", validate_default=True, description="Name of the chain; of two levels: in the catalog of --env"
+    )
     state: StateConfig = StateConfig()
     index: IndexConfig = IndexConfig()
     retrieval: RetrievalConfig = RetrievalConfig()

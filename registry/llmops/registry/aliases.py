@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from llmops.core.errors import ConflictError, NotFoundError, UserError
-from llmops.core.ids import new_id
 from llmops.core.names import Name, Ref
 from llmops.registry import tables
 from llmops.registry.records import Alias
+from llmops.registry.sequence import mark, next_id
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Moved:
     evidence_id: str
     moved_at: datetime
     moved_by: str
+    move_id: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The move as `llmops models history --json` prints it."""
@@ -80,7 +81,10 @@ def move(connection: Connection, moves: Sequence[Move], *, actor: str) -> list[A
     for step in moves:
         Ref.parse(f"{step.name}@{step.alias}")
         _require_evidence(connection, step)
-    return [alias for step in moves if (alias := _move(connection, step, actor)) is not None]
+    moved = [alias for step in moves if (alias := _move(connection, step, actor)) is not None]
+    for name in {step.name for step in moves}:
+        mark(connection, name)
+    return moved
 
 
 def history(connection: Connection, name: Name, alias: str | None = None) -> list[Moved]:
@@ -90,7 +94,16 @@ def history(connection: Connection, name: Name, alias: str | None = None) -> lis
     if alias is not None:
         query = query.where(moves.alias == alias)
     return [
-        Moved(name, row.alias, row.version, row.previous_version, row.evidence_id, row.moved_at, row.moved_by)
+        Moved(
+            name,
+            row.alias,
+            row.version,
+            row.previous_version,
+            row.evidence_id,
+            row.moved_at,
+            row.moved_by,
+            row.move_id,
+        )
         for row in connection.execute(query)
     ]
 
@@ -99,7 +112,7 @@ def _move(connection: Connection, step: Move, actor: str) -> Alias | None:
     before = read(connection, step.name, step.alias)
     values = {
         "version": step.version,
-        "etag": new_id(),
+        "etag": next_id(connection, step.name),
         "evidence_id": step.evidence_id,
         "moved_at": datetime.now(UTC),
         "moved_by": actor,
@@ -150,9 +163,9 @@ def _require_evidence(connection: Connection, step: Move) -> None:
             f"this evidence speaks of {row.name}/{row.version}, not of {step.name}/{step.version}",
             where=f"{step.name}@{step.alias}",
         )
-    if row.verdict != "pass":
+    if row.verdict != "pass" and step.version is not None:
         raise UserError(
-            f"this evidence's verdict is `{row.verdict}`; an alias moves on `pass` only",
+            f"this evidence's verdict is `{row.verdict}`; an alias moves to a version on `pass` only",
             where=f"{step.name}@{step.alias}",
         )
 

@@ -166,3 +166,22 @@ def of_version(connection: Connection, version: Version) -> list[Evidence]:
         .order_by(tables.evidence.c.ended, tables.evidence.c.evidence_id)
     )
     return [load(connection, identifier) for identifier in found.scalars().all()]
+
+
+def gate_of(connection: Connection, evidence_id: str) -> str | None:
+    """The gate that a record is of, without reading the whole of it."""
+    gate: str | None = connection.execute(
+        select(tables.evidence.c.gate).where(tables.evidence.c.evidence_id == evidence_id)
+    ).scalar()
+    return gate
+
+
+def listed(connection: Connection, version: Version) -> list[tuple[str, str, str, datetime]]:
+    """Id, gate, actor and time of every record about a version, oldest first, unchecked."""
+    columns = tables.evidence.c
+    query = (
+        select(columns.evidence_id, columns.gate, columns.actor, columns.ended)
+        .where(columns.name == str(version.name), columns.version == version.version)
+        .order_by(columns.ended, columns.evidence_id)
+    )
+    return [(row.evidence_id, row.gate, row.actor, row.ended) for row in connection.execute(query)]

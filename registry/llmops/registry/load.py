@@ -31,15 +31,18 @@ STATE_KEY = "state"
 
 
 @contextmanager
-def artefact(source: str, state: StateConfig) -> Iterator[Path]:
-    """The folder of an artefact's files; a remote one is downloaded, and removed afterwards.
+def artefact(source: str, state: StateConfig, catalog: str) -> Iterator[Path]:
+    """The folder of an artefact's files; a remote one is downloaded by its catalog's store, and removed afterwards.
 
     Raises:
         NotFoundError: it is gone.
     """
     local = mlflow_adapter.local_path(source)
     if local is None:
-        with tempfile.TemporaryDirectory() as into, mlflow_adapter.downloaded(source, Path(into)) as folder:
+        with (
+            tempfile.TemporaryDirectory() as into,
+            mlflow_adapter.downloaded(source, Path(into), tracking_uri=state.mlflow(catalog)) as folder,
+        ):
             yield folder
         return
     folder = state.root / local
@@ -60,7 +63,7 @@ def verified(version: Version, recorded: Manifest | None, state: StateConfig) ->
     copies = state.cache / "models"
     copies.mkdir(parents=True, exist_ok=True)
     _sweep(copies)
-    with artefact(version.source, state) as source:
+    with artefact(version.source, state, version.name.catalog) as source:
         require(source, recorded, where=str(version.ref))
         making = Path(tempfile.mkdtemp(prefix=".", dir=copies))
         try:

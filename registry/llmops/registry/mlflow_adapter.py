@@ -79,11 +79,11 @@ def _log_warning(message: Warning | str, category: type[Warning], *_: Any) -> No
 
 
 class MlflowStore:
-    """The MLflow tracking store and registry that `StateConfig` names."""
+    """The MLflow tracking store and registry that `StateConfig` names for one catalog."""
 
-    def __init__(self, state: StateConfig) -> None:
-        self._uri = state.mlflow
-        self._artifacts = state.mlflow_artifacts
+    def __init__(self, state: StateConfig, catalog: str) -> None:
+        self._uri = state.mlflow(catalog)
+        self._artifacts = state.mlflow_artifacts(catalog)
 
     def store(self, candidate: Candidate, *, digest: str | None, registration: str) -> Stored:
         """Make MLflow's version of a candidate; everything made for it carries the registration's id."""
@@ -165,6 +165,21 @@ class MlflowStore:
                     if not token:
                         break
         return held
+
+    def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
+        """The aliases MLflow holds of one model or prompt."""
+        query = f"name = '{name}'" + (" and tags.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
+        with self._client() as (_, client):
+            found = client.search_registered_models(query, max_results=1)
+        return {alias: int(version) for model in found for alias, version in model.aliases.items()}
+
+    def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
+        """Copy a tag of a version to MLflow."""
+        with self._client() as (_, client):
+            if prompt:
+                client.set_prompt_version_tag(name, version, key, value)
+            else:
+                client.set_model_version_tag(name, str(version), key, value)
 
     def set_alias(self, name: str, alias: str, version: int | None, *, prompt: bool) -> None:
         """Copy an alias of record to MLflow (None: take MLflow's away); prompts have functions of their own there."""
@@ -259,10 +274,11 @@ def load_pyfunc(folder: Path, model_config: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def downloaded(source: str, into: Path) -> Iterator[Path]:
-    """Bring a remote artefact's files into a folder."""
+def downloaded(source: str, into: Path, *, tracking_uri: str) -> Iterator[Path]:
+    """Bring a remote artefact's files into a folder; the tracking server knows where its own artefacts lie."""
     with quiet_mlflow() as mlflow, _translated(source):
-        yield Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(into)))
+        download = mlflow.artifacts.download_artifacts
+        yield Path(download(artifact_uri=source, dst_path=str(into), tracking_uri=tracking_uri))
 
 
 def local_path(source: str) -> Path | None:

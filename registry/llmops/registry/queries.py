@@ -6,13 +6,14 @@ Knows the tables and the errors a wrong name deserves; writes nothing, and needs
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
 from llmops.core.errors import NotFoundError, did_you_mean
 from llmops.core.names import Name, Ref
-from llmops.registry import tables
+from llmops.registry import tables, version_tags
 from llmops.registry.digest import Manifest
 from llmops.registry.records import Asset, Kind, Version
 
@@ -67,9 +68,9 @@ def versions(connection: Connection, *, kind: Kind | None = None, name: Name | N
         .join(tables.assets, tables.assets.c.name == tables.versions.c.name)
         .order_by(tables.versions.c.name, tables.versions.c.version.desc())
     )
-    held = _aliases(connection, name)
+    held, later = _aliases(connection, name), version_tags.read(connection, name)
     names: dict[str, Name] = {}  # parsed once a name, not once a version
-    return [_version(row, held, names) for row in connection.execute(_only(query, kind, name))]
+    return [_version(row, held, later, names) for row in connection.execute(_only(query, kind, name))]
 
 
 def version(connection: Connection, name: Name, number: int) -> Version:
@@ -87,7 +88,7 @@ def version(connection: Connection, name: Name, number: int) -> Version:
         raise NotFoundError(
             f"`{name}` has no version {number}", hint=f"its latest is {name}/{latest}", code="unknown_version"
         )
-    return _version(row, _aliases(connection, name), {})
+    return _version(row, _aliases(connection, name), version_tags.read(connection, name, number), {})
 
 
 def by_digest(connection: Connection, name: Name, digest: str) -> Version | None:
@@ -129,11 +130,15 @@ def require_asset(connection: Connection, name: Name) -> Asset:
     found = assets(connection, name=name)
     if found:
         return found[0]
-    known = connection.execute(select(tables.assets.c.name)).scalars().all()
+    raise unknown_asset(name, connection.execute(select(tables.assets.c.name)).scalars().all())
+
+
+def unknown_asset(name: Name, known: Sequence[str]) -> NotFoundError:
+    """The error that a wrong name deserves, naming the nearest of the `known`."""
     hint = did_you_mean(str(name), known) or (
         "see `llmops models list`" if known else "nothing is registered yet; `llmops ingest` makes the first chain"
     )
-    raise NotFoundError(f"no asset `{name}`", hint=hint, code="unknown_asset")
+    return NotFoundError(f"no asset `{name}`", hint=hint, code="unknown_asset")
 
 
 def recorded(connection: Connection, version: Version) -> Manifest | None:
@@ -158,6 +163,16 @@ def content(connection: Connection, version: Version) -> str | None:
     return found
 
 
+def registered_tags(connection: Connection, version: Version) -> dict[str, str]:
+    """The tags a version was registered with, without those set later."""
+    found: dict[str, str] = connection.execute(
+        select(tables.versions.c.tags).where(
+            tables.versions.c.name == str(version.name), tables.versions.c.version == version.version
+        )
+    ).scalar_one()
+    return found
+
+
 def _only(query: Select[Any], kind: Kind | None, name: Name | None) -> Select[Any]:
     if kind is not None:
         query = query.where(tables.assets.c.kind == kind.value)
@@ -176,10 +191,17 @@ def _aliases(connection: Connection, name: Name | None) -> dict[str, dict[int, l
     return held
 
 
-def _version(row: Any, held: dict[str, dict[int, list[str]]], names: dict[str, Name]) -> Version:
+def _version(
+    row: Any,
+    held: dict[str, dict[int, list[str]]],
+    later: dict[tuple[str, int], dict[str, str]],
+    names: dict[str, Name],
+) -> Version:
     values = row._asdict()
     text, kind = values.pop("name"), values.pop("kind")
     if text not in names:
         names[text] = Name.parse(text)
     aliases = held.get(text, {}).get(row.version, ())
+    if tags := later.get((text, row.version)):
+        values["tags"] = {**values["tags"], **tags}
     return Version(kind=_KINDS[kind], name=names[text], aliases=tuple(aliases), **values)

@@ -87,6 +87,7 @@ class Candidate:
         digest: SHA-256 of what makes this version behave as it does (configuration, prompt, generation, code).
             None: of the prompt's text, or of the saved model's files.
         params: JSON values worth showing and comparing (settings, generation, prompt version).
+        files_digest: what the digest of the stored files must come to; registration is refused where it does not.
     """
 
     kind: Kind
@@ -96,6 +97,7 @@ class Candidate:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    files_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.digest is not None and not _DIGEST.fullmatch(self.digest):

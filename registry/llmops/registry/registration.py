@@ -25,9 +25,14 @@ from llmops.core.names import Name
 from llmops.core.sql import Sql
 from llmops.core.state import StateConfig
 from llmops.registry import bootstrap, queries, tables
+from llmops.registry.access.privileges import Privilege
+from llmops.registry.access.securables import Securable
+from llmops.registry.audit.log import Acting
+from llmops.registry.authority import Authority
 from llmops.registry.digest import Manifest, manifest
 from llmops.registry.load import artefact
-from llmops.registry.mlflow_adapter import MlflowStore, Stored, local_path
+from llmops.registry.mlflow_adapter import Stored, local_path
+from llmops.registry.projection import Stores
 from llmops.registry.records import Alias, Candidate, Pointer, PromptText, SavedModel, Version
 
 WAIT_S = 120.0
@@ -40,6 +45,17 @@ class Outcome:
 
     version: Version
     crowned: Alias | None
+
+
+@dataclass(frozen=True)
+class Making:
+    """A candidate that MLflow holds already and the registry not yet."""
+
+    candidate: Candidate
+    identity: str
+    registration: str
+    stored: Stored
+    crown_first: bool
 
 
 @dataclass(frozen=True)
@@ -61,18 +77,23 @@ class Interrupted:
 class Registrar:
     """Takes candidates in; one at a time per asset and state folder, whichever process they come from."""
 
-    def __init__(self, state: StateConfig, sql: Sql, store: MlflowStore, *, actor: str) -> None:
+    def __init__(self, state: StateConfig, sql: Sql, stores: Stores, authority: Authority) -> None:
         self._state = state
         self._sql = sql
-        self._store = store
-        self._actor = actor
+        self._stores = stores
+        self._authority = authority
+        self._actor = authority.actor
         self._place = f"{socket.gethostname()}:{state.root}"
 
-    def register(self, candidate: Candidate) -> Outcome:
+    def register(self, candidate: Candidate, *, crown_first: bool = True) -> Outcome:
         """Give the candidate its version; the same name and digest again give the version there is.
+
+        Args:
+            crown_first: whether the asset's very first version becomes champion by that alone.
 
         Raises:
             UserError: the name belongs to an asset of another kind, or the artefact is unusable.
+            DeniedError: the principal may not make this version.
             ConflictError: another process has been registering this asset for too long.
         """
         identity = self._identity(candidate)
@@ -81,7 +102,11 @@ class Registrar:
         with self._alone(candidate.name):
             if known := self._known(candidate, identity):
                 return Outcome(known, None)
-            return self._register(candidate, identity)
+            params = {"kind": candidate.kind.value, "digest": identity, "tags": candidate.tags}
+            with self._authority.acting("create", candidate.name, params) as acting:
+                with self._sql.read() as connection:
+                    self._require(connection, candidate.name)
+                return self._register(candidate, identity, acting, crown_first=crown_first)
 
     def sweep(self, *, plan: bool) -> list[Interrupted]:
         """Discard what interrupted registrations left here, and say which they were; with `plan`, only say it."""
@@ -103,15 +128,23 @@ class Registrar:
             case PromptText(text):
                 return _prompt_digest(candidate, text)
             case SavedModel(uri) if candidate.digest is None:
-                with artefact(self._store.locate(uri), self._state) as folder:
+                catalog = candidate.name.catalog
+                with artefact(self._stores(catalog).locate(uri), self._state, catalog) as folder:
                     return manifest(folder).digest
         assert candidate.digest is not None  # the candidate saw to it
         return candidate.digest
 
-    def _register(self, candidate: Candidate, identity: str) -> Outcome:
+    def _require(self, connection: Connection, name: Name) -> None:
+        if queries.kind_of(connection, name) is None:
+            self._authority.require(connection, Privilege.CREATE_MODEL, Securable((name.catalog, name.schema)))
+        else:
+            self._authority.require(connection, Privilege.CREATE_MODEL_VERSION, name)
+
+    def _register(self, candidate: Candidate, identity: str, acting: Acting, *, crown_first: bool) -> Outcome:
         registration, stored = new_id(), None
+        store = self._stores(candidate.name.catalog)
         for row in self._abandoned(candidate.name):
-            found = self._store.find(candidate.name, row.registration_id) if row.digest == identity else None
+            found = store.find(candidate.name, row.registration_id) if row.digest == identity else None
             if found is not None and stored is None:
                 registration, stored = row.registration_id, found
             else:
@@ -119,35 +152,42 @@ class Registrar:
         if stored is None:
             self._intend(candidate, identity, registration)
             try:
-                stored = self._store.store(candidate, digest=identity, registration=registration)
+                stored = store.store(candidate, digest=identity, registration=registration)
             except UserError:
-                self._undo(candidate.name, registration, self._store.find(candidate.name, registration))
+                self._undo(candidate.name, registration, store.find(candidate.name, registration))
                 raise
-        return self._finish(candidate, identity, registration, stored)
+        return self._finish(Making(candidate, identity, registration, stored, crown_first), acting)
 
-    def _finish(self, candidate: Candidate, identity: str, registration: str, stored: Stored) -> Outcome:
-        files = None
+    def _finish(self, making: Making, acting: Acting) -> Outcome:
+        candidate, files = making.candidate, None
         if not isinstance(candidate.artifact, PromptText | Pointer):
-            with artefact(stored.source, self._state) as folder:
+            with artefact(making.stored.source, self._state, candidate.name.catalog) as folder:
                 files = manifest(folder)
+        self._require_files(making, files)
         for attempt in range(1, _ATTEMPTS + 1):
-            known = self._known(candidate, identity)
+            known = self._known(candidate, making.identity)
             try:
                 if known is not None:  # registered meanwhile, from another machine
-                    self._undo(candidate.name, registration, stored)
+                    self._undo(candidate.name, making.registration, making.stored)
                     return Outcome(known, None)
-                return self._commit(candidate, identity, registration, stored, files)
+                return self._commit(making, files, acting)
             except ConflictError:
                 if attempt == _ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
 
-    def _commit(
-        self, candidate: Candidate, identity: str, registration: str, stored: Stored, files: Manifest | None
-    ) -> Outcome:
-        """The one transaction that makes the version exist: row, end of the intent, and the first champion."""
-        now, text = datetime.now(UTC), candidate.artifact.text if isinstance(candidate.artifact, PromptText) else None
+    def _require_files(self, making: Making, files: Manifest | None) -> None:
+        wanted, found = making.candidate.files_digest, files.digest if files else None
+        if wanted not in (None, found):
+            self._undo(making.candidate.name, making.registration, making.stored)
+            raise IntegrityError("the stored artefact is not the one that was meant", where=str(making.candidate.name))
+
+    def _commit(self, making: Making, files: Manifest | None, acting: Acting) -> Outcome:
+        """The one transaction that makes the version exist: row, end of the intent, the first champion, the record."""
+        candidate, stored, now = making.candidate, making.stored, datetime.now(UTC)
+        text = candidate.artifact.text if isinstance(candidate.artifact, PromptText) else None
         with self._sql.begin() as connection:
+            self._require(connection, candidate.name)
             if queries.kind_of(connection, candidate.name) is None:
                 connection.execute(
                     insert(tables.assets).values(
@@ -159,7 +199,7 @@ class Registrar:
                 insert(tables.versions).values(
                     name=str(candidate.name),
                     version=stored.number,
-                    digest=identity,
+                    digest=making.identity,
                     artifact_digest=files.digest if files else None,
                     files=files.as_rows() if files else None,
                     source=_relative(stored.source, self._state.root),
@@ -171,10 +211,18 @@ class Registrar:
                     created_by=self._actor,
                 )
             )
-            connection.execute(_without(registration))
+            connection.execute(_without(making.registration))
             version = queries.version(connection, candidate.name, stored.number)
-            crowned = bootstrap.crown(connection, version, actor=self._actor)
-            return Outcome(queries.version(connection, candidate.name, stored.number), crowned)
+            crowned = None
+            if making.crown_first and self._authority.allows(connection, Privilege.MANAGE, candidate.name):
+                crowned = bootstrap.crown(connection, version, actor=self._actor)
+            made = queries.version(connection, candidate.name, stored.number)
+            acting.concluded(
+                connection,
+                result={"version": made.version, "aliases": list(made.aliases)},
+                evidence_id=crowned.evidence_id if crowned else None,
+            )
+            return Outcome(made, crowned)
 
     def _known(self, candidate: Candidate, identity: str) -> Version | None:
         with self._sql.read() as connection:
@@ -209,12 +257,14 @@ class Registrar:
 
     def _discard(self, row: Row[Any]) -> None:
         name = Name.parse(row.name)
-        self._undo(name, row.registration_id, self._store.find(name, row.registration_id))
+        found = self._stores(name.catalog).find(name, row.registration_id)
+        self._undo(name, row.registration_id, found)
 
     def _undo(self, name: Name, registration: str, stored: Stored | None) -> None:
+        store = self._stores(name.catalog)
         if stored is not None:
-            self._store.delete(name, stored)
-        self._store.discard(registration)
+            store.delete(name, stored)
+        store.discard(registration)
         with self._sql.begin() as connection:
             connection.execute(_without(registration))
 

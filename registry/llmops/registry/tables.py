@@ -1,4 +1,4 @@
-"""The registry's SQL tables: assets, versions, aliases of record, every move of them, evidence, open registrations.
+"""The registry's SQL tables: assets, versions and what is written beside them, aliases of record, evidence, lineage.
 
 Knows columns and keys. What the rows mean is said by `records`; the database's own guards stand in the migration.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     ForeignKey,
     ForeignKeyConstraint,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 
 from llmops.core.sql import Timestamp
@@ -27,6 +29,7 @@ _NAME = String(200)
 _DIGEST = String(64)
 _ID = String(36)
 _ACTOR = String(200)
+_NODE = String(500)
 
 assets = Table(
     "assets",
@@ -35,6 +38,8 @@ assets = Table(
     Column("kind", String(16), nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("created_by", _ACTOR, nullable=False),
+    Column("last_id", _ID),  # the newest id that `sequence` gave within this asset
+    Column("mirrored", Boolean, nullable=False, server_default=true()),  # MLflow's copies are as the record
 )
 
 versions = Table(
@@ -86,7 +91,7 @@ aliases = Table(
 alias_moves = Table(
     "alias_moves",
     metadata,
-    Column("move_id", _ID, primary_key=True),  # UUIDv7: sorts by time; also the etag that the move left
+    Column("move_id", _ID, primary_key=True),  # rises within an asset (`sequence`); also the etag that the move left
     Column("name", _NAME, nullable=False),
     Column("alias", String(64), nullable=False),
     Column("version", Integer),  # None: the alias was taken away
@@ -108,4 +113,31 @@ registrations = Table(
     Column("started_at", Timestamp, nullable=False),
     Column("started_by", _ACTOR, nullable=False),
     Index("ix_registrations_name", "name"),
+)
+
+version_tags = Table(
+    "version_tags",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("key", String(128), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("set_at", Timestamp, nullable=False),
+    Column("set_by", _ACTOR, nullable=False),
+    Column("mirrored", Boolean, nullable=False),
+    ForeignKeyConstraint(["name", "version"], ["versions.name", "versions.version"], name="fk_version_tags_version"),
+)
+
+lineage_edges = Table(
+    "lineage_edges",
+    metadata,
+    Column("edge_id", _ID, primary_key=True),
+    Column("upstream", _NODE, nullable=False),
+    Column("relation", String(32), nullable=False),
+    Column("downstream", _NODE, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("at", Timestamp, nullable=False),
+    Column("by", _ACTOR, nullable=False),
+    UniqueConstraint("downstream", "relation", "upstream", name="uq_lineage_edges"),
+    Index("ix_lineage_upstream", "upstream"),
 )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import ConfigError
-from llmops.core.names import Ref
+from llmops.core.names import Ref, current_catalog
 from llmops.core.state import StateConfig
 
 
@@ -24,7 +24,9 @@ class EndpointConfig(Section):
 
     name: str = Field("chat", pattern=r"^[a-z][a-z0-9._-]{0,62}$", description="The `model` that programs ask for")
     asset: str = Field(
-        "dev.docs.chat@champion", description="What it serves: name@alias follows the alias, name/3 stays"
+        "docs.chat@champion",
+        validate_default=True,
+        description="What it serves: name@alias follows the alias, name/3 stays",
     )
     title: str | None = Field(None, max_length=80, description="Heading of the chat page; default: the name")
     suggestions: tuple[str, ...] = Field((), max_length=6, description="Questions offered on the empty chat page")
@@ -58,7 +60,11 @@ class ServeConfig(Section):
 
     job: Literal["serve"] = Field("serve", description="Which kind of job the file is for")
     state: StateConfig = StateConfig()
-    catalog: str = Field("dev", pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Catalog of the log tables")
+    catalog: str = Field(
+        default_factory=current_catalog,
+        pattern=r"^[a-z][a-z0-9_]{0,62}$",
+        description="Catalog of the log tables; default: that of --env",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     endpoints: tuple[EndpointConfig, ...] = Field((EndpointConfig(),), min_length=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmops.core.chain import Chain
 from llmops.core.errors import UnavailableError
-from llmops.core.keys import Keys
+from llmops.core.keys import REGISTRY_SCOPE, Keys, acting_principal
 from llmops.core.lake import Lake
 from llmops.core.names import Ref
 from llmops.core.spool import Spool
@@ -55,5 +55,6 @@ class SpoolTables:
 @contextmanager
 def standard_backing(state: StateConfig) -> Iterator[Backing]:
     """Open the state folder of a serve job."""
-    with Registry(state) as registry, open_sql(state) as sql, Spool(state.spool) as spool:
+    principal = acting_principal(state, REGISTRY_SCOPE)
+    with Registry(state, principal=principal) as registry, open_sql(state) as sql, Spool(state.spool) as spool:
         yield Backing(RegistrySource(registry), SpoolTables(spool, Lake(state)), Keys(sql))

@@ -12,6 +12,7 @@ import click
 
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import json_option, print_json, say, set_option
+from llmops.cli.registry_job import open_registry
 from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Ref
@@ -52,12 +53,11 @@ class _Conversation:
 
     def __init__(self, state: StateConfig, ref: Ref) -> None:
         from llmops.core.spool import Spool
-        from llmops.registry import Registry
         from llmops.serving.endpoint import Loaded
 
         self._messages: list[Message] = []
         self._table = serve_job(None).value.inference_log
-        with Registry(state) as registry:
+        with open_registry(state) as registry:
             try:
                 version = registry.resolve(ref)
             except NotFoundError as error:

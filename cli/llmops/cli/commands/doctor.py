@@ -17,7 +17,9 @@ import click
 from llmops.cli.gateway_job import GATEWAY_FILE, gateway_job
 from llmops.cli.jobs import RAG_FILE, SERVE_FILE, rag_job, serve_job
 from llmops.cli.output import json_option, print_json, print_table, say
+from llmops.cli.registry_job import exists
 from llmops.core.errors import LlmopsError
+from llmops.core.state import StateConfig
 
 PACKAGES = {
     "mlflow": "registry",
@@ -97,6 +99,7 @@ def _configuration() -> Iterator[Check]:
         yield Check(str(RAG_FILE), "fail", f"{error.what} ({error.where})", error.hint or "mend the file")
         return
     yield _state(rag.state.root)
+    yield from _audit(rag.state)
     for source in rag.index.sources:
         yield _source(source.path)
     try:
@@ -138,6 +141,37 @@ def _state(root: Path) -> Check:
             "state folder", "warn", f"{root}: {free / 1e9:.1f} GB free", "2 GB or more keep an ingest from stopping"
         )
     return Check("state folder", "ok", f"{root}: {free / 1e9:.0f} GB free")
+
+
+def _audit(state: StateConfig) -> Iterator[Check]:
+    """Whether the audit chain can be written and checked; `llmops audit verify` checks it."""
+    if not exists(state):
+        return
+    from llmops.core.sql import open_sql
+    from llmops.registry.audit import Audit
+    from llmops.registry.audit.anchor import Anchor
+    from llmops.registry.audit.keyfile import key_path, load_key, readable_by_others
+
+    try:
+        with open_sql(state) as sql:
+            ends = Audit(sql, state).ends()
+        if ends.seq == 0:
+            return
+        load_key(state)
+        anchor = Anchor(state.anchor).read()
+    except LlmopsError as error:
+        yield Check("audit", "fail", f"{error.what} ({error.where})", error.hint or "restore it from a backup")
+        return
+    if readable_by_others(state):
+        yield Check("audit key", "warn", f"{key_path(state)} is readable by others", f"chmod 600 {key_path(state)}")
+    else:
+        yield Check("audit key", "ok", state.audit_key or str(key_path(state)))
+    if anchor is None:
+        yield Check("audit anchor", "warn", f"{state.anchor} is gone", "run `llmops audit verify`; restore the file")
+    elif anchor.seq > ends.seq:
+        yield Check("audit anchor", "fail", f"the log ends before row {anchor.seq}", "run `llmops audit verify`")
+    else:
+        yield Check("audit anchor", "ok", f"{state.anchor}: row {anchor.seq} of {ends.seq}")
 
 
 def _source(path: str) -> Check:

@@ -9,6 +9,7 @@ import click
 
 from llmops.cli.jobs import rag_job
 from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
+from llmops.cli.registry_job import open_registry
 from llmops.core.errors import UserError
 from llmops.rag.config import IndexConfig, RagConfig, SourceConfig
 
@@ -121,11 +122,10 @@ def refresh_and_register(job: RagConfig, *, full: bool = False) -> tuple[Refresh
     """Refresh the index, then register what answers from it; what is unchanged keeps its version."""
     from llmops.rag.ingest.refresh import Options, refresh
     from llmops.rag.packaging import register_chain
-    from llmops.registry import Registry
 
     with progress() as bars:
         done = refresh(job.index, job.state, Options(full=full, progress=bars))
-    with Registry(job.state) as registry:
+    with open_registry(job.state) as registry:
         chain = register_chain(job, registry).chain
         champion = registry.alias(chain.name, "champion")
     return done, {

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.jobs import RAG_FILE, any_job, serve_job
 from llmops.cli.output import json_option, print_json, print_table, say
-from llmops.core.errors import NotFoundError
+from llmops.cli.registry_job import config_option, existing_registry, exists, job_state
 from llmops.core.names import Name, Ref
 from llmops.core.state import StateConfig
 from llmops.registry.records import Kind, Version
 
 if TYPE_CHECKING:
-    from llmops.registry.assets import Registry
     from llmops.registry.evidence import Evidence
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def config_option(command: Command) -> Command:
-    return click.option(
-        "--config",
-        "config",
-        type=click.Path(path_type=Path),
-        help="Job file whose `state:` is meant; default: configs/rag.yaml, else .llmops.",
-    )(command)
 
 
 @click.group("models")
@@ -43,13 +29,11 @@ def command() -> None:
 @json_option
 def list_(kind: str | None, each: bool, config: Path | None, as_json: bool) -> None:
     """Print every asset with its aliases; with --versions every version, newest first."""
-    state = _state(config)
+    state = job_state(config)
     chosen = Kind(kind) if kind else None
     found: list[Any] = []
-    if _exists(state):
-        from llmops.registry.assets import Registry
-
-        with Registry(state) as registry:
+    if exists(state):
+        with existing_registry(state) as registry:
             found = list(registry.versions(kind=chosen) if each else registry.list(chosen))
     empty = "nothing is registered yet; `llmops ingest` makes the first chain" if chosen is None else f"no {kind} yet"
     if as_json:
@@ -70,12 +54,12 @@ def list_(kind: str | None, each: bool, config: Path | None, as_json: bool) -> N
 @json_option
 def show(ref: str, config: Path | None, as_json: bool) -> None:
     """Print an asset and its versions (dev.docs.chat), or one version (dev.docs.chat/3, dev.docs.chat@champion)."""
-    state = _state(config)
+    state = job_state(config)
     if "/" in ref or "@" in ref:
         _show_version(state, Ref.parse(ref), as_json)
         return
     name = Name.parse(ref)
-    with _registry(state, ref) as registry:
+    with existing_registry(state, ref) as registry:
         asset, versions = registry.show(name), registry.versions(name)
     if as_json:
         print_json(asset.as_json() | {"history": [version.as_json() for version in versions]})
@@ -91,7 +75,7 @@ def show(ref: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def history(name: str, alias: str | None, config: Path | None, as_json: bool) -> None:
     """Print every move of an asset's aliases, newest first, with the evidence each rests on."""
-    with _registry(_state(config), name) as registry:
+    with existing_registry(job_state(config), name) as registry:
         registry.show(name)
         moves = registry.history(name, alias)
     if as_json:
@@ -107,20 +91,21 @@ def history(name: str, alias: str | None, config: Path | None, as_json: bool) ->
 @json_option
 def repair(plan: bool, config: Path | None, as_json: bool) -> None:
     """Make MLflow's copies of the aliases equal to the aliases of record, and clear interrupted registrations."""
-    with _registry(_state(config), "") as registry:
+    with existing_registry(job_state(config)) as registry:
         found = registry.repair(plan=plan)
     if as_json:
         print_json(found.as_json())
         return
     rows: list[tuple[Any, ...]] = [(d.name, f"alias {d.alias}", d.mlflow, d.record) for d in found.aliases]
     rows += [(r.name, "interrupted registration", r.registration_id, None) for r in found.registrations]
+    rows += [(a.about, f"{a.action_name} without an outcome", a.event_time[:19], "abandoned") for a in found.actions]
     print_table(("name", "what", "found", "should be"), rows, empty="nothing differs")
     if rows and plan:
         say("`llmops models repair` puts this right")
 
 
 def _show_version(state: StateConfig, ref: Ref, as_json: bool) -> None:
-    with _registry(state, str(ref)) as registry:
+    with existing_registry(state, str(ref)) as registry:
         version = registry.resolve(ref)
         records = registry.evidence(version)
     if as_json:
@@ -149,27 +134,3 @@ def _evidence(record: Evidence) -> dict[str, Any]:
 
 def _pairs(aliases: dict[str, int]) -> str:
     return ", ".join(f"{alias} {version}" for alias, version in sorted(aliases.items()))
-
-
-def _state(config: Path | None) -> StateConfig:
-    if config is None and not RAG_FILE.exists():
-        return serve_job(None).value.state
-    state: StateConfig = any_job(config or RAG_FILE).value.state  # type: ignore[attr-defined]
-    return state
-
-
-def _exists(state: StateConfig) -> bool:
-    """Looking must not make a state folder where there is none."""
-    return state.sql_url is not None or (state.root / "state.db").exists()
-
-
-def _registry(state: StateConfig, wanted: str) -> Registry:
-    if not _exists(state):
-        raise NotFoundError(
-            f"no asset `{wanted}`: nothing is registered" if wanted else "nothing is registered",
-            where=str(state.root),
-            hint="run `llmops ingest` first, or name a job file with --config",
-        )
-    from llmops.registry.assets import Registry
-
-    return Registry(state)
