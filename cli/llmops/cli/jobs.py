@@ -12,6 +12,7 @@ from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
+from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
 from llmops.registry.workflow.config import WorkflowConfig
 from llmops.serving.config import ServeConfig
 
@@ -22,6 +23,8 @@ JOBS: dict[str, type[BaseModel]] = {
     "serve": ServeConfig,
     "gateway": GatewayConfig,
     "workflow": WorkflowConfig,
+    "validation": ValidationSpec,
+    "comparison": ComparisonSpec,
 }
 
 

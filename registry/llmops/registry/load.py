@@ -83,14 +83,7 @@ def load_chain(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    folder = verified(version, recorded, state)
-    described = _describe(folder)
-    opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
-    if opener:
-        return _open(str(opener), _configuration(described, state), where=str(version.ref))
-    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
-    inner = _unwrapped(model)
-    return inner if is_chain(inner) else PyfuncChain(model, name=str(version.ref))
+    return chain_in(verified(version, recorded, state), state, name=str(version.ref))
 
 
 def load_model(version: Version, recorded: Manifest | None, state: StateConfig) -> Any:
@@ -99,8 +92,42 @@ def load_model(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    folder = verified(version, recorded, state)
-    return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), state))
+    return model_in(verified(version, recorded, state), state)
+
+
+def chain_in(folder: Path, state: StateConfig, *, name: str) -> Chain:
+    """The chain of verified files; this runs them."""
+    described = describe(folder)
+    opener = opener_of(described)
+    if opener:
+        return _open(opener, _configuration(described, state), where=name)
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
+    inner = _unwrapped(model)
+    return inner if is_chain(inner) else PyfuncChain(model, name=name)
+
+
+def model_in(folder: Path, state: StateConfig) -> Any:
+    """The model of verified files; this runs them."""
+    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), state))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What an artefact's `MLmodel` file says; nothing of the artefact is run.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / "MLmodel"
+    if not path.is_file():
+        raise UserError("the artefact holds no MLflow model (no MLmodel file)", where=str(folder))
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return described if isinstance(described, dict) else {}
+
+
+def opener_of(described: dict[str, Any]) -> str | None:
+    """The function of ours that opens the chain without MLflow, where it is one of ours."""
+    opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
+    return str(opener) if opener else None
 
 
 def _sweep(copies: Path) -> None:
@@ -136,14 +163,6 @@ def _drop_compiled(folder: Path) -> None:
         shutil.rmtree(compiled, ignore_errors=True)
     for loose in folder.rglob("*.pyc"):
         loose.unlink(missing_ok=True)
-
-
-def _describe(folder: Path) -> dict[str, Any]:
-    path = folder / "MLmodel"
-    if not path.is_file():
-        raise UserError("the artefact holds no MLflow model (no MLmodel file)", where=str(folder))
-    described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return described if isinstance(described, dict) else {}
 
 
 def _pinned(described: dict[str, Any]) -> dict[str, Any]:
