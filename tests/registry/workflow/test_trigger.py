@@ -24,6 +24,8 @@ from tests.support.workflows import Bench, task, write
 from llmops.core.errors import ConfigError, RateLimitedError, UnauthenticatedError
 from llmops.core.ids import new_id
 from llmops.core.webhook import Webhook, signature
+from llmops.registry import Registry
+from llmops.registry.audit import Wanted
 from llmops.registry.workflow import Job, RunStatus, TaskStatus, Workflows, tables
 from llmops.registry.workflow.trigger import Admitted, Sender, TriggerRequest, admit, received, verify
 from llmops.registry.workflow.trigger_app import BODY_BYTES, REQUESTS_A_MINUTE, parse_address, trigger_app
@@ -78,35 +80,38 @@ def test_a_signature_is_right_fresh_and_of_a_known_key(bench: Bench) -> None:
 def test_a_request_starts_one_run_however_often_it_comes(sql_bench: Bench) -> None:
     bench, job = sql_bench, triggered(sql_bench)
     asked = request(note="drift in amount", params={"seed": 9})
-    first = admit(bench.flows.sql, job, asked, SENDER)
+    first = admit(bench.flows, job, asked, SENDER)
     assert first.outcome == "accepted"
     assert first.run_id is not None
-    assert admit(bench.flows.sql, job, asked, SENDER) == Admitted("duplicate", first.run_id)
+    assert admit(bench.flows, job, asked, SENDER) == Admitted("duplicate", first.run_id)
     run, tasks = bench.carry(first.run_id)
     assert (run.cause.means, run.cause.note, run.requested_by.id) == ("trigger", "drift in amount", "trigger:alerts")
     assert tasks["a"].values == {"seed": 9}
     (kept,) = received(bench.flows.sql, "flow")
     assert (kept.key_id, kept.address, kept.outcome, kept.run_id) == ("alerts", "127.0.0.1", "accepted", first.run_id)
+    with Registry(bench.state) as registry:
+        logged = [(one.action_name, one.phase, one.actor) for one in registry.audit.read(Wanted(action="retrain"))]
+    assert ("retrain", "done", "trigger:alerts") in logged
     with pytest.raises(ConfigError, match="of type string, not integer"):
-        admit(bench.flows.sql, job, request(params={"seed": "x"}), SENDER)
+        admit(bench.flows, job, request(params={"seed": "x"}), SENDER)
 
 
 def test_one_reason_has_one_unfinished_run(sql_bench: Bench) -> None:
     bench, job = sql_bench, triggered(sql_bench)
-    first = admit(bench.flows.sql, job, request(key="drift"), SENDER)
-    assert admit(bench.flows.sql, job, request(key="drift"), SENDER) == Admitted("duplicate", first.run_id)
-    assert admit(bench.flows.sql, job, request(key="other"), SENDER).outcome == "accepted"
+    first = admit(bench.flows, job, request(key="drift"), SENDER)
+    assert admit(bench.flows, job, request(key="drift"), SENDER) == Admitted("duplicate", first.run_id)
+    assert admit(bench.flows, job, request(key="other"), SENDER).outcome == "accepted"
     assert first.run_id is not None
     bench.carry(first.run_id)
-    again = admit(bench.flows.sql, job, request(key="drift"), SENDER)
+    again = admit(bench.flows, job, request(key="drift"), SENDER)
     assert again.outcome == "accepted"
     assert again.run_id != first.run_id
 
 
 def test_a_cool_down_holds_and_passes(sql_bench: Bench) -> None:
     bench, job = sql_bench, triggered(sql_bench, rules={"cool_down_s": 600})
-    assert admit(bench.flows.sql, job, request(), SENDER).outcome == "accepted"
-    cooling = admit(bench.flows.sql, job, request(), SENDER)
+    assert admit(bench.flows, job, request(), SENDER).outcome == "accepted"
+    cooling = admit(bench.flows, job, request(), SENDER)
     assert cooling.outcome == "cooling"
     assert 590 < cooling.retry_after_s <= 600
 
@@ -117,18 +122,18 @@ def test_a_cool_down_holds_and_passes(sql_bench: Bench) -> None:
             connection.execute(update(tables.workflows).values({column: now + timedelta(seconds=seconds)}))
 
     shift(3600)  # as if the clock had gone back an hour
-    assert admit(bench.flows.sql, job, request(), SENDER).retry_after_s == 600
+    assert admit(bench.flows, job, request(), SENDER).retry_after_s == 600
     shift(-3600 - 601)
-    assert admit(bench.flows.sql, job, request(), SENDER).outcome == "accepted"
+    assert admit(bench.flows, job, request(), SENDER).outcome == "accepted"
     assert [one.outcome for one in received(bench.flows.sql)] == ["accepted", "cooling", "cooling", "accepted"]
 
 
 def test_the_rate_is_limited(bench: Bench) -> None:
     job = triggered(bench, rules={"requests_per_minute": 2})
     for _ in range(2):
-        admit(bench.flows.sql, job, request(key="same"), SENDER)
+        admit(bench.flows, job, request(key="same"), SENDER)
     with pytest.raises(RateLimitedError):
-        admit(bench.flows.sql, job, request(key="same"), SENDER)
+        admit(bench.flows, job, request(key="same"), SENDER)
     assert len(received(bench.flows.sql)) == 2
 
 
@@ -149,7 +154,7 @@ def test_many_doors_start_one_run(sql_bench: Bench) -> None:
         ) -> None:
             with Workflows(bench.state) as flows:
                 gate.wait()
-                told.append(admit(flows.sql, job, one, SENDER).outcome)
+                told.append(admit(flows, job, one, SENDER).outcome)
 
         threads = [threading.Thread(target=ask, args=(one,)) for one in asked]
         for thread in threads:

@@ -119,7 +119,8 @@ def register(context: TaskContext) -> dict[str, Any]:
     from llmops.registry.records import Candidate, Kind, PromptText, SavedModel
 
     settings = dict(context.settings)
-    name = Name.parse(_full(str(settings.pop("asset", "")), context.catalog))
+    name = Name.parse(str(settings.pop("asset", "")))
+    artifact: SavedModel | PromptText
     if "uri" in settings:
         kind, artifact = Kind.MODEL, SavedModel(str(settings.pop("uri")))
     elif "file" in settings or "text" in settings:
@@ -149,7 +150,7 @@ def retrain(context: TaskContext) -> dict[str, Any]:
     request = TriggerRequest.model_validate({"id": context.token, "note": f"from {context.workflow}", **wanted})
     sender = Sender(f"workflow:{context.workflow}", "", context.principal, "retrain")
     with Workflows(context.state, principal=context.principal) as flows:
-        admitted = admit(flows.sql, job, request, sender)
+        admitted = admit(flows, job, request, sender)
     return {"status": admitted.outcome, "run_id": admitted.run_id}
 
 
@@ -176,12 +177,7 @@ def _ref(context: TaskContext) -> Ref:
         raise UserError(
             "the task needs a version", where=f"task `{context.task}`", hint='with: {version: "${train.version}"}'
         )
-    return Ref.parse(_full(given, context.catalog))
-
-
-def _full(name: str, catalog: str) -> str:
-    """A name of two levels in the run's catalog."""
-    return name if name.partition("/")[0].partition("@")[0].count(".") != 1 else f"{catalog}.{name}"
+    return Ref.parse(given)
 
 
 def _spec(model: type[Spec], context: TaskContext) -> Spec:
