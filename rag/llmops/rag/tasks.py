@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def ingest(context: TaskContext) -> dict[str, Any]:
-    """Refresh and register; settings: `config` (default configs/rag.yaml), `set` (keys to values laid over it), `full`.
+    """Refresh and register; gives `version` (of the chain), `prompt`, `index`, and what the refresh found.
 
-    Gives `version` (of the chain), `prompt`, `index`, and what the refresh found.
+    Settings: `config` (default configs/rag.yaml), `set` (keys to values laid over it), `full` (parse all again),
+    `crown_first` (let the first version be champion at once; default: gates come first).
 
     Raises:
         UserError: a setting is not known.
@@ -30,19 +31,16 @@ def ingest(context: TaskContext) -> dict[str, Any]:
     from llmops.registry import Registry
 
     settings = dict(context.settings)
-    file, laid, full = (
-        settings.pop("config", "configs/rag.yaml"),
-        settings.pop("set", None) or {},
-        settings.pop("full", False),
-    )
+    file, laid = settings.pop("config", "configs/rag.yaml"), settings.pop("set", None) or {}
+    full, crown = bool(settings.pop("full", False)), bool(settings.pop("crown_first", False))
     if settings or not isinstance(laid, Mapping):
         raise UserError(f"unknown settings: {', '.join(settings) or 'set'}", where=f"task `{context.task}`")
     overrides = [f"{key}={value}" for key, value in laid.items()]
     job = load_config(RagConfig, Path(str(file)), overrides=overrides).value
     job = job.model_copy(update={"state": context.state})
-    done = refresh(job.index, job.state, Options(full=bool(full)))
+    done = refresh(job.index, job.state, Options(full=full))
     with Registry(context.state, principal=context.principal) as registry:
-        registered = register_chain(job, registry)
+        registered = register_chain(job, registry, crown_first=crown)
     print(f"{done.index}: {done.chunks:,} chunks, {done.embedded:,} embedded, {len(done.quarantined)} not read")
     return {
         "version": str(registered.chain.ref),

@@ -104,6 +104,10 @@ def test_a_mistake_is_told_with_its_place(tmp_path: Path, old: str, new: str, to
 def test_the_file_of_the_mistakes_is_right(tmp_path: Path) -> None:
     file = tmp_path / "w.yaml"
     file.write_text(FILE)
+    file.write_text(FILE.replace("  seed: 7", '  seed: 7\n  day: ""'))
+    job = load_job(file, ("params.day=2026-01-05",), environment={})
+    assert job.given == {"day": "2026-01-05"}
+    file.write_text(FILE)
     job = load_job(file, ("params.must=3", "env=staging"), environment={})
     assert job.params() == {"seed": 7, "model": "xgb", "must": 3}
     assert job.config.env == "staging"
