@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import GateFailedError, UnavailableError, UserError
+from llmops.core.names import Name
 from llmops.registry.workflow import TaskContext, Waiting
 
 
@@ -155,3 +156,12 @@ def kill_engine(context: TaskContext) -> dict[str, Any]:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
     return {"attempt": context.attempt}
+
+
+def odd_text(context: TaskContext) -> None:
+    raise UserError("<!channel> click <http://evil.example|here>")
+
+
+def surroundings(context: TaskContext) -> dict[str, Any]:
+    """Where names of two levels lie in a task's process."""
+    return {"catalog": context.catalog, "name": str(Name.parse("fraud.clf"))}

@@ -51,6 +51,12 @@ def test_values_pass_from_task_to_task_with_their_types(sql_bench: Bench) -> Non
     assert handed["values"]["train"]["version"] == 3
 
 
+def test_a_task_works_in_the_catalog_of_its_run(bench: Bench) -> None:
+    run, tasks = bench.run([task("a", "surroundings")], ("env=staging",))
+    assert run.catalog == "staging"
+    assert tasks["a"].values == {"catalog": "staging", "name": "staging.fraud.clf"}
+
+
 def test_a_failing_task_is_retried_then_ends_the_run(sql_bench: Bench) -> None:
     bench = sql_bench
     given = bench.given()

@@ -11,10 +11,12 @@ import click
 
 from llmops.cli.jobs import any_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
+from llmops.cli.registry_job import exists
 from llmops.core.errors import LlmopsError, NotFoundError, UserError
 from llmops.core.state import StateConfig
 
 if TYPE_CHECKING:
+    from llmops.core.identity import Principal
     from llmops.registry.workflow import Job, Run, Task, Workflows
 
 FOLDER = Path("configs/workflows")
@@ -50,7 +52,7 @@ def run(file: Path, overrides: tuple[str, ...], as_json: bool, **how: Any) -> in
     if how["plan"]:
         _plan(job, as_json)
         return 0
-    with Workflows(job.config.state) as flows:
+    with Workflows(job.config.state, principal=_principal(job.config.state)) as flows:
         cause = Cause(key=how["key"]) if how["key"] else None
         started = flows.start_or_resume(job, cause=cause)
         if started.status.value == "waiting":
@@ -98,7 +100,7 @@ def cancel(run_id: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def list_(workflow: str | None, limit: int, config: Path | None, as_json: bool) -> None:
     """Print the runs, newest first; with WORKFLOW only its own."""
-    if not _exists(_state(config)):
+    if not exists(_state(config)):
         runs: list[Run] = []
     else:
         with _flows(config) as flows:
@@ -161,7 +163,8 @@ def schedule(files: tuple[Path, ...], overrides: tuple[str, ...], as_json: bool,
         else:
             print_table(("workflow", "at", "file"), rows, empty="no workflow here has a `schedule`")
         return
-    serve(jobs, listen=how["listen"], hosts=how["hosts"], announce=say)
+    principal = _principal(jobs[0].config.state)
+    serve(jobs, listen=how["listen"], hosts=how["hosts"], principal=principal, announce=say)
 
 
 @command.command("triggers")
@@ -361,11 +364,18 @@ def _find(flows: Workflows, word: str) -> tuple[Run, list[Task]]:
 
 def _flows(config: Path | None) -> Workflows:
     state = _state(config)
-    if not _exists(state):
+    if not exists(state):
         raise UserError("no workflow has run here", where=str(state.root), hint="name a job file with --config")
     from llmops.registry.workflow import Workflows
 
-    return Workflows(state)
+    return Workflows(state, principal=_principal(state))
+
+
+def _principal(state: StateConfig) -> Principal:
+    """The holder of the key in LLMOPS_KEY, else the machine's own account."""
+    from llmops.core.keys import REGISTRY_SCOPE, acting_principal
+
+    return acting_principal(state, REGISTRY_SCOPE)
 
 
 def _state(config: Path | None) -> StateConfig:
@@ -375,11 +385,6 @@ def _state(config: Path | None) -> StateConfig:
         return StateConfig()
     state: StateConfig = any_job(config).value.state  # type: ignore[attr-defined]
     return state
-
-
-def _exists(state: StateConfig) -> bool:
-    """Looking must not make a state folder where there is none."""
-    return state.sql_url is not None or (state.root / "state.db").exists()
 
 
 def _why(run_: Run) -> str:

@@ -5,7 +5,6 @@ A plain value. Where a policy is kept, and which one an asset has, is `policies`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -55,11 +54,6 @@ class Policy(BaseModel):
     def comparative(self) -> frozenset[str]:
         """The gates whose evidence must speak of the champion that is champion now."""
         return frozenset({*self.comparison, *self.shadow, *self.canary_gates})
-
-    def asking(self, groups: Sequence[str]) -> Policy:
-        """The same policy, asking these groups as well: a promotion may ask for more than its policy, never for less."""
-        both = tuple(dict.fromkeys((*self.approvals, *groups)))
-        return Policy.model_validate(self.model_dump() | {"approvals": both})
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

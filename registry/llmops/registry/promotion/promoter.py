@@ -56,14 +56,14 @@ class Promoter:
         evidence: Sequence[Evidence] = (),
         *,
         again: bool = False,
-        approvals: Sequence[str] = (),
+        within: frozenset[State] | None = None,
     ) -> Promotion:
         """Take a version as far towards champion as its evidence and approvals allow; call it again to go on.
 
         Args:
             evidence: records to file first; those filed already count as well.
             again: start anew where an earlier promotion of this version was refused.
-            approvals: groups that must approve beside those of the policy, where a promotion begins.
+            within: enter no state but these; None: all.
 
         Returns:
             Where it stands now; `needs` says what it waits for, `refused` whether something said no.
@@ -77,9 +77,9 @@ class Promoter:
         for record in evidence:
             self._file(version, record)
         self._registry.mirror(version.name)
-        promotion = self._open(version, approvals, again=again)
+        promotion = self._open(version, again=again)
         try:
-            return self._walk(promotion)
+            return self._walk(promotion, within)
         finally:
             self._registry.mirror(version.name)
 
@@ -272,7 +272,7 @@ class Promoter:
                 return
         self._registry.add_evidence(record)
 
-    def _open(self, version: Version, approvals: Sequence[str], *, again: bool) -> Promotion:
+    def _open(self, version: Version, *, again: bool) -> Promotion:
         """The promotion that is under way, or a new one."""
         known = self._known(version, again=again)
         if known is not None:
@@ -284,7 +284,7 @@ class Promoter:
             self._authority.require(connection, Privilege.APPLY_TAG, version.name)
             found = self._current(rows.newest(connection, version.name, version.version), again=again)
             if found is None:
-                policy = policies.of(connection, version.name).policy.asking(approvals)
+                policy = policies.of(connection, version.name).policy
                 found = rows.begin(connection, version, policy, actor=self._authority.actor)
             acting.concluded(connection, result={"promotion_id": found.promotion_id})
         return found
@@ -304,11 +304,13 @@ class Promoter:
             return None
         return newest
 
-    def _walk(self, promotion: Promotion) -> Promotion:
+    def _walk(self, promotion: Promotion, within: frozenset[State] | None) -> Promotion:
         for _ in range(_STEPS):
             due = self._transitions.due(promotion)
             if isinstance(due, Wait):
                 return promotion.waiting(due.needs)
+            if within is not None and due.to not in within:
+                return promotion
             promotion = self._transitions.take(promotion, due) or self._again(promotion)
         raise AssertionError(f"{promotion.ref} goes in circles")
 

@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from llmops.core.files import write_atomic
+from llmops.core.names import ENVIRONMENT
 from llmops.registry.workflow.child import LARGEST_BYTES, identity
 from llmops.registry.workflow.journal import Ended
 from llmops.registry.workflow.logfile import LogFile, Redactor
@@ -60,6 +61,11 @@ class Files:
     @property
     def log(self) -> Path:
         return self._path("log")
+
+    def clear(self) -> None:
+        """Remove all but the log, once the rows have it: an answer on its way may hold what a log must not."""
+        for path in (self.request, self.identity, self.outcome):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Attempt:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, ENVIRONMENT: str(self.request["catalog"])},
                 pass_fds=[lifeline],
                 start_new_session=True,
             )

@@ -6,7 +6,8 @@ Knows which room does what. Whoever holds one of these may do so for its princip
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -15,6 +16,7 @@ from llmops.core.errors import ConflictError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
+from llmops.registry.audit import Audit
 from llmops.registry.workflow import runs, targets
 from llmops.registry.workflow.engine import Engine, Watch, folder_of
 from llmops.registry.workflow.job import Job
@@ -38,6 +40,15 @@ class Workflows:
 
     def close(self) -> None:
         self.sql.close()
+
+    @contextmanager
+    def auditing(self) -> Iterator[Audit]:
+        """The audit log of this state."""
+        audit = Audit(self.sql, self._state)
+        try:
+            yield audit
+        finally:
+            audit.close()
 
     def engine(self, watch: Watch = lambda _: None) -> Engine:
         """What runs runs."""

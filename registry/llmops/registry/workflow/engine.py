@@ -275,8 +275,9 @@ class _Ride:
         """Write down how an attempt ended, and decide what that means for its task."""
         settings = self._config.task(task.task)
         ended = answer.ended
+        files = Files(self._folder, task.task, task.attempts)
         if ended.failure is not None:
-            log = str(Files(self._folder, task.task, task.attempts).log.relative_to(self._state.root))
+            log = str(files.log.relative_to(self._state.root))
             ended = replace(ended, failure=replace(ended.failure, task=task.task, log=log))
         status = TaskStatus(ended.result) if ended.result in ("succeeded", "waiting", "failed") else TaskStatus.PENDING
         if ended.result == "failed" and answer.again and task.failures < settings.retries:
@@ -295,6 +296,7 @@ class _Ride:
             ended, status = replace(ended, result="failed", failure=failure), TaskStatus.FAILED
         promoted = status is TaskStatus.SUCCEEDED and bool((ended.values or {}).get("promoted"))
         self._journal.end(task, ended, status, promoted=promoted)
+        files.clear()
         self._reload()
 
     def _failed(self) -> Failure | None:

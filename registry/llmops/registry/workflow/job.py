@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from llmops.core.config import PREFIX, load_config
 from llmops.core.errors import ConfigError
 from llmops.registry.workflow.config import WorkflowConfig
-from llmops.registry.workflow.params import bound, require
+from llmops.registry.workflow.params import ParamConfig, bound, require
 
 _ASSIGNS = "params."
 _VARIABLE = f"{PREFIX}PARAMS__"
@@ -53,7 +53,7 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
     for name, text in sorted(environment.items()):
         key, where = name.removeprefix(_VARIABLE).lower(), f"environment variable {name}"
         if name.startswith(_VARIABLE) and key in config.params:
-            given[key] = _read(text, where)
+            given[key] = _read(config.params.get(key), text, where)
             require(config.params, key, given[key], where=where)
     for override in overrides:
         if not override.startswith(_ASSIGNS):
@@ -62,12 +62,15 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
         if not equals:
             raise ConfigError(f"`{override}` is not an override", where="--set", hint="write --set params.x=value")
         key, where = word.removeprefix(_ASSIGNS), f"--set {word}"
-        given[key] = _read(text, where)
+        given[key] = _read(config.params.get(key), text, where)
         require(config.params, key, given[key], where=where)
     return Job(config, str(path), given)
 
 
-def _read(text: str, where: str) -> JsonValue:
+def _read(param: ParamConfig | None, text: str, where: str) -> JsonValue:
+    """The value as YAML reads it; of a parameter that is a string, the text itself: 2026-01-05 is no date there."""
+    if param is not None and param.type == "string":
+        return text
     try:
         value: JsonValue = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -20,6 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from llmops.core.errors import ConfigError, ConflictError, LlmopsError
+from llmops.core.identity import LOCAL, Principal
 from llmops.core.listen import address, listening
 from llmops.registry.workflow import runs, targets
 from llmops.registry.workflow.cron import Cron
@@ -121,6 +122,7 @@ def serve(
     *,
     listen: str | None = None,
     hosts: Sequence[str] = (),
+    principal: Principal = LOCAL,
     announce: Callable[[str], None] = _log.info,
 ) -> None:
     """Schedule the jobs, and with `listen` (`HOST:PORT`) take signed triggers, until the process is asked to stop.
@@ -132,7 +134,7 @@ def serve(
     _check(jobs)
     signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as stack:
-        flows = stack.enter_context(Workflows(jobs[0].config.state))
+        flows = stack.enter_context(Workflows(jobs[0].config.state, principal=principal))
         listener = _listener(stack, jobs, listen, hosts)
         scheduler = Scheduler(jobs, flows)
         scheduler.start()
@@ -142,6 +144,7 @@ def serve(
             announce(f"scheduling {names} (Ctrl-C stops)")
             threading.Event().wait()
             return
+        listener.listen(100)  # who calls at once waits for the server, and is not refused
         announce(f"scheduling {names}; triggers at {address(listener)}/v1/workflows/NAME/trigger (Ctrl-C stops)")
         _answer(jobs, flows, listener, hosts)
 

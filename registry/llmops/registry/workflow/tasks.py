@@ -1,249 +1,245 @@
-"""The tasks that every workflow knows by name: look at a version, compare it, wait for people, make it champion.
+"""The built-in tasks: validate, compare, approval, deploy, register, retrain. Thin: gates look, promotion decides.
 
-Each is a few calls of `gates` and `promotion`, in the name of whoever asked for the run, and may be repeated after an
-interruption. They decide nothing: the gates find, the promotion's policy rules.
+Each may be killed and repeated at any point: what was filed counts once more, what was moved is found moved. A version
+is `version: dev.fraud.clf/3`, or of two levels in the run's catalog.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from llmops.core.errors import ConfigError, GateFailedError
+from llmops.core.errors import ConfigError, GateFailedError, UserError
 from llmops.core.names import Name, Ref
-from llmops.registry.assets import Registry
-from llmops.registry.promotion import Promoter, Promotion, State
-from llmops.registry.promotion.states import FAILED
-from llmops.registry.records import Candidate, Kind, SavedModel
+from llmops.core.positions import load_yaml
+from llmops.registry.promotion.states import FAILED, LIVE, State
 from llmops.registry.workflow.context import TaskContext, Waiting
 
 if TYPE_CHECKING:
+    from llmops.registry.assets import Registry
     from llmops.registry.gates import Report
+    from llmops.registry.promotion import Promotion
+    from llmops.registry.records import Version
 
-Settings = TypeVar("Settings", bound=BaseModel)
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ValidateSettings(_Section):
-    """Of `validate`: the version, groups that must approve beside those of the policy, and what is checked."""
-
-    version: str
-    approvals: tuple[str, ...] = ()
-    checks: dict[str, Any] = {}
-
-
-class CompareSettings(_Section):
-    """Of `compare`: the version, and what is compared. The other side is the champion, else the `baseline`."""
-
-    version: str
-    by: dict[str, Any]
-
-
-class ApprovalSettings(_Section):
-    version: str
-    group: str
-
-
-class DeploySettings(_Section):
-    version: str
-
-
-class RegisterSettings(_Section):
-    """Of `register`: a model that MLflow has saved (`runs:/...`, `models:/...`, or a folder)."""
-
-    asset: str
-    uri: str
-    kind: Kind = Kind.MODEL
-    description: str = ""
-    tags: dict[str, str] = {}
-
-
-def register(context: TaskContext) -> dict[str, Any]:
-    """Register a saved model; gives its `version`. The first one is not crowned: it goes the way of every version."""
-    settings = _read(RegisterSettings, context)
-    name = settings.asset if settings.asset.count(".") == 2 else f"{context.catalog}.{settings.asset}"
-    candidate = Candidate(
-        settings.kind,
-        Name.parse(name),
-        SavedModel(settings.uri),
-        description=settings.description,
-        tags=settings.tags,
-    )
-    with _acting(context) as desk:
-        return {"version": str(desk.registry.register(candidate, crown_first=False).ref)}
+OFFLINE = frozenset({State.VALIDATING, State.VALIDATED, State.REJECTED, State.HELD})
+"""What the gates of a workflow move by themselves; the rest is for people, and for `deploy`."""
+HEARING = OFFLINE | {State.AWAITING_APPROVAL, State.APPROVED, State.DENIED}
+_OWN = ("version", "config")
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 def validate(context: TaskContext) -> dict[str, Any]:
-    """Check a version by itself, file what was found, and begin its promotion: on a pass it is challenger.
+    """Look at a version by itself; settings: those of `job: validation`, or `config:` with its file, or both.
 
     Raises:
-        GateFailedError: it did not pass; the promotion is rejected, or held where the gate could not decide.
+        GateFailedError: it does not pass, or nothing could be decided.
     """
     from llmops.registry.gates import ValidationSpec
     from llmops.registry.gates import validate as check
 
-    settings = _read(ValidateSettings, context)
-    spec = _spec(ValidationSpec, settings.checks, context, "checks")
-    with _acting(context) as desk:
-        return desk.conclude(check(settings.version, spec, desk.registry), settings.approvals)
+    with _registry(context) as registry:
+        version = registry.resolve(_ref(context))
+        if _is_champion(registry, version):
+            return {"version": str(version.ref), "verdict": "pass", "champion": True}
+        report = check(version, _spec(ValidationSpec, context), registry)
+        return _concluded(report, registry, again=True)
 
 
 def compare(context: TaskContext) -> dict[str, Any]:
-    """Compare a version with the champion, or with the baseline where there is none, and file what was found.
+    """Compare a version with the champion, or with a heuristic; settings: those of `job: comparison`, or `config:`.
 
     Raises:
-        GateFailedError: it is not shown to be as good as asked; the champion stays.
+        GateFailedError: it is not better, or nothing could be decided.
     """
     from llmops.registry.gates import ComparisonSpec
     from llmops.registry.gates import compare as check
 
-    settings = _read(CompareSettings, context)
-    spec = _spec(ComparisonSpec, settings.by, context, "by")
-    with _acting(context) as desk:
-        report = check(settings.version, None, spec, desk.registry)
-        if report.verdict == "pass":
-            return desk.file(report)
-        return desk.conclude(report)
+    with _registry(context) as registry:
+        version = registry.resolve(_ref(context))
+        if _is_champion(registry, version):
+            return {"version": str(version.ref), "verdict": "pass", "champion": True}
+        report = check(version, None, _spec(ComparisonSpec, context), registry)
+        return _concluded(report, registry, again=False)
 
 
 def approval(context: TaskContext) -> dict[str, Any] | Waiting:
-    """Wait until somebody of the group approved the version.
+    """Wait until a group has approved; settings: `version`, `group` (default: the task's name after `approval_`).
 
     Raises:
-        GateFailedError: somebody said no, or another gate did.
-        ConfigError: the promotion does not ask this group.
+        GateFailedError: a group said no, or a gate did.
+        UserError: the asset's policy does not ask this group.
     """
-    settings = _read(ApprovalSettings, context)
-    with _acting(context) as desk:
-        promotion = desk.stand(settings.version)
-        if settings.group not in promotion.policy.approvals:
-            raise ConfigError(
-                f"the promotion of {settings.version} asks for no approval of `{settings.group}`",
-                where=context.task,
-                hint=f"name it where the promotion begins, in `validate`: with: {{approvals: [{settings.group}]}}",
-            )
-        if promotion.state is State.VALIDATED:
-            promotion = desk.promoter.promote(settings.version)
-        desk.refuse(promotion)
-        if any(need.group == settings.group for need in promotion.needs):
-            command = f"llmops approve {settings.version} --group {settings.group}"
-            return Waiting(f"{settings.group} has to approve: {command}", on=f"approval:{settings.version}")
-        return {"version": settings.version, "group": settings.group}
+    group = str(context.settings.get("group") or context.task.removeprefix("approval").lstrip("_"))
+    with _registry(context) as registry:
+        version = registry.resolve(_ref(context))
+        if _is_champion(registry, version):
+            return {"version": str(version.ref), "approved": True, "champion": True}
+        promotion = _promoter(registry).promote(version.ref, within=HEARING)
+        if group not in promotion.policy.approvals:
+            asked = ", ".join(promotion.policy.approvals) or "no group"
+            hint = f"name the group in `approvals` of the asset's policy; it asks {asked}"
+            raise UserError(f"this promotion does not ask the group `{group}`", where=str(version.ref), hint=hint)
+        _require_on_its_way(promotion)
+        if any(need.group == group for need in promotion.needs):
+            reason = f"`{group}` has to approve {version.ref}: llmops approve {version.ref} --group {group}"
+            return Waiting(reason, on=approval_word(version.ref))
+    return {"version": str(version.ref), "approved": True, "group": group}
 
 
 def deploy(context: TaskContext) -> dict[str, Any] | Waiting:
-    """Make the version champion, if all that its policy asks for is there; a repeat finds it champion already.
+    """Make a version champion, as far as its policy allows now; waits for people and for live traffic.
 
     Raises:
-        GateFailedError: something is missing or said no.
+        GateFailedError: a gate or a group said no, or a gate was not asked.
     """
-    settings = _read(DeploySettings, context)
-    with _acting(context) as desk:
-        promotion = desk.stand(settings.version)
-        if promotion.state is not State.PROMOTED:
-            promotion = desk.promoter.promote(settings.version)
-        desk.refuse(promotion)
-        if promotion.state is not State.PROMOTED:
-            missing = "; ".join(need.why for need in promotion.needs)
-            if any(need.group is None for need in promotion.needs):
-                raise GateFailedError(f"{settings.version} is {promotion.state.phrase}: {missing}", where=context.task)
-            return Waiting(missing, on=f"approval:{settings.version}")
-        return {"champion": settings.version, "state": promotion.state.value}
+    with _registry(context) as registry:
+        version = registry.resolve(_ref(context))
+        if _is_champion(registry, version) and not _was_promoted(registry, version):
+            return {"version": str(version.ref), "champion": str(version.ref), "promoted": False}
+        promotion = _promoter(registry).promote(version.ref)
+    told = {"version": str(version.ref), "state": promotion.state.value, "evidence_id": promotion.evidence_id}
+    if promotion.state is State.PROMOTED:
+        return {**told, "champion": str(version.ref), "promoted": True}
+    groups = [need.group for need in promotion.needs if need.group is not None]
+    if groups:
+        reason = f"{', '.join(f'`{group}`' for group in groups)} has to approve {version.ref}"
+        return Waiting(reason, on=approval_word(version.ref))
+    if promotion.state in LIVE:
+        return Waiting(f"{version.ref} is on trial in live traffic: {promotion.state.phrase}")
+    _require_on_its_way(promotion)
+    missing = "; ".join(f"{need.what}: {need.why}" for need in promotion.needs)
+    raise GateFailedError(f"{version.ref} may not be deployed yet: {missing}", where=str(version.ref))
 
 
-@dataclass
-class _Desk:
-    """What the tasks work with: the registry and its promoter, as the principal of the run."""
+def register(context: TaskContext) -> dict[str, Any]:
+    """Register a prompt (`text:` or `file:`) or a saved model (`uri:`) as a version of `asset`; crowns nobody."""
+    from llmops.registry.records import Candidate, Kind, PromptText, SavedModel
 
-    registry: Registry
-    promoter: Promoter
-
-    def file(self, report: Report) -> dict[str, Any]:
-        """File a report and write the version's card."""
-        from llmops.registry.gates import file_report, write_card
-
-        evidence_id = file_report(report, self.registry)
-        card = write_card(self.registry.resolve(report.version.ref), self.registry)
-        return {
-            "version": str(report.version.ref),
-            "verdict": report.verdict,
-            "evidence_id": evidence_id,
-            "card": str(card.page),
-        }
-
-    def conclude(self, report: Report, approvals: tuple[str, ...] = ()) -> dict[str, Any]:
-        """File a report, and take the promotion as far as it now goes.
-
-        Raises:
-            GateFailedError: the report does not pass, or the promotion is refused.
-        """
-        filed = self.file(report)
-        promotion = self.promoter.promote(report.version.ref, again=report.gate == "validation", approvals=approvals)
-        if report.verdict != "pass":
-            said = "; ".join(finding.what for finding in report.findings if finding.verdict == report.verdict)
-            raise GateFailedError(
-                f"{report.gate} of {report.version.ref}: {report.verdict}: {said}"[:1000],
-                where=f"evidence {filed['evidence_id']}",
-                hint=f"`llmops models show {report.version.ref}`, or its card: {filed['card']}",
-            )
-        self.refuse(promotion)
-        return filed | {"state": promotion.state.value}
-
-    def stand(self, version: str) -> Promotion:
-        """Where the version's promotion stands.
-
-        Raises:
-            GateFailedError: it has none: nothing has looked at the version.
-        """
-        ref = Ref.parse(version)
-        for promotion in self.promoter.status(ref.name):
-            if promotion.version == ref.version:
-                return promotion
-        raise GateFailedError(f"{version} was not validated", where=version, hint="put `validate` before this task")
-
-    def refuse(self, promotion: Promotion) -> None:
-        """Fail where the promotion was refused or is held.
-
-        Raises:
-            GateFailedError: says why.
-        """
-        if promotion.state in FAILED or promotion.state is State.HELD:
-            why = promotion.why or "; ".join(need.why for need in promotion.needs)
-            raise GateFailedError(
-                f"{promotion.ref} is {promotion.state.phrase}: {why}",
-                where=f"evidence {promotion.evidence_id}" if promotion.evidence_id else str(promotion.ref),
-                hint=f"`llmops models history {promotion.name}` tells how it came to this",
-            )
+    settings = dict(context.settings)
+    name = Name.parse(str(settings.pop("asset", "")))
+    artifact: SavedModel | PromptText
+    if "uri" in settings:
+        kind, artifact = Kind.MODEL, SavedModel(str(settings.pop("uri")))
+    elif "file" in settings or "text" in settings:
+        text = settings.pop("text", None) or Path(str(settings.pop("file"))).read_text(encoding="utf-8")
+        kind, artifact = Kind.PROMPT, PromptText(str(text))
+    else:
+        raise UserError("nothing to register", where=f"task `{context.task}`", hint="give `text`, `file` or `uri`")
+    description, tags = str(settings.pop("description", "")), settings.pop("tags", None) or {}
+    if settings or not isinstance(tags, dict):
+        raise UserError(f"unknown settings: {', '.join(settings) or 'tags'}", where=f"task `{context.task}`")
+    words = {key: str(value) for key, value in tags.items()}
+    with _registry(context) as registry:
+        candidate = Candidate(kind, name, artifact, description=description, tags=words)
+        version = registry.register(candidate, crown_first=False)
+    return {"version": str(version.ref), "digest": version.digest}
 
 
-@contextmanager
-def _acting(context: TaskContext) -> Iterator[_Desk]:
-    with Registry(context.state, principal=context.principal) as registry:
-        yield _Desk(registry, Promoter(registry))
+def retrain(context: TaskContext) -> dict[str, Any]:
+    """Start a run of another workflow (`config:` its file; `params`, `key`, `note`), under its cool-down, once."""
+    from llmops.registry.workflow.door import Workflows
+    from llmops.registry.workflow.job import load_job
+    from llmops.registry.workflow.trigger import Sender, TriggerRequest, admit
+
+    settings = dict(context.settings)
+    job = load_job(Path(str(settings.get("config"))))
+    wanted = {key: settings[key] for key in ("params", "key", "note") if settings.get(key) is not None}
+    request = TriggerRequest.model_validate({"id": context.token, "note": f"from {context.workflow}", **wanted})
+    sender = Sender(f"workflow:{context.workflow}", "", context.principal, "retrain")
+    with Workflows(context.state, principal=context.principal) as flows:
+        admitted = admit(flows, job, request, sender)
+    return {"status": admitted.outcome, "run_id": admitted.run_id}
 
 
-def _read(model: type[Settings], context: TaskContext) -> Settings:
+def approval_word(ref: Ref) -> str:
+    """What a run waits for while it waits for approvals of a version; `Workflows.wake` takes it."""
+    return f"approval:{ref}"
+
+
+def _registry(context: TaskContext) -> Registry:
+    from llmops.registry.assets import Registry
+
+    return Registry(context.state, principal=context.principal)
+
+
+def _promoter(registry: Registry) -> Any:
+    from llmops.registry.promotion import Promoter
+
+    return Promoter(registry)
+
+
+def _ref(context: TaskContext) -> Ref:
+    given = context.settings.get("version")
+    if not isinstance(given, str):
+        raise UserError(
+            "the task needs a version", where=f"task `{context.task}`", hint='with: {version: "${train.version}"}'
+        )
+    return Ref.parse(given)
+
+
+def _spec(model: type[Spec], context: TaskContext) -> Spec:
+    """The gate's specification: the file's, the task's own settings laid over it, in the run's state.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    given = {key: value for key, value in context.settings.items() if key not in _OWN}
+    config = context.settings.get("config")
+    base: Mapping[str, Any] = load_yaml(Path(str(config))).values if config is not None else {}
     try:
-        return model.model_validate(dict(context.settings))
+        return model.model_validate({**base, **given, "state": context.state})
     except ValidationError as error:
-        raise _wrong(error, f"{context.task}.with") from error
+        problem = error.errors(include_url=False)[0]
+        where = f"task `{context.task}`, with.{'.'.join(map(str, problem['loc']))}"
+        raise ConfigError(f"{problem['msg'][:1].lower()}{problem['msg'][1:]}", where=where) from error
 
 
-def _spec(model: type[Settings], given: Mapping[str, Any], context: TaskContext, key: str) -> Settings:
-    try:
-        return model.model_validate({**given, "state": context.state})
-    except ValidationError as error:
-        raise _wrong(error, f"{context.task}.with.{key}") from error
+def _is_champion(registry: Registry, version: Version) -> bool:
+    alias = registry.alias(version.name, "champion")
+    return alias is not None and alias.version == version.version
 
 
-def _wrong(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return ConfigError(f"`{place}`: {first['msg'].lower()}", where=where)
+def _was_promoted(registry: Registry, version: Version) -> bool:
+    """Whether it became champion by a promotion: perhaps by an earlier attempt of this very task."""
+    standing = _promoter(registry).status(version.name)
+    return any(one.version == version.version and one.state is State.PROMOTED for one in standing)
+
+
+def _concluded(report: Report, registry: Registry, *, again: bool) -> dict[str, Any]:
+    """File a report, write the card, and let the promotion know; a verdict other than a pass ends the run."""
+    from llmops.registry.gates import file_report, write_card
+
+    evidence_id = file_report(report, registry)
+    ref = report.version.ref
+    card = write_card(registry.resolve(ref), registry)
+    promotion = _promoter(registry).promote(ref, again=again, within=OFFLINE)
+    if report.verdict != "pass":
+        found = [finding.what for finding in report.findings if finding.verdict == report.verdict]
+        raise GateFailedError(
+            f"the {report.gate} of {ref} is {_WORDS[report.verdict]}: {'; '.join(found[:3])}",
+            where=str(ref),
+            hint=f"`llmops models show {ref}` has the evidence {evidence_id[:12]}; the card is {card.page}",
+        )
+    return {
+        "version": str(ref),
+        "verdict": report.verdict,
+        "evidence_id": evidence_id,
+        "state": promotion.state.value,
+        "baseline": None if report.baseline is None else str(report.baseline.ref),
+    }
+
+
+_WORDS = {"fail": "a fail", "inconclusive": "inconclusive"}
+
+
+def _require_on_its_way(promotion: Promotion) -> None:
+    """Raises GateFailedError where the promotion was refused, or is held."""
+    if promotion.state in FAILED or promotion.state is State.HELD:
+        raise GateFailedError(
+            f"{promotion.ref} is {promotion.state.phrase}: {promotion.why or 'its evidence does not pass'}",
+            where=str(promotion.ref),
+            hint=f"`llmops models show {promotion.ref}` has the evidence",
+        )

@@ -11,7 +11,7 @@ import hmac
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from llmops.core.sql import Sql
 from llmops.core.webhook import signature
 from llmops.registry.workflow import runs, tables
 from llmops.registry.workflow.config import TriggerConfig
+from llmops.registry.workflow.door import Workflows
 from llmops.registry.workflow.job import Job
 from llmops.registry.workflow.records import Cause, Means
 from llmops.registry.workflow.runs import Order
@@ -134,46 +135,57 @@ def parse(body: bytes) -> TriggerRequest:
     return request
 
 
-def admit(sql: Sql, job: Job, request: TriggerRequest, sender: Sender) -> Admitted:
-    """Start a run for the request, or say which one stands for it, or when to ask again.
+def admit(flows: Workflows, job: Job, request: TriggerRequest, sender: Sender) -> Admitted:
+    """Start a run for the request, or say which one stands for it, or when to ask again. Goes on the audit log.
 
     Raises:
         ConfigError: a parameter is wrong or missing.
         RateLimitedError: too many requests within a minute; nothing is kept of this one.
     """
-    trigger, workflow = job.config.trigger, job.config.name
     params = job.params(request.params, where="params")
-    with sql.begin() as connection:
-        held = runs.hold(connection, workflow)
-        now = runs.moment(connection)
-        if (known := _known(connection, request, sender)) is not None:
-            return Admitted("duplicate", known.run_id)
-        if trigger is not None and _within_a_minute(connection, workflow, now) >= trigger.requests_per_minute:
-            raise RateLimitedError("too many requests to start this workflow", where=workflow)
-        run_id, remaining = _standing(connection, workflow, request), _cooling(held, trigger, now)
-        if run_id is not None:
-            admitted = Admitted("duplicate", run_id)
-        elif remaining > 0:
-            admitted = Admitted("cooling", None, remaining)
-        else:
-            cause = Cause(sender.means, f"{sender.means}:{sender.key_id}:{request.id}"[:200], request.note)
-            run = runs.create(connection, Order(job.config, params, job.file, cause, sender.principal))
-            row = tables.workflows.c.workflow == workflow
-            connection.execute(update(tables.workflows).where(row).values(triggered_at=now))
-            admitted = Admitted("accepted", run.run_id)
-        connection.execute(
-            insert(tables.triggers).values(
-                key_id=sender.key_id,
-                request_id=request.id,
-                workflow=workflow,
-                received_at=now,
-                address=sender.address[:200],
-                dedup_key=request.key,
-                note=request.note,
-                outcome=admitted.outcome,
-                run_id=admitted.run_id,
-            )
+    about = {"by": sender.means, "request": request.id, "key": request.key, "note": request.note}
+    with (
+        flows.auditing() as audit,
+        audit.acting("retrain", job.config.name, about, sender.principal) as acting,
+        flows.sql.begin() as connection,
+    ):
+        admitted = _decide(connection, Order(job.config, params, job.file, principal=sender.principal), request, sender)
+        acting.concluded(connection, result={"outcome": admitted.outcome, "run_id": admitted.run_id})
+    return admitted
+
+
+def _decide(connection: Connection, order: Order, request: TriggerRequest, sender: Sender) -> Admitted:
+    trigger, workflow = order.config.trigger, order.config.name
+    held = runs.hold(connection, workflow)
+    now = runs.moment(connection)
+    if (known := _known(connection, request, sender)) is not None:
+        return Admitted("duplicate", known.run_id)
+    if trigger is not None and _within_a_minute(connection, workflow, now) >= trigger.requests_per_minute:
+        raise RateLimitedError("too many requests to start this workflow", where=workflow)
+    run_id, remaining = _standing(connection, workflow, request), _cooling(held, trigger, now)
+    if run_id is not None:
+        admitted = Admitted("duplicate", run_id)
+    elif remaining > 0:
+        admitted = Admitted("cooling", None, remaining)
+    else:
+        cause = Cause(sender.means, f"{sender.means}:{sender.key_id}:{request.id}"[:200], request.note)
+        run = runs.create(connection, replace(order, cause=cause))
+        row = tables.workflows.c.workflow == workflow
+        connection.execute(update(tables.workflows).where(row).values(triggered_at=now))
+        admitted = Admitted("accepted", run.run_id)
+    connection.execute(
+        insert(tables.triggers).values(
+            key_id=sender.key_id,
+            request_id=request.id,
+            workflow=workflow,
+            received_at=now,
+            address=sender.address[:200],
+            dedup_key=request.key,
+            note=request.note,
+            outcome=admitted.outcome,
+            run_id=admitted.run_id,
         )
+    )
     return admitted
 
 

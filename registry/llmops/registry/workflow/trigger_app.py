@@ -99,7 +99,7 @@ class _Door:
         key_id = await run_in_threadpool(verify, job.config.trigger if job else None, request.headers, body)
         assert job is not None
         wanted = parse(body)
-        found = await run_in_threadpool(admit, self._flows.sql, job, wanted, Sender.by_key(key_id, address))
+        found = await run_in_threadpool(admit, self._flows, job, wanted, Sender.by_key(key_id, address))
         return _answer(found)
 
     def _check(self, request: Request) -> None:
