@@ -1,7 +1,7 @@
 """The audit chain: checking a long one as a whole command, and what an action on record costs.
 
-The bounds are the least that any check and any record needs: reading the same rows and sealing each once in a bare loop;
-two durable commits to the same database. `--json` prints the figures alone.
+The bounds are the least that any check and any record needs: reading the same rows and sealing each once in a bare
+loop; two durable commits to the same database. `--json` prints the figures alone.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from llmops.core.errors import ConfigError, ConflictError, LlmopsError, NotFound
 from llmops.core.files import exclusive_lock, write_atomic
 from llmops.core.identity import EVERYONE, LOCAL, Principal
 from llmops.core.ids import digest, id_time, new_id
-from llmops.core.names import Name, Ref
+from llmops.core.names import Name, Ref, current_catalog, working_in
 
 
 def test_names_and_references_round_trip() -> None:
@@ -30,11 +30,28 @@ def test_names_and_references_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["chat", "a.b", "a.b.c.d", "Dev.docs.chat", "a..c", "a.b.c/x", "a.b.c/0", "a.b.c@!", "../a.b.c"]
+    "text", ["chat", "a.B", "a.b.c.d", "Dev.docs.chat", "a..c", "a.b.c/x", "a.b.c/0", "a.b.c@!", "../a.b.c"]
 )
 def test_wrong_names_are_refused(text: str) -> None:
     with pytest.raises(UserError):
         Ref.parse(text)
+
+
+def test_a_two_level_name_lies_in_the_catalog_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLMOPS_ENV", raising=False)
+    assert str(Ref.parse("docs.chat/3")) == "dev.docs.chat/3"
+    with working_in("prod"):
+        assert str(Ref.parse("docs.chat@challenger")) == "prod.docs.chat@challenger"
+        assert str(Name.parse("dev.docs.chat")) == "dev.docs.chat"
+    assert current_catalog() == "dev"
+    monkeypatch.setenv("LLMOPS_ENV", "staging")
+    assert str(Name.parse("docs.chat")) == "staging.docs.chat"
+    monkeypatch.setenv("LLMOPS_ENV", "Not one")
+    with pytest.raises(ConfigError, match="not an environment"):
+        Name.parse("docs.chat")
+    with pytest.raises(ConfigError), working_in("x.y"):
+        pass
+    assert os.environ["LLMOPS_ENV"] == "Not one"
 
 
 def test_ids_sort_by_time_and_tell_it() -> None:

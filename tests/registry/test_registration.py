@@ -195,8 +195,14 @@ def test_repair_discards_what_nobody_finishes(state: StateConfig) -> None:
     killed = start(register_and_die, state, chain("a"), "version")
     killed.join(timeout=120)
     with Registry(state) as registry:
-        assert len(registry.repair().registrations) == 1
-        assert registry.repair(plan=True).registrations == []
+        (left,) = registry.repair(plan=True).actions
+        assert (left.action_name, left.about) == ("create", str(CHAT))
+        found = registry.repair()
+        assert (len(found.registrations), found.actions) == (1, [left])
+        assert (registry.repair(plan=True).registrations, registry.repair(plan=True).actions) == ([], [])
+        assert [entry.phase for entry in registry.audit.read()] == ["abandoned", "intent"]
+        report = registry.audit.verify()
+        assert (report.ok, report.warnings) == (True, [])
     assert in_mlflow(state) == []
     assert list((state.mlflow_artifacts("dev") / "models").glob("*")) == []
 

@@ -292,6 +292,7 @@ class Registry:
         version_tags.require_free(version.ref, key)
         params = {"key": key, "value": value}
         with self.authority.acting("tag", version.ref, params) as acting, self._sql.begin() as connection:
+            self.authority.require_writer(connection, version.name)
             self.authority.require(connection, Privilege.APPLY_TAG, version.name)
             version_tags.put(connection, version.ref, key, value, actor=self.actor)
             acting.concluded(connection)

@@ -5,8 +5,8 @@ Knows the pieces and puts them together. The rules are `access`', the chain of w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from llmops.core.errors import DeniedError
 from llmops.core.identity import Principal
 from llmops.core.names import Name
 from llmops.core.sql import Sql
+from llmops.core.state import StateConfig
 from llmops.registry.access.control import Access, Place
 from llmops.registry.access.privileges import Privilege
 from llmops.registry.access.rights import Rights
@@ -30,6 +31,16 @@ class Authority:
     principal: Principal
     access: Access
     audit: Audit
+
+    @classmethod
+    @contextmanager
+    def over(cls, sql: Sql, state: StateConfig, principal: Principal) -> Iterator[Authority]:
+        """The authority of a principal over a state, without the rest of the registry."""
+        audit = Audit(sql, state)
+        try:
+            yield cls(principal, Access(state), audit)
+        finally:
+            audit.close()
 
     @property
     def actor(self) -> str:
@@ -57,6 +68,14 @@ class Authority:
             DeniedError: it may not.
         """
         self.access.require_alias(connection, self.principal, name, alias)
+
+    def require_writer(self, connection: Connection, place: Place) -> None:
+        """Keep people from changing a catalog that only service principals write to.
+
+        Raises:
+            DeniedError: the principal is a person.
+        """
+        self.access.require_writer(connection, self.principal, place)
 
     def allows(self, connection: Connection, privilege: Privilege, place: Place) -> bool:
         """Whether the principal may do this here."""

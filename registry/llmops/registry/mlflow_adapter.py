@@ -167,10 +167,12 @@ class MlflowStore:
                         break
         return held
 
-    def aliases_of(self, name: str) -> dict[str, int]:
+    def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
         """The aliases MLflow holds of one model or prompt."""
+        query = f"name = '{name}'" + (" and tags.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
         with self._client() as (_, client):
-            return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+            found = client.search_registered_models(query, max_results=1)
+        return {alias: int(version) for model in found for alias, version in model.aliases.items()}
 
     def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
         """Copy a tag of a version to MLflow."""

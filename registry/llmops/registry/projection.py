@@ -118,7 +118,7 @@ def _behind(connection: Connection, name: Name) -> _Behind | None:
 
 def _write(store: MlflowStore, behind: _Behind) -> None:
     name, prompt = str(behind.name), behind.kind is Kind.PROMPT
-    theirs = store.aliases_of(name)
+    theirs = store.aliases_of(name, prompt=prompt)
     for alias in sorted(behind.aliases.keys() | theirs.keys()):
         ours = behind.aliases.get(alias)
         if ours != theirs.get(alias):

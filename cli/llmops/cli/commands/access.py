@@ -76,7 +76,10 @@ def revoke(privilege: str, on: str, to: str, plan: bool, config: Path | None, as
 @config_option
 @json_option
 def show(whom: str | None, config: Path | None, as_json: bool) -> None:
-    """Print what a principal holds, or who holds what on a securable, and why. Without an argument: every grant that you may see."""
+    """Print what a principal holds, or who holds what on a securable, and why.
+
+    Without an argument: every grant on record, or your own where you don't manage everything.
+    """
     with existing_registry(job_state(config)) as registry:
         found: list[Holding] = registry.grants.show(whom)
     if as_json:

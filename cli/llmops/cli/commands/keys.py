@@ -16,6 +16,8 @@ from llmops.cli.output import json_option, print_json, print_table, say, set_opt
 
 if TYPE_CHECKING:
     from llmops.core.keys import Key, Keys
+    from llmops.core.sql import Sql
+    from llmops.registry.authority import Authority
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="The serve job whose state folder holds the keys."
@@ -45,11 +47,17 @@ def create(
 ) -> None:
     """Make a key called NAME. Its token is shown this once.
 
-    Scopes: `serving` asks and judges; `request_id` also has its request ids taken over.
+    Scopes: `serving` asks and judges; `request_id` also has its request ids taken over; `registry` acts in the
+    registry, as far as that is granted to the key or its groups, where LLMOPS_KEY holds it.
     """
     until = None if expires is None else datetime.now(UTC) + _span(expires)
-    with _keys(**job) as keys:
-        token, key = keys.create(name, scopes=scopes, groups=groups, expires_at=until)
+    params = {"scopes": scopes, "groups": groups}
+    with _changing(**job) as (keys, sql, authority), authority.acting("create", f"key:{name}", params) as acting:
+        _require_manager(sql, authority)
+        made_by = authority.actor
+        token, key = keys.create(name, scopes=scopes, groups=groups, expires_at=until, created_by=made_by)
+        with sql.begin() as connection:
+            acting.concluded(connection, result={"key_id": key.key_id})
     if as_json:
         print_json({"token": token, **_shown(key)})
         return
@@ -81,12 +89,33 @@ def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
 @json_option
 def revoke(key_id: str, config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """End a key, everywhere within a second."""
-    with _keys(config, overrides) as keys:
+    with _changing(config, overrides) as (keys, sql, authority), authority.acting("revoke", f"key:{key_id}"):
+        _require_manager(sql, authority)
         key = keys.revoke(key_id)
     if as_json:
         print_json(_shown(key))
     else:
         say(f"key {key.key_id} ({key.name}) is revoked")
+
+
+@contextmanager
+def _changing(config: Path | None, overrides: tuple[str, ...]) -> Iterator[tuple[Keys, Sql, Authority]]:
+    from llmops.core.keys import REGISTRY_SCOPE, Keys, acting_principal
+    from llmops.core.sql import open_sql
+    from llmops.registry.authority import Authority
+
+    state = serve_job(config, overrides).value.state
+    principal = acting_principal(state, REGISTRY_SCOPE)
+    with open_sql(state) as sql, Authority.over(sql, state, principal) as authority:
+        yield Keys(sql), sql, authority
+
+
+def _require_manager(sql: Sql, authority: Authority) -> None:
+    """Keys carry groups, and groups carry privileges: once those count, only who manages everything deals in keys."""
+    from llmops.registry.access import EVERYTHING, Privilege
+
+    with sql.read() as connection:
+        authority.require(connection, Privilege.MANAGE, EVERYTHING)
 
 
 @contextmanager

@@ -55,8 +55,19 @@ class Access:
         Raises:
             DeniedError: it may not.
         """
+        self.require_writer(connection, principal, name)
         if alias in PROTECTED or not self.allows(connection, principal, Privilege.APPLY_TAG, name):
             self.require(connection, principal, Privilege.MANAGE, name)
+
+    def require_writer(self, connection: Connection, principal: Principal, place: Place) -> None:
+        """Keep people from changing a catalog that only service principals write to; no other privilege is asked for.
+
+        Raises:
+            DeniedError: it is a person.
+        """
+        here = Securable.of(place)
+        if self.rights(connection, principal, near=here).is_reader(here):
+            raise _for_services(here)
 
     def require_approver(self, connection: Connection, principal: Principal, name: Name, group: str) -> None:
         """Let the principal approve for a group: APPLY TAG on the asset, and the group's governed tag to assign.
@@ -112,17 +123,21 @@ class Access:
 def _denied(rights: Rights, privilege: Privilege, place: Securable) -> DeniedError:
     who = rights.principal.id
     if rights.refused_outright(privilege, place):
-        return DeniedError(
-            f"`{place.catalog}` is written by service principals only",
-            where=str(place),
-            hint="act with a program key: LLMOPS_KEY=lk_... llmops ...",
-        )
+        return _for_services(place)
     gate = rights.closed_gate(privilege, place)
     wanted, at = (privilege, place) if gate is None else gate
     return DeniedError(
         f"{who} lacks {wanted.value} on {at}",
         where=str(place),
         hint=f"its owner grants it: llmops access grant '{wanted.value}' '{at}' --to {who}",
+    )
+
+
+def _for_services(place: Securable) -> DeniedError:
+    return DeniedError(
+        f"`{place.catalog}` is written by service principals only",
+        where=str(place),
+        hint="act with a program key: LLMOPS_KEY=lk_... llmops ...",
     )
 
 

@@ -79,13 +79,14 @@ GRANTED_ON: dict[Privilege, tuple[str, ...]] = {
 
 OF_ASSETS = frozenset(p for p, levels in GRANTED_ON.items() if "asset" in levels) - {P.ALL_PRIVILEGES}
 """What may be held on an asset itself; who holds any of these sees it."""
-WRITES = frozenset(P) - {P.ALL_PRIVILEGES, P.BROWSE, P.USE_CATALOG, P.USE_SCHEMA, P.EXECUTE, P.SELECT, P.READ_VOLUME}
+WRITES = frozenset(p for p in P if p.value.startswith("CREATE")) | {P.MODIFY, P.WRITE_VOLUME}
+"""What changes a catalog. Who may grant (MANAGE) or approve (APPLY TAG) does not by that alone."""
 NEEDS_TOO = {P.MODIFY: P.SELECT}
 
 PROTECTED = frozenset({"champion", "previous_champion"})
 """Aliases that users meet: moving one needs MANAGE; any other alias, APPLY TAG."""
 SERVICE_ONLY = frozenset({"prod"})
-"""Catalogs that only service principals write to, whoever owns them."""
+"""Catalogs that only service principals write to, whoever owns them; moving an alias is writing, too."""
 
 
 def covered(granted: Privilege) -> frozenset[Privilege]:

@@ -66,7 +66,11 @@ class Rights:
 
     def refused_outright(self, privilege: Privilege, place: Securable) -> bool:
         """People write nothing to a catalog for service principals, whatever they hold."""
-        return place.catalog in SERVICE_ONLY and privilege in WRITES and not is_service(self.principal)
+        return privilege in WRITES and self.is_reader(place)
+
+    def is_reader(self, place: Securable) -> bool:
+        """Whether the principal, a person, only ever reads here."""
+        return self.enforced and place.catalog in SERVICE_ONLY and not is_service(self.principal)
 
     def closed_gate(self, privilege: Privilege, place: Securable) -> tuple[Privilege, Securable] | None:
         """The outermost gate on the way to this place that the principal may not pass."""

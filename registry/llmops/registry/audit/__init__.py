@@ -8,6 +8,6 @@ from __future__ import annotations
 from llmops.registry.audit.entries import Entry, Origin
 from llmops.registry.audit.log import Acting, Audit
 from llmops.registry.audit.reading import Wanted
-from llmops.registry.audit.verify import Problem, Report, verify
+from llmops.registry.audit.verification import Problem, Report, verify
 
 __all__ = ["Acting", "Audit", "Entry", "Origin", "Problem", "Report", "Wanted", "verify"]

@@ -26,6 +26,8 @@ from llmops.core.redact import redact_secrets
 VERSION = "1"
 INTENT, DONE, FAILED, DENIED, ABANDONED = "intent", "done", "failed", "denied", "abandoned"
 PHASES = (INTENT, DONE, FAILED, DENIED, ABANDONED)
+ANCHOR = "anchor"
+"""The action by which the log tells that its anchor was begun anew."""
 MOST_JSON_BYTES = 32_768
 _MOST_ERROR_CHARS = 2_000
 

@@ -26,7 +26,7 @@ from llmops.registry.audit.entries import ABANDONED, DENIED, DONE, FAILED, INTEN
 from llmops.registry.audit.keyfile import load_key
 from llmops.registry.audit.reading import Wanted, find
 from llmops.registry.audit.session import Session, ended, forget
-from llmops.registry.audit.verify import Report, verify
+from llmops.registry.audit.verification import Report, verify
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Audit:
         dead = ended(self._state)
         found = []
         if any(self._left_by(dead)):
-            self._open()
+            self._begin()
             found = [intent for intent in self._left_by(dead) if self._abandon(intent, done=took_effect(intent))]
             self._anchored_later()
         for session_id in dead:
@@ -162,10 +162,19 @@ class Audit:
         return self._left_by(ended(self._state))
 
     def _open(self) -> None:
-        """Before the first row of this process: have the key, be known as alive, conclude what the dead left."""
+        """Before the first row of this process: begin, and conclude what the dead left."""
+        if self._begin():
+            self.recover()
+
+    def _begin(self) -> bool:
+        """Have the key and be known as alive; False where that was so already.
+
+        Raises:
+            IntegrityError: the key is gone, or is another.
+        """
         with self._lock:
             if self._session is not None:
-                return
+                return False
             mark, chain = self._head()
             self._key = load_key(self._state, make=mark.seq == 0)
             if chain and chain != entries.fingerprint(self._key):
@@ -174,7 +183,7 @@ class Audit:
                 self._anchor.begin(mark)
             self._session = Session(self._state)
         self._anchored()
-        self.recover()
+        return True
 
     def _saying(self, action: str, about: str, params: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
         """The columns that an intent and its outcome have in common."""
@@ -264,7 +273,7 @@ class Audit:
         mark, _ = self._head()
         if self._anchor.advance(mark):
             return
-        said = self._saying("anchor", "*", {"after": mark.seq, "path": str(self._anchor.path)}, LOCAL)
+        said = self._saying(entries.ANCHOR, "*", {"after": mark.seq, "path": str(self._anchor.path)}, LOCAL)
         with self._sql.begin() as connection:
             self._append(connection, said | {"phase": INTENT})
             self._append(connection, said | {"phase": DONE, "status_code": 200})

@@ -229,6 +229,7 @@ class Promoter:
         params = {"version": version.version}
         with self._authority.acting("promote", version.ref, params) as acting, self._registry.sql.begin() as connection:
             sequence.lock(connection, version.name)
+            self._authority.require_writer(connection, version.name)
             self._authority.require(connection, Privilege.APPLY_TAG, version.name)
             found = self._current(rows.newest(connection, version.name, version.version), again=again)
             if found is None:

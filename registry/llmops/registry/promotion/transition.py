@@ -64,6 +64,7 @@ class Transitions:
     def _require(self, connection: Connection, promotion: Promotion, due: Step) -> None:
         if _follows_from_a_word(promotion, due):
             return
+        self._authority.require_writer(connection, promotion.name)
         self._authority.require(connection, Privilege.APPLY_TAG, promotion.name)
         if due.to is State.PROMOTED:
             self._authority.require_alias(connection, promotion.name, CHAMPION)
