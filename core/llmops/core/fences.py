@@ -15,12 +15,14 @@ can make a process do; it is no substitute for a container: files that the user 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import platform
 import resource
 import struct
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +108,7 @@ class Fence:
     Args:
         memory_bytes: address space beyond what it has now.
         written_bytes: the longest file it may write.
-        cpu_s: processor time, all threads together; None: no limit.
+        cpu_s: processor time beyond what it has used, all threads together; None: no limit.
         writable: the only folders whose files it may change; None: the user's rights decide.
         network: whether it may use the network.
     """
@@ -136,7 +138,8 @@ def confine(fence: Fence) -> Isolation:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, fence.written_bytes)
     if fence.cpu_s is not None:
-        _limit(resource.RLIMIT_CPU, fence.cpu_s, fence.cpu_s + _GRACE_CPU_S)
+        ends = math.ceil(time.process_time()) + fence.cpu_s
+        _limit(resource.RLIMIT_CPU, ends, ends + _GRACE_CPU_S)
     if sys.platform == "linux":
         _limit(resource.RLIMIT_AS, _address_space() + fence.memory_bytes)
     files = "open" if fence.writable is None else _leave_files(fence.writable)

@@ -325,6 +325,17 @@ class Registry:
             start = self._node(connection, str(node))
             return lineage.impact(connection, start) if impact else lineage.sources(connection, start)
 
+    def attach(self, version: Version, folder: Path, place: str) -> bool:
+        """Put a folder's files beside a version in MLflow, where a run made it; otherwise, and for prompts, do nothing.
+
+        Raises:
+            DeniedError: the principal lacks APPLY TAG on the asset.
+        """
+        self.authority.require_to_read(self._sql, Privilege.APPLY_TAG, "attach", version.ref, version.name)
+        if version.kind is Kind.PROMPT:
+            return False
+        return self._store(version.name.catalog).attach(version.name, version.version, folder, place)
+
     def add_evidence(self, record: Evidence) -> str:
         """File a record; gives its id.
 

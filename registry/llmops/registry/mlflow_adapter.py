@@ -153,6 +153,17 @@ class MlflowStore:
             else:
                 client.delete_model_version(str(name), str(stored.number))
 
+    def attach(self, name: Name, number: int, folder: Path, place: str) -> bool:
+        """Put a folder's files beside a version: among the artefacts of the run that made it. False where none did."""
+        with self._client() as (_, client):
+            found = client.get_model_version(str(name), str(number))
+            run = found.run_id
+            if not run and getattr(found, "model_id", None):
+                run = client.get_logged_model(found.model_id).source_run_id
+            if run:
+                client.log_artifacts(run, str(folder), place)
+            return bool(run)
+
     def aliases(self) -> dict[str, dict[str, int]]:
         """Every alias MLflow holds, by model or prompt name; names without one are there too, empty."""
         held: dict[str, dict[str, int]] = {}

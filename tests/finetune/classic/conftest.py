@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.fraud import WORLD, context
+from tests.support.transactions import WORLD, context
 
 from llmops.core.lake import Lake
 from llmops.core.state import StateConfig

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.support.fraud import WORLD, prepared
+from tests.support.transactions import WORLD, prepared
 
 from llmops.core.errors import UserError
 from llmops.core.lake import Lake

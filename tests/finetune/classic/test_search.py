@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.fraud import context, searched
+from tests.support.transactions import context, searched
 
 from llmops.core.errors import ConflictError, NotFoundError
 from llmops.core.state import StateConfig

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from tests.support.fraud import context
+from tests.support.transactions import context
 
 from llmops.core.errors import ConfigError, UserError
 from llmops.core.features import FeatureStore, open_online, publish

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmops.registry.gates.card import Card, write_card
     from llmops.registry.gates.comparison import compare
+    from llmops.registry.gates.filing import file_report
     from llmops.registry.gates.plugins import Checking
     from llmops.registry.gates.report import Finding, Report
     from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
@@ -25,6 +26,7 @@ _HOMES = {
     "Report": "report",
     "ValidationSpec": "spec",
     "compare": "comparison",
+    "file_report": "filing",
     "validate": "validation",
     "write_card": "card",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Report",
     "ValidationSpec",
     "compare",
+    "file_report",
     "validate",
     "write_card",
 ]

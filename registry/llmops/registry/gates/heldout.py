@@ -145,8 +145,8 @@ def _read(config: DataConfig, state: StateConfig) -> tuple[Any, str]:
     from llmops.core.lake import Lake
 
     name = str(Name.parse(config.table))
-    dataset, version = Lake(state).dataset(name, config.version)
-    return dataset.to_table(), str(version)
+    dataset, number = Lake(state).dataset(name, config.version)
+    return dataset.to_table(), str(number)
 
 
 def _read_file(path: Path) -> Any:

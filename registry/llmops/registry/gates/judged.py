@@ -113,60 +113,65 @@ def judge(output: Output, heldout: HeldOut, config: DataConfig) -> Judged:
 
 
 def _classified(output: Output, heldout: HeldOut, config: DataConfig) -> Judged:
-    labels, scores = heldout.labels, _scores(output, config, heldout)
-    known = np.unique(labels)
-    classes = tuple(known.tolist())
-    predicted: Array | None = None
+    labels = heldout.labels
+    classes = _classes(labels, config)
+    scores = _scores(output, config, classes)
     if scores is None or config.prediction is not None:
         predicted = _as_labels(_chosen(output, config.prediction, "prediction", alone=True), labels)
-        classes = tuple(np.unique(np.concatenate([known, predicted])).tolist())
-    positive = _positive(config, classes)
-    if predicted is None:
-        assert scores is not None
-        predicted = _by_score(scores, known, positive, config.threshold)
-    return Judged("classification", labels, predicted, scores, classes, positive, heldout.table)
+        classes = sorted({*classes, *predicted.tolist()})
+    else:
+        predicted = _by_score(scores, classes, config)
+    positive = classes[-1] if config.positive is None else config.positive
+    return Judged("classification", labels, predicted, scores, tuple(classes), positive, heldout.table)
 
 
-def _scores(output: Output, config: DataConfig, heldout: HeldOut) -> Array | None:
+def _classes(labels: Array, config: DataConfig) -> list[Any]:
+    """The labels there are; where all rows have one, the other has to be told."""
+    known: list[Any] = np.unique(labels).tolist()
+    if config.positive is None:
+        if len(known) == 1:
+            raise UserError(
+                f"every row has the label {known[0]!r}", hint="hold out rows of both kinds, or name data.positive"
+            )
+        return known
+    if config.positive not in known and (len(known) > 1 or type(config.positive) is not type(known[0])):
+        raise UserError(
+            f"no row has the positive label {config.positive!r}",
+            hint=f"the labels are {', '.join(map(repr, known[:10]))}",
+        )
+    return sorted({*known, config.positive})
+
+
+def _scores(output: Output, config: DataConfig, classes: Sequence[Any]) -> Array | None:
     """Probabilities, where the output holds any: a named column, several columns, or one of fractions."""
     if config.score is not None:
         return _numbers(_chosen(output, config.score, "score", alone=False))
     if config.prediction is not None:
         return None
-    known = np.unique(heldout.labels)
     if len(output.columns) > 1:
-        if len(output.columns) != len(known):
+        if len(output.columns) != len(classes):
             raise UserError(
-                f"the version gives {len(output.columns)} columns for {len(known)} labels",
+                f"the version gives {len(output.columns)} columns for {len(classes)} labels",
                 hint="say which is which: data.prediction, data.score",
             )
         each = np.column_stack([_numbers(column) for column in output.columns])
-        return each[:, 1] if len(known) == 2 else each
+        return each[:, _place(classes, config)] if len(classes) == 2 else each
     (column,) = output.columns
-    fractions = all(isinstance(value, float) for value in column) and len(known) <= 2
-    if not fractions or (labels_only := set(column) <= set(known.tolist())):
-        return None
-    assert not labels_only
-    return _numbers(column)
+    fractions = len(classes) <= 2 and all(isinstance(value, float) for value in column)
+    return _numbers(column) if fractions and not set(column) <= set(classes) else None
 
 
-def _by_score(scores: Array, known: Array, positive: Any, threshold: float) -> Array:
+def _place(classes: Sequence[Any], config: DataConfig) -> int:
+    """Which of two columns is the positive label's: they come in the labels' order."""
+    return 1 if config.positive is None else list(classes).index(config.positive)
+
+
+def _by_score(scores: Array, classes: Sequence[Any], config: DataConfig) -> Array:
     if scores.ndim == 2:
-        return np.asarray(known[scores.argmax(axis=1)])
-    others = [label for label in known.tolist() if label != positive]
-    negative = others[0] if others else positive
-    return np.asarray([positive if score >= threshold else negative for score in scores])
-
-
-def _positive(config: DataConfig, classes: Sequence[Any]) -> Any:
-    if config.positive is None:
-        return classes[-1]
-    if config.positive not in classes:
-        raise UserError(
-            f"no row has the positive label {config.positive!r}",
-            hint=f"the labels are {', '.join(map(repr, classes[:10]))}",
-        )
-    return config.positive
+        return np.asarray(classes)[scores.argmax(axis=1)]
+    place = _place(classes, config)
+    positive, negative = classes[place], classes[1 - place]
+    return np.asarray([positive if score >= config.threshold else negative for score in scores])
 
 
 def _chosen(output: Output, name: str | None, what: str, *, alone: bool) -> list[Any]:

@@ -49,13 +49,19 @@ class Metric:
         """Whether `quick` gives its value for these predictions."""
         return self.quick is not None and (judged.binary or judged.task == "regression")
 
+    def fits(self, judged: Judged) -> bool:
+        """Whether these predictions are what it needs."""
+        if self.name in _KNOWN and (self.needs == "numbers") != (judged.task == "regression"):
+            return False
+        return self.needs != "scores" or judged.scores is not None
+
     def of(self, judged: Judged) -> float:
         """The metric's value.
 
         Raises:
             UserError: these predictions are not what it needs.
         """
-        if (self.needs == "numbers") != (judged.task == "regression") and self.name in _KNOWN:
+        if self.name in _KNOWN and (self.needs == "numbers") != (judged.task == "regression"):
             raise UserError(f"`{self.name}` is no metric of {judged.task}")
         if self.needs == "scores" and judged.scores is None:
             raise UserError(
@@ -71,8 +77,10 @@ class Metric:
             warnings.simplefilter("ignore")  # undefined figures are told by NaN
             try:
                 return float(self.value(judged))
-            except ValueError:  # scikit-learn's word for a figure that these rows do not define
-                return float("nan")
+            except Exception as error:
+                if self.name in _KNOWN and isinstance(error, ValueError):
+                    return float("nan")  # scikit-learn's word for a figure that these rows do not define
+                raise UserError(f"the scorer `{self.name}` failed: {type(error).__name__}: {error}") from error
 
 
 def metric(name: str, *, better: Literal["high", "low"] = "high") -> Metric:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.core.identity import Principal
+from llmops.core.ids import canonical_json, digest
 from llmops.registry.evidence import Counts, Data, Evidence, Method, Subject
 from llmops.registry.gates.environment import environment
 from llmops.registry.records import Version
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 METHOD_VERSION = "1"
+REPORT_KEY = "report"
+"""In an evidence record's parameters: the digest of the whole report."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Finding:
     interval: tuple[float, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        found = {key: value for key, value in vars(self).items() if value is not None}
-        return plain(found)
+        found: dict[str, Any] = plain({key: value for key, value in vars(self).items() if value is not None})
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Report:
         """All findings must pass; one that fails decides; anything left open holds."""
         return combine(finding.verdict for finding in self.findings)
 
+    @property
+    def body(self) -> bytes:
+        """The whole report as the canonical JSON that its evidence names by digest."""
+        return canonical_json(self.as_json())
+
     def evidence(self, principal: Principal, parents: Sequence[str] = ()) -> Evidence:
         """The record to file: everything another needs to see why, and to repeat it.
 
@@ -90,10 +98,11 @@ class Report:
             parents: ids of the evidence that this one rests on.
         """
         effect = self.effect
-        params = {
+        params: dict[str, Any] = {
             "spec": self.spec.model_dump(mode="json", exclude={"state"}),
             "findings": [finding.as_json() for finding in self.findings],
             "facts": dict(self.facts),
+            REPORT_KEY: digest(self.body),
         }
         if self.heuristic is not None:
             params["heuristic"] = dict(self.heuristic)
@@ -126,7 +135,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The report as `llmops models validate --json` prints it."""
-        return plain(
+        shown: dict[str, Any] = plain(
             {
                 "gate": self.gate,
                 "version": str(self.version.ref),
@@ -144,6 +153,7 @@ class Report:
                 "ended": self.ended.isoformat(),
             }
         )
+        return shown
 
 
 def finite(value: float | None) -> float | None:

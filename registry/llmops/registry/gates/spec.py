@@ -48,9 +48,7 @@ class DataConfig(_Section):
 class Threshold(_Section):
     """Where a metric has to lie, over all rows and in every slice."""
 
-    metric: str = Field(
-        description="accuracy, recall, roc_auc, rmse, ..., or a scorer of your own"
-    )
+    metric: str = Field(description="accuracy, recall, roc_auc, rmse, ..., or a scorer of your own")
     min: float | None = None
     max: float | None = None
     slice_min: float | None = None
@@ -99,11 +97,11 @@ class QuestionsConfig(_Section):
     answer_p95_ms: float | None = Field(None, gt=0, description="Until the end of the answer")
 
 
-class _Spec(_Section):
+class GateSpec(_Section):
+    """What both jobs have."""
+
     state: StateConfig = StateConfig()
-    slices: tuple[str, ...] = Field(
-        (), description="A column (each of its values), or a condition: amount > 100"
-    )
+    slices: tuple[str, ...] = Field((), description="A column (each of its values), or a condition: amount > 100")
     min_rows: int = Field(30, ge=2, description="Rows below which nothing is decided")
     few_rows: Literal["inconclusive", "skip"] = Field("inconclusive", description="What a slice below `min_rows` gives")
     alpha: float = Field(0.05, gt=0, lt=1)
@@ -112,7 +110,7 @@ class _Spec(_Section):
     limits: Limits = Limits()
 
 
-class ValidationSpec(_Spec):
+class ValidationSpec(GateSpec):
     """`job: validation`. What is left out is not checked, but for what every version must do: load and answer."""
 
     job: Literal["validation"] = "validation"
@@ -143,12 +141,8 @@ class Baseline(_Section):
 
     kind: Literal["majority", "mean", "median", "constant", "rule", "function", "refuse"]
     value: Plain | None = Field(None, description="Of `constant`: the label, the number, or the answer's text")
-    expression: str | None = Field(
-        None, description="Of `rule`: SQL over the columns, the label or a condition"
-    )
-    function: str | None = Field(
-        None, description="Of `function`: an entry point, or module:function"
-    )
+    expression: str | None = Field(None, description="Of `rule`: SQL over the columns, the label or a condition")
+    function: str | None = Field(None, description="Of `function`: an entry point, or module:function")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -170,7 +164,7 @@ class ComparedQuestions(_Section):
     groups: tuple[str, ...] = ()
 
 
-class ComparisonSpec(_Spec):
+class ComparisonSpec(GateSpec):
     """`job: comparison`. Both sides meet the same rows, or the same questions."""
 
     job: Literal["comparison"] = "comparison"

@@ -32,6 +32,8 @@ _START_S = 60.0
 _SCRATCH_BYTES = 1 << 28
 _CHAIN_BYTES = 1 << 32
 _MAX_WHAT = 500
+_ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Arrow's allocator would start a thread when it is imported, before the fences are up."""
 
 
 class TrialError(LlmopsError):
@@ -121,13 +123,18 @@ class Trial:
     def is_chain(self) -> bool:
         return self.version.kind in (Kind.CHAIN, Kind.LLM)
 
+    @property
+    def _is_ours(self) -> bool:
+        """Whether it is a chain of this package, opened without MLflow."""
+        return self.is_chain and loading.opener_of(self.described) is not None
+
     def __enter__(self) -> Self:
         self._room = tempfile.TemporaryDirectory(prefix="llmops-trial-", ignore_cleanup_errors=True)
         self._inputs, self._scratch = Path(self._room.name, "inputs"), Path(self._room.name, "scratch")
         self._inputs.mkdir()
         self._scratch.mkdir()
         home = {name: str(self._scratch) for name in ("TMPDIR", "HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
-        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home)
+        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home | _ONE_THREAD)
         self._tables = 0
         return self
 
@@ -144,7 +151,8 @@ class Trial:
             TrialError: it does not load.
             UnavailableError: no process can be started here.
         """
-        isolation = self._ask({"fence": self._fence(), "chain": self.is_chain}, _START_S, starting=True)[0]
+        setup = {"fence": self._fence(), "chain": self.is_chain, "mlflow": not self._is_ours}
+        isolation = self._ask(setup, _START_S, starting=True)[0]
         header, _ = self._ask(
             {
                 "do": "load",
@@ -226,7 +234,7 @@ class Trial:
     def _fence(self) -> dict[str, Any]:
         """What the process may have. A chain of ours reads and keeps indexes and exported models; a foreign one not."""
         writable, written = [str(self._scratch)], _SCRATCH_BYTES
-        if self.is_chain and loading.opener_of(self.described):
+        if self._is_ours:
             kept = [self.registry.state.root / "index", self.registry.state.cache]
             writable += [str(folder) for folder in kept if folder.is_dir()]
             written = _CHAIN_BYTES
@@ -278,8 +286,11 @@ class Trial:
             raise UnavailableError("a process for the version cannot start", where=words or ending(code))
         if ran_out_of_memory(words):
             return TrialError(f"it took more than {self.limits.memory_mb} MB of memory", code="memory")
-        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        if code == -signal.SIGXCPU:
             return TrialError(f"it took more than {self.limits.cpu_s} s of processor time", code="cpu")
+        if code == -signal.SIGKILL:
+            what = "it was killed: past its processor time, or for memory that the machine does not have"
+            return TrialError(what, code="killed")
         return TrialError(f"its process ended ({ending(code)})", code="crashed")
 
 

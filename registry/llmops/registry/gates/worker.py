@@ -36,7 +36,8 @@ def main() -> None:
     setup = channel.receive()
     if setup is None:
         return
-    _import(chain=setup["chain"])
+    if setup["mlflow"]:
+        _import_mlflow()
     fence = setup["fence"] | {"writable": tuple(setup["fence"]["writable"])}
     channel.send(pack(asdict(confine(Fence(**fence)))))
     bench = _ChainBench() if setup["chain"] else _ModelBench()
@@ -44,10 +45,8 @@ def main() -> None:
         channel.send(_served(bench, request))
 
 
-def _import(*, chain: bool) -> None:
-    """What every version needs, before memory is counted; a chain of ours needs no MLflow."""
-    if chain:
-        return
+def _import_mlflow() -> None:
+    """What every version but a chain of ours needs, before memory is counted."""
     import pandas  # noqa: F401
     import pyarrow as pa
 
@@ -95,9 +94,9 @@ class _ModelBench:
         body = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY, default=_plain)
         return pack({"names": names}, body)
 
-    def example(self, _: dict[str, Any]) -> list[bytes]:
+    def example(self, request: dict[str, Any]) -> list[bytes]:
         example = self._model.metadata.load_input_example(str(self._folder))
-        _, columns = _columns(self._model.predict(example))
+        columns = _columns(self._model.predict(example))[1]
         return pack({"outcome": f"{len(columns[0]) if columns else 0} predictions"})
 
     def time(self, request: dict[str, Any]) -> list[bytes]:
