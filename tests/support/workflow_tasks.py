@@ -31,12 +31,16 @@ def echo(context: TaskContext) -> dict[str, Any]:
 
 def whole(context: TaskContext) -> dict[str, Any]:
     """Everything it was handed."""
+    names = ("run_id", "workflow", "task", "attempt", "token", "catalog")
     return {
-        "run_id": context.run_id, "workflow": context.workflow, "task": context.task, "attempt": context.attempt,
-        "token": context.token, "settings": dict(context.settings), "values": {k: dict(v) for k, v in context.values.items()},
-        "catalog": context.catalog, "root": str(context.state.root), "principal": context.principal.id,
-        "groups": sorted(context.principal.groups), "session": os.getsid(0) == os.getpid(),
-    }  # fmt: skip
+        **{name: getattr(context, name) for name in names},
+        "settings": dict(context.settings),
+        "values": {name: dict(values) for name, values in context.values.items()},
+        "root": str(context.state.root),
+        "principal": context.principal.id,
+        "groups": sorted(context.principal.groups),
+        "session": os.getsid(0) == os.getpid(),
+    }
 
 
 def nothing(context: TaskContext) -> None:
@@ -83,7 +87,7 @@ def slow(context: TaskContext) -> dict[str, Any]:
 
 def flood(context: TaskContext) -> dict[str, Any]:
     line = "x" * 99 + "\n"
-    for _ in range(200):
+    for _ in range(120):
         sys.stdout.write(line * 1000)
     print("the last line")
     return {"ok": True}

@@ -32,6 +32,12 @@ def job(folder: Path, tasks: list[dict[str, Any]], overrides: tuple[str, ...] = 
     return load_job(write(folder, tasks, **more), overrides)
 
 
+def carry(state: StateConfig, run_id: str) -> None:
+    """An engine's whole life, for a process of its own."""
+    with Workflows(state) as flows:
+        flows.engine().carry(run_id)
+
+
 class Bench:
     """Runs workflows in one state, in this process."""
 

@@ -13,6 +13,7 @@ from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
 from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
+from llmops.registry.workflow.config import WorkflowConfig
 from llmops.serving.config import ServeConfig
 
 RAG_FILE = Path("configs/rag.yaml")
@@ -23,6 +24,7 @@ JOBS: dict[str, type[BaseModel]] = {
     "gateway": GatewayConfig,
     "validation": ValidationSpec,
     "comparison": ComparisonSpec,
+    "workflow": WorkflowConfig,
 }
 
 

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "data": "List and describe tables; take a part of production's to dev.",
     "access": "Grant, revoke and show who may do what.",
     "audit": "List who did what, and check that nobody changed the record.",
+    "workflow": "Run, resume, schedule and watch declared tasks: train, validate, deploy.",
     "feedback": "List and export what readers thought of the answers.",
     "keys": "Create, list and revoke program keys.",
     "completion": "Print the completion script of your shell.",

@@ -30,7 +30,8 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
 
     Where this folder has a configs/gateway.yaml, its gateway is opened too.
     """
-    from llmops.serving.server import listening, serve
+    from llmops.core.listen import listening
+    from llmops.serving.server import serve
 
     job = rag_job(file).value
     serving = serve_job(door, [f"port={port}"] if port is not None else []).value

@@ -44,11 +44,13 @@ def main(arguments: list[str]) -> int:
 
 
 def identity(pid: int) -> dict[str, Any] | None:
-    """What tells this process from a later one with its number (Linux); None where that cannot be told."""
+    """What tells a running process from a later one with its number (Linux); None where that cannot be told."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
+        return None
+    if fields[0] in "ZX":  # it has ended; nobody has asked how yet
         return None
     return {"pid": pid, "started": fields[19], "boot": boot}
 

@@ -27,7 +27,7 @@ class Workflows:
 
     def __init__(self, state: StateConfig, *, principal: Principal = LOCAL) -> None:
         self._state = state
-        self._principal = principal
+        self.principal = principal
         self.sql: Sql = open_sql(state)
 
     def __enter__(self) -> Workflows:
@@ -52,7 +52,7 @@ class Workflows:
         bound = job.params(params)
         for task in (*job.config.tasks, *job.config.on_failure):
             targets.require(targets.target(task.name, task.run))
-        order = Order(job.config, bound, job.file, cause or Cause(), self._principal)
+        order = Order(job.config, bound, job.file, cause or Cause(), self.principal)
         with self.sql.begin() as connection:
             return runs.create(connection, order)
 
@@ -112,7 +112,7 @@ class Workflows:
             UserError: it is over.
         """
         with self.sql.begin() as connection:
-            return runs.cancel(connection, run_id, self._principal)
+            return runs.cancel(connection, run_id, self.principal)
 
     def repair(self, run_id: str) -> Run:
         """Put a run that failed or was cancelled back into the queue; what succeeded is kept. Others stay as they are.

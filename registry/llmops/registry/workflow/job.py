@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from llmops.core.config import PREFIX, load_config
 from llmops.core.errors import ConfigError
 from llmops.registry.workflow.config import WorkflowConfig
-from llmops.registry.workflow.params import bound
+from llmops.registry.workflow.params import bound, require
 
 _ASSIGNS = "params."
 _VARIABLE = f"{PREFIX}PARAMS__"
@@ -46,20 +46,24 @@ def load_job(path: Path, overrides: Sequence[str] = (), environment: Mapping[str
         NotFoundError: no such file.
         ConfigError: what is wrong, with file, line and column.
     """
-    others = [one for one in overrides if not one.startswith(_ASSIGNS)]
-    given: dict[str, JsonValue] = {}
     plain = {name: text for name, text in environment.items() if not name.startswith(_VARIABLE)}
-    for name, text in sorted(environment.items()):
-        if name.startswith(_VARIABLE):
-            given[name.removeprefix(_VARIABLE).lower()] = _read(text, f"environment variable {name}")
+    others = [one for one in overrides if not one.startswith(_ASSIGNS)]
     config = load_config(WorkflowConfig, path, overrides=others, environment=plain).value
-    given = {name: value for name, value in given.items() if name in config.params}
+    given: dict[str, JsonValue] = {}
+    for name, text in sorted(environment.items()):
+        key, where = name.removeprefix(_VARIABLE).lower(), f"environment variable {name}"
+        if name.startswith(_VARIABLE) and key in config.params:
+            given[key] = _read(text, where)
+            require(config.params, key, given[key], where=where)
     for override in overrides:
-        if override.startswith(_ASSIGNS):
-            key, equals, text = override.partition("=")
-            if not equals:
-                raise ConfigError(f"`{override}` is not an override", where="--set", hint="write --set params.x=value")
-            given[key.removeprefix(_ASSIGNS)] = _read(text, f"--set {key}")
+        if not override.startswith(_ASSIGNS):
+            continue
+        word, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"`{override}` is not an override", where="--set", hint="write --set params.x=value")
+        key, where = word.removeprefix(_ASSIGNS), f"--set {word}"
+        given[key] = _read(text, where)
+        require(config.params, key, given[key], where=where)
     return Job(config, str(path), given)
 
 

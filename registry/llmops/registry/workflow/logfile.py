@@ -19,6 +19,8 @@ HEAD_BYTES = 8_000_000
 TAIL_BYTES = 64_000
 _HELD_CHARS = 64_000
 _SHORT = 4
+_SPAN_CHARS = 200
+_BLOCK = "-----BEGIN"
 
 
 class Redactor:
@@ -58,7 +60,10 @@ class LogFile:
     def write(self, data: bytes) -> None:
         """Take what was printed; whole lines are in the file when this returns."""
         self._held += self._decode(data)
-        cut = min(self._held.rfind("\n") + 1, unfinished_secret(self._held))
+        cut = self._held.rfind("\n") + 1
+        if cut:  # of what spans lines, a key's block is long, and all else short
+            block = self._held.rfind(_BLOCK)
+            cut = min(cut, unfinished_secret(self._held[:cut], block if block >= 0 else max(0, cut - _SPAN_CHARS)))
         if len(self._held) - cut > _HELD_CHARS:
             cut = len(self._held)
         if cut:

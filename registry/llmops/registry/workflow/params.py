@@ -66,17 +66,22 @@ def bound(declared: Mapping[str, ParamConfig], given: Mapping[str, JsonValue], *
         ConfigError: one is unknown, of the wrong type, or missing.
     """
     for name, value in given.items():
-        if name not in declared:
-            known = ", ".join(sorted(declared)) or "none"
-            hint = did_you_mean(name, declared) or f"parameters of this workflow: {known}"
-            raise ConfigError(f"unknown parameter `{name}`", where=where, hint=hint)
-        if problem := declared[name].problem(value):
-            raise ConfigError(f"the parameter `{name}` {problem}", where=where)
+        require(declared, name, value, where=where)
     for name, param in declared.items():
         if param.required and name not in given:
             hint = f"give it with --set params.{name}=..."
             raise ConfigError(f"the parameter `{name}` ({param.type}) has no value", where=where, hint=hint)
     return {name: given.get(name, param.default) for name, param in declared.items()}
+
+
+def require(declared: Mapping[str, ParamConfig], name: str, value: JsonValue, *, where: str) -> None:
+    """Raises ConfigError where there is no such parameter, or the value is not of its type."""
+    if name not in declared:
+        known = ", ".join(sorted(declared)) or "none"
+        hint = did_you_mean(name, declared) or f"parameters of this workflow: {known}"
+        raise ConfigError(f"unknown parameter `{name}`", where=where, hint=hint)
+    if problem := declared[name].problem(value):
+        raise ConfigError(f"the parameter `{name}` {problem}", where=where)
 
 
 def json_problem(value: object, at: str = "") -> str:  # noqa: PLR0911 - one return a type

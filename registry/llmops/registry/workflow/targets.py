@@ -5,10 +5,13 @@ Knows names and where they lead. Imports a task's module only in the task's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import ConfigError, did_you_mean
@@ -54,22 +57,36 @@ def problem(name: str, run: str | None) -> tuple[str, str | None] | None:
 
 
 def require(target_: str) -> None:
-    """Say before a run that a module is missing, not after hours of training. Imports its parents only.
+    """Say before a run that a module is missing, not after hours of training. Imports nothing of the task's own.
 
     Raises:
         ConfigError: there is no such module.
     """
     module = target_.partition(":")[0]
-    try:
-        found = find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+    if not _found(module):
         raise ConfigError(
             f"there is no module `{module}`",
             where=target_,
             hint="is its package installed, or the working folder right?",
         )
+
+
+def _found(module: str) -> bool:
+    """Whether a task's process, which looks into the working folder first, will find the module."""
+    places: Sequence[str] | None = [str(Path.cwd()), *sys.path]
+    whole = ""
+    for part in module.split("."):
+        whole = f"{whole}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(whole, places)
+        if spec is None:
+            break
+        places = spec.submodule_search_locations
+    else:
+        return True
+    try:  # packages that are found by hooks of their own
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def load(target_: str) -> Callable[..., Any]:
