@@ -28,6 +28,7 @@ PROGRAMS = {
     "serving": "The door",
     "spool": "The spool",
     "registry": "The registry",
+    "features": "Features",
     "audit": "The audit chain",
     "gateway": "The gateway",
 }
