@@ -155,7 +155,7 @@ class MlflowStore:
 
     def attach(self, name: Name, number: int, folder: Path, place: str) -> bool:
         """Put a folder's files beside a version: among the artefacts of the run that made it. False where none did."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             found = client.get_model_version(str(name), str(number))
             run = found.run_id
             if not run and getattr(found, "model_id", None):
@@ -181,13 +181,13 @@ class MlflowStore:
     def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
         """The aliases MLflow holds of one model or prompt."""
         query = f"name = '{name}'" + (" and tags.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             found = client.search_registered_models(query, max_results=1)
         return {alias: int(version) for model in found for alias, version in model.aliases.items()}
 
     def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
         """Copy a tag of a version to MLflow."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             if prompt:
                 client.set_prompt_version_tag(name, version, key, value)
             else:
