@@ -37,7 +37,9 @@ MODELS = Path(__file__).parent.parent / "registry" / "models"
 def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """Run `target` in a process of its own, forked from one that has imported MLflow and holds no connection."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.registry_processes", "mlflow.pyfunc"])
+    context.set_forkserver_preload(
+        ["pytest", "tests.support.registry_processes", "tests.support.promotion_processes", "mlflow.pyfunc"]
+    )
     process = context.Process(target=target, args=arguments)
     process.start()
     return process

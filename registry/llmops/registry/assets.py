@@ -29,10 +29,10 @@ from llmops.registry.aliases import Move, Moved
 from llmops.registry.audit import Audit, Entry, Origin, Wanted
 from llmops.registry.authority import Authority
 from llmops.registry.evidence import Evidence
-from llmops.registry.lineage import Edge, Found
+from llmops.registry.lineage import Edge, Found, Relation
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
-from llmops.registry.records import Alias, Asset, Candidate, Kind, Version
+from llmops.registry.records import Alias, Asset, Candidate, Kind, SavedModel, Version
 from llmops.registry.registration import Interrupted, Registrar
 
 
@@ -113,6 +113,8 @@ class Registry:
         outcome = self._registrar().register(candidate, crown_first=crown_first)
         if outcome.crowned is not None:
             self.mirror(candidate.name)
+        if isinstance(candidate.artifact, SavedModel):
+            self._link_run(outcome.version, candidate.artifact.uri)
         return outcome.version
 
     def find(self, name: Name, digest: str) -> Version | None:
@@ -211,6 +213,13 @@ class Registry:
         with self._sql.read() as connection:
             recorded = queries.recorded(connection, version)
         return loading.verified(version, recorded, self._state)
+
+    def file_digests(self, version: Version) -> dict[str, str]:
+        """The digest of each file a version was registered with; empty where it has none."""
+        with self._sql.read() as connection:
+            self._seen(connection, version.name)
+            recorded = queries.recorded(connection, version)
+        return {} if recorded is None else {file.path: file.sha256 for file in recorded.files}
 
     def load_prompt(self, ref: Ref | str | Version) -> str:
         """A prompt's text, without MLflow.
@@ -393,6 +402,22 @@ class Registry:
     def mirror(self, name: Name) -> bool:
         """Bring MLflow's copies of an asset's aliases and tags up to the record; gives whether they are."""
         return projection.follow(self._sql, self._store(name.catalog), name)
+
+    def _link_run(self, version: Version, uri: str) -> None:
+        """Note the run a saved model came from, its data sets and its code; once, also after a kill."""
+        with self._sql.read() as connection:
+            if lineage.has(connection, str(version.ref), Relation.RUN):
+                return
+        origin = self._store(version.name.catalog).origin(uri)
+        if origin is not None:
+            self.link(lineage.of_run(version.ref, origin.run_id, origin.datasets, origin.revision))
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """What the run that made a version measured; empty where no run is known."""
+        with self._sql.read() as connection:
+            self._seen(connection, version.name)
+            run = lineage.run_of(connection, version.ref)
+        return {} if run is None else self._store(run.catalog).metrics(run.run_id)
 
     def _unknown(self, edges: Sequence[Edge]) -> builtins.list[Edge]:
         with self._sql.read() as connection:

@@ -82,6 +82,38 @@ def dataset(table: str, version: str | int, digest: str, downstream: Ref | str) 
     return Edge(node(Relation.DATASET, table, str(version)), Relation.DATASET, str(downstream), detail)
 
 
+@dataclass(frozen=True)
+class RunPlace:
+    """A run, and the catalog whose tracking store holds it."""
+
+    catalog: str
+    run_id: str
+
+
+def of_run(ref: Ref, run_id: str, datasets: Iterable[tuple[str, str, str]], revision: str | None) -> list[Edge]:
+    """The edges from a run, the data sets it logged (name, digest, source) and its code to the version it made."""
+    edges = [Edge(node(Relation.RUN, run_id), Relation.RUN, str(ref), {"catalog": ref.name.catalog})]
+    for name, digest, source in datasets:
+        detail = {"table": name, "digest": digest, "source": source}
+        edges.append(Edge(node(Relation.DATASET, name, digest), Relation.DATASET, str(ref), detail))
+    if revision:
+        edges.append(Edge(node(Relation.CODE, revision), Relation.CODE, str(ref)))
+    return edges
+
+
+def has(connection: Connection, downstream: str, relation: Relation) -> bool:
+    """Whether a node has an upstream of this kind."""
+    return any(edge.relation is relation for edge in _edges(connection, [downstream], up=True))
+
+
+def run_of(connection: Connection, ref: Ref) -> RunPlace | None:
+    """The run that made a version, or what it was copied from."""
+    for found in sources(connection, str(ref)):
+        if found.edge.relation is Relation.RUN:
+            return RunPlace(str(found.edge.detail["catalog"]), found.node.removeprefix(f"{Relation.RUN}:"))
+    return None
+
+
 def add(connection: Connection, edges: Iterable[Edge], *, actor: str) -> None:
     """Write edges down; one that is there already stays as it is.
 

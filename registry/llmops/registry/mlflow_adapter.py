@@ -55,6 +55,15 @@ class Stored:
     prompt: bool = False
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The run that made a model: the data sets it logged as (name, digest, source), and its code's revision."""
+
+    run_id: str
+    datasets: tuple[tuple[str, str, str], ...]
+    revision: str | None
+
+
 @contextmanager
 def quiet_mlflow() -> Iterator[Any]:
     """Import MLflow without telemetry, its log handler or its warnings, and keep it so inside the block."""
@@ -121,6 +130,23 @@ class MlflowStore:
             return str(Path(uri).resolve())
         with self.client() as (_, client):
             return _location(client, uri)
+
+    def origin(self, uri: str) -> Origin | None:
+        """The run that a saved model came from, with what it was given; None for a folder, or a model without a run.
+
+        Raises:
+            NotFoundError: MLflow knows no such run or model.
+        """
+        if urlparse(uri).scheme not in {"models", "runs"}:
+            return None
+        with self._client() as (_, client):
+            run_id = _run_of(client, urlparse(uri))
+            return None if run_id is None else _origin(client.get_run(run_id))
+
+    def metrics(self, run_id: str) -> dict[str, float]:
+        """The last value of each metric of a run."""
+        with self._client() as (_, client):
+            return {str(key): float(value) for key, value in client.get_run(run_id).data.metrics.items()}
 
     def find(self, name: Name, registration: str) -> Stored | None:
         """The version that an interrupted registration had got to."""
@@ -391,6 +417,21 @@ def _location(client: Any, uri: str) -> str:
     if not version:
         return str(client.get_logged_model(name).artifact_location)
     return _location(client, client.get_model_version_download_uri(name, version))
+
+
+def _run_of(client: Any, parsed: Any) -> str | None:
+    if parsed.scheme == "runs":
+        return str(parsed.path.lstrip("/").partition("/")[0])
+    name, _, version = parsed.path.lstrip("/").partition("/")
+    if version:
+        return client.get_model_version(name, version).run_id or None
+    return client.get_logged_model(name).source_run_id or None
+
+
+def _origin(run: Any) -> Origin:
+    inputs = [item.dataset for item in run.inputs.dataset_inputs]
+    datasets = tuple((str(item.name), str(item.digest), str(item.source)) for item in inputs)
+    return Origin(str(run.info.run_id), datasets, run.data.tags.get("mlflow.source.git.commit"))
 
 
 @contextmanager

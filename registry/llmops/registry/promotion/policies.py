@@ -29,14 +29,15 @@ class Ruling:
     scope: str | None
 
 
-def of(connection: Connection, name: Name) -> Ruling:
-    """The policy of an asset: the nearest scope that has one."""
-    scopes = [str(name), f"{name.catalog}.{name.schema}", name.catalog]
+def of(connection: Connection, scope: Name | str) -> Ruling:
+    """The policy that holds for an asset, a schema or a catalog: that of the nearest scope which has one."""
+    parts = str(scope).split(".")
+    scopes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
     query = select(policies.c.scope, policies.c.body).where(policies.c.scope.in_(scopes)).order_by(policies.c.policy_id)
     newest = {row.scope: row.body for row in connection.execute(query)}
-    for scope in scopes:
-        if newest.get(scope) is not None:
-            return Ruling(Policy.model_validate(newest[scope]), scope)
+    for near in scopes:
+        if newest.get(near) is not None:
+            return Ruling(Policy.model_validate(newest[near]), near)
     return Ruling(DEFAULT, None)
 
 

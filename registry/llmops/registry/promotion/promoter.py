@@ -8,7 +8,8 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+
+from sqlalchemy import Connection
 
 from llmops.core.errors import ConflictError, NotFoundError, UserError
 from llmops.core.identity import Principal
@@ -22,7 +23,7 @@ from llmops.registry.evidence import Evidence
 from llmops.registry.promotion import approvals, copying, findings, history, planning, policies, rollback, rows
 from llmops.registry.promotion.approvals import APPROVE, DENY, REVOKE, Said
 from llmops.registry.promotion.history import Entry, Reign
-from llmops.registry.promotion.machine import Step, Wait
+from llmops.registry.promotion.machine import Need, Step, Wait
 from llmops.registry.promotion.planning import Plan
 from llmops.registry.promotion.policies import Ruling
 from llmops.registry.promotion.policy import Policy
@@ -111,6 +112,19 @@ class Promoter:
         """
         return self._say(ref, group, REVOKE, comment)
 
+    def plan_word(self, ref: Ref | str, group: str, decision: str = APPROVE) -> builtins.list[str]:
+        """Check that a word for a group would be heard; gives the groups that are waited for now. Changes nothing.
+
+        Raises:
+            DeniedError, UserError: as `approve`.
+        """
+        version = self._registry.resolve(ref)
+        with self._registry.sql.read() as connection:
+            promotion = _underway(connection, version)
+            said = Said(group, decision, "", datetime.now(UTC), self._authority.actor)
+            approvals.check(connection, self._authority, promotion, said)
+            return [need.group for need in _needs(guard(connection, promotion)) if need.group]
+
     # --- back
 
     def rollback(self, name: Name | str, reason: str, *, from_version: int | None = None) -> Rollback:
@@ -162,10 +176,19 @@ class Promoter:
         """
         return copying.copy(self._registry, self._registry.resolve(ref), catalog)
 
-    def policy(self, name: Name | str) -> Ruling:
-        """The policy that an asset's next promotion will follow, and the scope it comes from."""
+    def plan_copy(self, ref: Ref | str, catalog: str) -> Name:
+        """The name that `copy` would register a version under."""
+        return copying.target(self._registry.resolve(ref), catalog)
+
+    def policy(self, scope: Name | str) -> Ruling:
+        """The policy that the next promotion in a catalog, a schema or of an asset will follow, and where it is set.
+
+        Raises:
+            UserError: the scope is no catalog, schema or asset.
+        """
+        policies.check_scope(str(scope))
         with self._registry.sql.read() as connection:
-            return policies.of(connection, Name.parse(name) if isinstance(name, str) else name)
+            return policies.of(connection, scope)
 
     def set_policy(self, scope: str, policy: Policy | None) -> None:
         """Give a catalog, a schema or an asset its policy (None: take its own away).
@@ -271,9 +294,7 @@ class Promoter:
         action = {APPROVE: "approve", DENY: "reject", REVOKE: "revoke_approval"}[decision]
         with self._authority.acting(action, version.ref, params) as acting, self._registry.sql.begin() as connection:
             sequence.lock(connection, version.name)
-            promotion = rows.newest(connection, version.name, version.version)
-            if promotion is None:
-                raise NotFoundError(f"`{version.ref}` is not being promoted", hint=f"llmops promote {version.ref}")
+            promotion = _underway(connection, version)
             said = Said(group, decision, comment, datetime.now(UTC), self._authority.actor)
             approvals.check(connection, self._authority, promotion, said)
             approvals.record(connection, promotion, said)
@@ -290,5 +311,12 @@ class Promoter:
         return promotion.waiting(_needs(due))
 
 
-def _needs(due: Step | Wait) -> tuple[Any, ...]:
+def _underway(connection: Connection, version: Version) -> Promotion:
+    promotion = rows.newest(connection, version.name, version.version)
+    if promotion is None:
+        raise NotFoundError(f"`{version.ref}` is not being promoted", hint=f"llmops promote {version.ref}")
+    return promotion
+
+
+def _needs(due: Step | Wait) -> tuple[Need, ...]:
     return due.needs if isinstance(due, Wait) else ()

@@ -1,4 +1,4 @@
-"""`llmops models`: what is registered, which version each alias names, and why. Reading imports no MLflow."""
+"""`llmops models list`, `show` and `repair`: what is registered, and which version each alias names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from llmops.registry.evidence import Evidence
 
 
-@click.group("models")
-def command() -> None:
-    """List and show the versions in the registry."""
-
-
-@command.command("list")
+@click.command("list")
 @click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only assets of this kind.")
 @click.option("--versions", "each", is_flag=True, help="Print every version, not only the assets.")
 @config_option
@@ -49,7 +44,7 @@ def list_(kind: str | None, each: bool, config: Path | None, as_json: bool) -> N
         print_table(("name", "kind", "versions", "latest", "aliases", "updated (UTC)"), rows, empty=empty)
 
 
-@command.command("show")
+@click.command("show")
 @click.argument("ref")
 @config_option
 @json_option
@@ -69,24 +64,7 @@ def show(ref: str, config: Path | None, as_json: bool) -> None:
     say(f"`llmops models show {versions[0].ref}` shows one version with its evidence")
 
 
-@command.command("history")
-@click.argument("name")
-@click.option("--alias", help="Only the moves of this alias.")
-@config_option
-@json_option
-def history(name: str, alias: str | None, config: Path | None, as_json: bool) -> None:
-    """Print every move of an asset's aliases, newest first, with the evidence each rests on."""
-    with existing_registry(job_state(config), name) as registry:
-        registry.show(name)
-        moves = registry.history(name, alias)
-    if as_json:
-        print_json([move.as_json() for move in moves])
-        return
-    rows = [(f"{m.moved_at:%F %T}", m.alias, m.previous_version, m.version, m.moved_by, m.evidence_id) for m in moves]
-    print_table(("moved (UTC)", "alias", "from", "to", "by", "evidence"), rows, empty="no alias was ever set")
-
-
-@command.command("repair")
+@click.command("repair")
 @click.option("--plan", is_flag=True, help="Only say what differs.")
 @config_option
 @json_option
@@ -110,19 +88,25 @@ command.add_command(compare)
 
 
 def _show_version(state: StateConfig, ref: Ref, as_json: bool) -> None:
+    from llmops.registry.promotion import Promoter
+
     with existing_registry(state, str(ref)) as registry:
         version = registry.resolve(ref)
         records = registry.evidence(version)
+        standing = [item for item in Promoter(registry).status(version.name) if item.version == version.version]
     if as_json:
-        print_json(version.as_json() | {"evidence": [_evidence(record) for record in records]})
+        found = [record_json(record) for record in records]
+        shown = standing[0].as_json() if standing else None
+        print_json(version.as_json() | {"promotion": shown, "evidence": found})
         return
-    shown = version.as_json()
-    lines: dict[str, Any] = {key: value for key, value in shown.items() if key not in ("tags", "params", "aliases")}
+    values = version.as_json()
+    lines: dict[str, Any] = {key: value for key, value in values.items() if key not in ("tags", "params", "aliases")}
     lines["aliases"] = ", ".join(version.aliases) or None
+    lines["promotion"] = standing[0].state.phrase if standing else None
     lines |= {f"tag {key}": value for key, value in version.tags.items()}
     lines |= {f"param {key}": value for key, value in version.params.items()}
-    lines |= {f"evidence {record.gate}": f"{record.verdict} {record.evidence_id}" for record in records}
-    print_table(("field", "value"), list(lines.items()), empty="")
+    rows = [*lines.items(), *((f"evidence {record.gate}", _evidence_line(record)) for record in records)]
+    print_table(("field", "value"), rows, empty="")
 
 
 def _print_versions(versions: list[Version], empty: str) -> None:
@@ -133,7 +117,15 @@ def _print_versions(versions: list[Version], empty: str) -> None:
     print_table(("version", "kind", "aliases", "digest", "created (UTC)", "by", "description"), rows, empty=empty)
 
 
-def _evidence(record: Evidence) -> dict[str, Any]:
+def _evidence_line(record: Evidence) -> str:
+    effect = "" if record.effect is None else f" {record.effect:+.4g}"
+    interval = (
+        "" if record.ci_low is None or record.ci_high is None else f" [{record.ci_low:.4g}, {record.ci_high:.4g}]"
+    )
+    return f"{record.verdict}{effect}{interval} {record.evidence_id}"
+
+
+def record_json(record: Evidence) -> dict[str, Any]:
     return {"evidence_id": record.evidence_id, **record.model_dump(mode="json", exclude_none=True)}
 
 

@@ -1,0 +1,25 @@
+"""`llmops models`: what is registered, what each version is made of, and its story. Reading imports no MLflow."""
+
+from __future__ import annotations
+
+import click
+
+from llmops.cli.commands.models import listing, making, story
+
+
+@click.group("models")
+def command() -> None:
+    """List, show, register and compare versions; tell an asset's story."""
+
+
+for _subcommand in (
+    listing.list_,
+    listing.show,
+    making.register,
+    making.diff,
+    story.history,
+    story.lineage,
+    making.policy,
+    listing.repair,
+):
+    command.add_command(_subcommand)
