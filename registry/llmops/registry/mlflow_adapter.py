@@ -295,6 +295,12 @@ class MlflowStore:
         )
 
 
+def prepare_to_load() -> None:
+    """Import what loading any model needs, before its process is fenced in."""
+    with quiet_mlflow():
+        import mlflow.pyfunc  # noqa: F401
+
+
 def load_pyfunc(folder: Path, model_config: dict[str, Any]) -> Any:
     """Load a model from a folder that was verified before; this runs its code.
 

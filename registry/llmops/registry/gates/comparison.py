@@ -7,6 +7,7 @@ in for it. What the challenger does wrong fails it; what the champion does wrong
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmops.core.errors import ConflictError, UserError
+from llmops.core.errors import ConflictError, DeniedError, IntegrityError, LlmopsError, UserError
 from llmops.core.names import Ref
 from llmops.registry.assets import Registry
 from llmops.registry.bootstrap import CHAMPION
@@ -48,7 +49,7 @@ def compare(
         NotFoundError: no such version, file, table, metric or scorer.
         UserError: the two cannot be compared so.
         ConflictError: an index was refreshed meanwhile.
-        IntegrityError: the champion's files are not what was registered.
+        DeniedError: the registry's principal may not load one of them.
     """
     new = challenger if isinstance(challenger, Version) else registry.resolve(challenger)
     old = _champion(new, champion, registry)
@@ -117,8 +118,17 @@ class _Course:
             facts=self.facts,
         )
 
-    def trial(self, version: Version) -> Trial:
-        return Trial.of(version, self.registry, self.spec.limits)
+    def begin(self, stack: ExitStack, version: Version | None) -> Trial | None:
+        """Start a version's process; both sides' start at once, for importing takes as long as predicting."""
+        if version is None:
+            return None
+        try:
+            return stack.enter_context(Trial.of(version, self.registry, self.spec.limits))
+        except DeniedError:
+            raise
+        except (IntegrityError, UserError) as error:
+            self.blamed(version, error)
+            return None
 
     def decide(
         self, main: paired.Measured, further: Sequence[tuple[paired.Measured, float]], slices: Mapping[str, Mask]
@@ -126,7 +136,7 @@ class _Course:
         self.effect, found = paired.decide(main, further, slices, self.spec)
         self.findings += found
 
-    def blamed(self, version: Version, error: TrialError | UserError) -> None:
+    def blamed(self, version: Version, error: LlmopsError) -> None:
         """A challenger that fails is refused; a champion that fails leaves nothing to compare with."""
         if version is self.new:
             self.findings.append(failed("challenger", error))
@@ -145,22 +155,25 @@ class _Rows(_Course):
         further = [(metric(guard.metric), guard.margin) for guard in self.spec.guardrails]
         heldout = read_heldout(self.spec.data, self.registry.state)
         slices = heldout.slices(self.spec.slices)
-        old = self._predicted(self.old, heldout)
-        new = self._predicted(self.new, heldout)
+        with ExitStack() as stack:
+            trials = [self.begin(stack, version) for version in (self.old, self.new)]
+            old = self._predicted(self.old, trials[0], heldout)
+            new = self._predicted(self.new, trials[1], heldout)
         if old is not None and new is not None:
             self._decide(main, further, (old, new), slices)
         return self.report(started, heldout.data)
 
-    def _predicted(self, version: Version | None, heldout: HeldOut) -> Judged | None:
+    def _predicted(self, version: Version | None, trial: Trial | None, heldout: HeldOut) -> Judged | None:
         config, heuristic = self.spec.data, self.spec.baseline
         assert config is not None
         if version is None:
             assert heuristic is not None
             return baseline.predicted(heuristic, heldout, config)
+        if trial is None:
+            return None
         try:
-            with self.trial(version) as trial:
-                trial.load()
-                output = trial.predict(heldout.features, config.batch_rows)
+            trial.load()
+            output = trial.predict(heldout.features, config.batch_rows)
             missing = int(output.missing().sum())
             if missing:
                 raise TrialError(f"{missing:,} of {output.rows:,} predictions are missing, NaN or infinite")
@@ -203,23 +216,26 @@ class _Questions(_Course):
         started = datetime.now(UTC)
         asked = read_questions(Path(self.spec.questions.file))
         scorer(self.spec.metric)
-        old = self._answered(self.old, asked)
-        new = self._answered(self.new, asked)
+        with ExitStack() as stack:
+            trials = [self.begin(stack, version) for version in (self.old, self.new)]
+            old = self._answered(self.old, trials[0], asked)
+            new = self._answered(self.new, trials[1], asked)
         if old is not None and new is not None:
             self._require_same_index(old, new)
             self._decide(asked, old, new)
         return self.report(started, asked.data)
 
-    def _answered(self, version: Version | None, asked: QuestionSet) -> list[Answered] | None:
+    def _answered(self, version: Version | None, trial: Trial | None, asked: QuestionSet) -> list[Answered] | None:
         heuristic, config = self.spec.baseline, self.spec.questions
         assert config is not None
         if version is None:
             assert heuristic is not None
             return [Answered(each, baseline.answered(heuristic, each)) for each in asked.questions]
+        if trial is None:
+            return None
         try:
-            with self.trial(version) as trial:
-                trial.load()
-                answered = ask_all(trial, asked.questions, config.groups)
+            trial.load()
+            answered = ask_all(trial, asked.questions, config.groups)
         except TrialError as error:
             self.blamed(version, error)
             return None
@@ -251,7 +267,8 @@ class _Questions(_Course):
         if not rows.any():
             raise UserError(f"no question has what `{self.spec.metric}` needs", where=asked.data.table)
         table = HeldOut(asked.table(), asked.data, "")
-        slices = {name: mask[rows] for name, mask in table.slices(self.spec.slices).items()}
+        masks = {name: mask[rows] for name, mask in table.slices(self.spec.slices).items()}
+        slices = {name: mask for name, mask in masks.items() if mask.any()}  # the others have nothing to be scored
         further = [(self._measured(guard.metric, old, new), guard.margin) for guard in self.spec.guardrails]
         main = self._measured(self.spec.metric, old, new)
         self.decide(main, further, slices)

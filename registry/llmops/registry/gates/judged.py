@@ -155,7 +155,7 @@ def _scores(output: Output, config: DataConfig, classes: Sequence[Any]) -> Array
                 hint="say which is which: data.prediction, data.score",
             )
         each = np.column_stack([_numbers(column) for column in output.columns])
-        return each[:, _place(classes, config)] if len(classes) == 2 else each
+        return np.asarray(each[:, _place(classes, config)]) if len(classes) == 2 else each
     (column,) = output.columns
     fractions = len(classes) <= 2 and all(isinstance(value, float) for value in column)
     return _numbers(column) if fractions and not set(column) <= set(classes) else None
@@ -168,7 +168,7 @@ def _place(classes: Sequence[Any], config: DataConfig) -> int:
 
 def _by_score(scores: Array, classes: Sequence[Any], config: DataConfig) -> Array:
     if scores.ndim == 2:
-        return np.asarray(classes)[scores.argmax(axis=1)]
+        return np.asarray(np.asarray(classes)[scores.argmax(axis=1)])
     place = _place(classes, config)
     positive, negative = classes[place], classes[1 - place]
     return np.asarray([positive if score >= config.threshold else negative for score in scores])

@@ -133,9 +133,10 @@ def shown_better(effect: Effect, bad: Bad, min_effect: float) -> Verdict:
     The interval must lie above it, and the test of no difference must agree: for few rows that test is the exact one.
     """
     low, high = (effect.ci_low, effect.ci_high) if bad == "low" else (-effect.ci_high, -effect.ci_low)
-    if low > min_effect and (effect.p_value is None or effect.p_value <= effect.alpha):
+    differs = effect.p_value is None or effect.p_value <= effect.alpha
+    if low > min_effect and differs:
         return "pass"
-    return "fail" if high < min_effect else "inconclusive"
+    return "fail" if high < min_effect and (differs or min_effect > 0) else "inconclusive"
 
 
 def _guarded(

@@ -91,14 +91,16 @@ class Loaded:
 
 @dataclass
 class Trial:
-    """A version's process. Use it as a context manager; `load` first.
+    """A version's process. Use it as a context manager, which starts it; then `load`.
 
     Args:
         folder: the version's verified files.
+        described: what their `MLmodel` file says.
     """
 
     version: Version
     folder: Path
+    described: dict[str, Any]
     registry: Registry
     limits: Limits
     peak_bytes: int | None = field(default=None, init=False)
@@ -110,14 +112,10 @@ class Trial:
         Raises:
             IntegrityError: they are not.
             NotFoundError: they are gone.
-            UserError: it has none.
+            UserError: it has none, or they are no MLflow model.
         """
-        return cls(version, registry.files(version), registry, limits)
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What the artefact's `MLmodel` file says."""
-        return loading.describe(self.folder)
+        folder = registry.files(version)
+        return cls(version, folder, loading.describe(folder), registry, limits)
 
     @property
     def is_chain(self) -> bool:
@@ -136,6 +134,7 @@ class Trial:
         home = {name: str(self._scratch) for name in ("TMPDIR", "HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
         self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home | _ONE_THREAD)
         self._tables = 0
+        self._process.send({"fence": self._fence(), "chain": self.is_chain, "mlflow": not self._is_ours})
         return self
 
     def __exit__(
@@ -145,14 +144,13 @@ class Trial:
         self._room.cleanup()
 
     def load(self) -> Loaded:
-        """Start the fences, then load the version behind them.
+        """Wait for the fences, then load the version behind them.
 
         Raises:
             TrialError: it does not load.
             UnavailableError: no process can be started here.
         """
-        setup = {"fence": self._fence(), "chain": self.is_chain, "mlflow": not self._is_ours}
-        isolation = self._ask(setup, _START_S, starting=True)[0]
+        isolation = self._answer(_START_S, starting=True)[0]
         header, _ = self._ask(
             {
                 "do": "load",
@@ -255,13 +253,13 @@ class Trial:
             writer.write_table(table)
         return path
 
-    def _ask(
-        self, request: dict[str, Any], timeout_s: float | None = None, *, starting: bool = False
-    ) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, request: dict[str, Any], timeout_s: float | None = None) -> tuple[dict[str, Any], bytes]:
         """One request, one answer, within its time."""
-        patience = self.limits.timeout_s if timeout_s is None else timeout_s
-        deadline = time.monotonic() + patience
         self._process.send(request)
+        return self._answer(self.limits.timeout_s if timeout_s is None else timeout_s)
+
+    def _answer(self, patience: float, *, starting: bool = False) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + patience
         try:
             while (frame := self._process.take()) is None:
                 left = deadline - time.monotonic()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmops.core.errors import IntegrityError, NotFoundError, UserError
+from llmops.core.errors import DeniedError, IntegrityError, UserError
 from llmops.core.names import Ref
 from llmops.registry.assets import Registry
 from llmops.registry.evidence import Data
@@ -38,6 +38,7 @@ def validate(version: Version | Ref | str, spec: ValidationSpec, registry: Regis
 
     Raises:
         NotFoundError: no such version, file, table, metric or check.
+        DeniedError: the registry's principal may not load it.
         UserError: the specification does not fit the data or the kind.
         ConflictError: a chain's index was refreshed meanwhile.
     """
@@ -102,7 +103,9 @@ class _Course:
         """Files, then a process: what follows needs what came before."""
         try:
             trial = Trial.of(self.version, self.registry, self.spec.limits)
-        except (IntegrityError, NotFoundError) as error:
+        except DeniedError:
+            raise
+        except (IntegrityError, UserError) as error:
             self._add([failed("files", error)])
             return
         size = sum(path.stat().st_size for path in trial.folder.rglob("*") if path.is_file())

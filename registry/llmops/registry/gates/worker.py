@@ -24,6 +24,7 @@ from llmops.core.identity import Principal
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import load as loading
+from llmops.registry.mlflow_adapter import prepare_to_load
 
 _WARM_UP = 5
 _WHAT = 400
@@ -50,11 +51,8 @@ def _import_mlflow() -> None:
     import pandas  # noqa: F401
     import pyarrow as pa
 
-    from llmops.registry.mlflow_adapter import quiet_mlflow
-
     pa.set_cpu_count(1)
-    with quiet_mlflow():
-        import mlflow.pyfunc  # noqa: F401
+    prepare_to_load()
 
 
 def _served(bench: _ModelBench | _ChainBench, request: dict[str, Any]) -> list[bytes]:
