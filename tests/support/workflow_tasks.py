@@ -155,3 +155,7 @@ def kill_engine(context: TaskContext) -> dict[str, Any]:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(600)
     return {"attempt": context.attempt}
+
+
+def odd_text(context: TaskContext) -> None:
+    raise UserError("<!channel> click <http://evil.example|here>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import JsonValue
 from tests.support.workflows import task, write
 
 from llmops.core.errors import ConfigError
-from llmops.registry.workflow import load_job
+from llmops.registry.workflow import load_job, targets
 from llmops.registry.workflow.graph import ancestors, needs_of
 from llmops.registry.workflow.references import references, substitute
 
@@ -43,11 +44,35 @@ tasks:
         ("needs: [app", "neds: [app", "unknown key `tasks.3.neds`", "17:5", "did you mean `needs`?"),
         ("with: {seed", "wiht: {seed", "unknown key `tasks.0.wiht`", "10:5", "did you mean `with`?"),
         ("${params.seed}", "${params.sed}", "`params` has no `sed`", "10:12", "did you mean `seed`?"),
-        ("version: ${train.version}", "version: ${trian.version}", "there is no task `trian`", "13:7", "did you mean `train`?"),
-        ("version: ${train.version}", "version: ${deploy.x}", "`deploy` has not run when `validate` starts", "13:7", "add it to `needs`"),
+        (
+            "version: ${train.version}",
+            "version: ${trian.version}",
+            "there is no task `trian`",
+            "13:7",
+            "did you mean `train`?",
+        ),
+        (
+            "version: ${train.version}",
+            "version: ${deploy.x}",
+            "`deploy` has not run when `validate` starts",
+            "13:7",
+            "add it to `needs`",
+        ),
         ("version: ${train.version}", "version: ${train version}", "is not a reference", "13:7", "write ${task.key}"),
-        ("version: ${train.version}", "version: ${secrets.x}", "there is no task `secrets`", "13:7", "by reference, env:NAME"),
-        ("risk, validate]", "risk, valdate]", "needs `valdate`, which is none of the tasks", "17:28", "did you mean `validate`?"),
+        (
+            "version: ${train.version}",
+            "version: ${secrets.x}",
+            "there is no task `secrets`",
+            "13:7",
+            "by reference, env:NAME",
+        ),
+        (
+            "risk, validate]",
+            "risk, valdate]",
+            "needs `valdate`, which is none of the tasks",
+            "17:28",
+            "did you mean `validate`?",
+        ),
         ("risk, validate]", "risk, deploy]", "the task `deploy` needs itself", "17:28", ""),
         ("name: deploy", "name: train", "two tasks are called `train`", "16:5", ""),
         ("name: deploy", "name: params", "`params` is a word of its own", "16:5", "otherwise"),
@@ -56,9 +81,15 @@ tasks:
         ("name: train", "name: Train", "string should match pattern", "8:5", ""),
         ("default: xgb", "default: x", "the default is not one of xgb, lr", "5:3", ""),
         ("seed: 7", "seed: 2020-01-01", "params.seed", "4:3", ""),
-        ("    run: a.b:train", "    run: a.b:train\n    needs: [deploy]", "wait for each other: train -> deploy ->", "10:5", ""),
+        (
+            "    run: a.b:train",
+            "    run: a.b:train\n    needs: [deploy]",
+            "wait for each other: train -> deploy ->",
+            "10:5",
+            "",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_with_its_place(tmp_path: Path, old: str, new: str, told: str, place: str, hint: str) -> None:
     file = tmp_path / "w.yaml"
     assert old in FILE
@@ -124,7 +155,7 @@ def test_a_secret_in_the_file_is_refused(tmp_path: Path) -> None:
         {"tasks": [task("a")], "trigger": {"keys": {"alerts": "hush"}}},
         {"tasks": [task("a")], "params": {"key": "sk-abcdefghij0123456789abcd"}},
     ):
-        with pytest.raises(ConfigError, match="secret|reference") as caught:
+        with pytest.raises(ConfigError, match=r"secret|reference") as caught:
             load_job(write(tmp_path, **more), environment={})  # type: ignore[arg-type]
         assert "sk-abc" not in str(caught.value.what)
 
@@ -163,3 +194,16 @@ def test_escaped_text_comes_out_as_it_was(value: JsonValue) -> None:
     hidden = escaped(value)
     assert list(references(hidden)) == []
     assert substitute(hidden, {}) == value
+
+
+def test_a_module_is_found_without_importing_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In packages, in namespaces, and in the working folder, where a task's process looks first."""
+    (tmp_path / "space" / "inner").mkdir(parents=True)
+    (tmp_path / "space" / "inner" / "mine.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.chdir(tmp_path)
+    for module in ("space.inner.mine", "json.decoder", "llmops.registry.workflow.context", "sys"):
+        targets.require(f"{module}:x")
+    for module in ("space.inner.other", "space.other.mine", "json.decoder.more", "nope"):
+        with pytest.raises(ConfigError, match="there is no module"):
+            targets.require(f"{module}:x")
+    assert "space" not in sys.modules

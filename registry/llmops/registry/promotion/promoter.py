@@ -50,12 +50,20 @@ class Promoter:
 
     # --- the way to champion
 
-    def promote(self, ref: Ref | str, evidence: Sequence[Evidence] = (), *, again: bool = False) -> Promotion:
+    def promote(
+        self,
+        ref: Ref | str,
+        evidence: Sequence[Evidence] = (),
+        *,
+        again: bool = False,
+        within: frozenset[State] | None = None,
+    ) -> Promotion:
         """Take a version as far towards champion as its evidence and approvals allow; call it again to go on.
 
         Args:
             evidence: records to file first; those filed already count as well.
             again: start anew where an earlier promotion of this version was refused.
+            within: enter no state but these; None: all.
 
         Returns:
             Where it stands now; `needs` says what it waits for, `refused` whether something said no.
@@ -71,7 +79,7 @@ class Promoter:
         self._registry.mirror(version.name)
         promotion = self._open(version, again=again)
         try:
-            return self._walk(promotion)
+            return self._walk(promotion, within)
         finally:
             self._registry.mirror(version.name)
 
@@ -276,11 +284,13 @@ class Promoter:
             return None
         return newest
 
-    def _walk(self, promotion: Promotion) -> Promotion:
+    def _walk(self, promotion: Promotion, within: frozenset[State] | None) -> Promotion:
         for _ in range(_STEPS):
             due = self._transitions.due(promotion)
             if isinstance(due, Wait):
                 return promotion.waiting(due.needs)
+            if within is not None and due.to not in within:
+                return promotion
             promotion = self._transitions.take(promotion, due) or self._again(promotion)
         raise AssertionError(f"{promotion.ref} goes in circles")
 

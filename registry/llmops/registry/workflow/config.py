@@ -56,7 +56,7 @@ class _Notice(Section):
 class WebhookConfig(_Notice):
     """One JSON message an event, signed where a secret is named."""
 
-    kind: Literal["webhook"] = "webhook"
+    kind: Literal["webhook"]
     url: str = Field(description="http(s) URL, or a reference to one")
     secret: str | None = Field(None, description="Reference: env:NAME or file:PATH")
 
@@ -74,7 +74,7 @@ class WebhookConfig(_Notice):
 class SlackConfig(_Notice):
     """Slack's incoming webhook, or one that takes its format. Its URL is a secret."""
 
-    kind: Literal["slack"] = "slack"
+    kind: Literal["slack"]
     url: str = Field(description="Reference to the URL: env:NAME or file:PATH")
 
     @field_validator("url")
@@ -86,7 +86,7 @@ class SlackConfig(_Notice):
 class MailConfig(_Notice):
     """One e-mail an event."""
 
-    kind: Literal["mail"] = "mail"
+    kind: Literal["mail"]
     host: str = Field(min_length=1, description="SMTP server")
     port: int = Field(587, ge=1, le=65535)
     tls: Literal["starttls", "tls", "none"] = Field("starttls", description="`none` sends no password")

@@ -142,6 +142,7 @@ def serve(
             announce(f"scheduling {names} (Ctrl-C stops)")
             threading.Event().wait()
             return
+        listener.listen(100)  # who calls at once waits for the server, and is not refused
         announce(f"scheduling {names}; triggers at {address(listener)}/v1/workflows/NAME/trigger (Ctrl-C stops)")
         _answer(jobs, flows, listener, hosts)
 

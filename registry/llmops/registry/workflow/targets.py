@@ -6,7 +6,7 @@ Knows names and where they lead. Imports a task's module only in the task's own 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
@@ -73,14 +73,12 @@ def require(target_: str) -> None:
 
 def _found(module: str) -> bool:
     """Whether a task's process, which looks into the working folder first, will find the module."""
-    places: Sequence[str] | None = [str(Path.cwd()), *sys.path]
-    whole = ""
-    for part in module.split("."):
-        whole = f"{whole}.{part}".lstrip(".")
-        spec = PathFinder.find_spec(whole, places)
+    places = [str(Path.cwd()), *sys.path]
+    for part in module.split("."):  # by its last word alone: a whole name makes the finder ask for imported parents
+        spec = PathFinder.find_spec(part, places)
         if spec is None:
             break
-        places = spec.submodule_search_locations
+        places = list(spec.submodule_search_locations or ())
     else:
         return True
     try:  # packages that are found by hooks of their own
