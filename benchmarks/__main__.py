@@ -29,6 +29,7 @@ PROGRAMS = {
     "spool": "The spool",
     "registry": "The registry",
     "sequential": "Sequential tests",
+    "features": "Features",
     "audit": "The audit chain",
     "gateway": "The gateway",
 }

@@ -22,9 +22,9 @@ JOBS: dict[str, type[BaseModel]] = {
     "rag": RagConfig,
     "serve": ServeConfig,
     "gateway": GatewayConfig,
-    "workflow": WorkflowConfig,
     "validation": ValidationSpec,
     "comparison": ComparisonSpec,
+    "workflow": WorkflowConfig,
 }
 
 

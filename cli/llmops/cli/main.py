@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "models": "List and show the versions in the registry.",
     "data": "List and describe tables; take a part of production's to dev.",
     "models": "List, show, register and compare versions; tell an asset's story.",
+    "data": "List and describe tables; take a part of production's to dev.",
     "promote": "Take a version through its gates towards users.",
     "approve": "Approve a promotion for a group, or say no.",
     "rollback": "Make the previous champion champion again.",

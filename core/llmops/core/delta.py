@@ -25,6 +25,7 @@ _CHECKPOINT_EVERY = 100
 _VACUUM_AFTER_H = 168
 _SPEC = "llmops.table"
 _NOTE = "llmops.note"
+WRITER_WAIT_S = 30.0
 RETAIN_DAYS = "retain_days"
 """The property of a declared table that says for how long its old versions can be read; else 90 days."""
 
@@ -239,13 +240,13 @@ class DeltaTables:
         """Hold a local table against its other writers on this machine, and mend what a power cut left of theirs.
 
         Raises:
-            ConflictError: another process is writing it.
+            ConflictError: another process has been writing it for half a minute.
         """
         if not self.is_local:
             yield
             return
         lock = Path(self.root) / ".locks" / f"{table}.lock"
-        with self.lock, exclusive_lock(lock, what=f"writing {table}"):
+        with self.lock, exclusive_lock(lock, what=f"writing {table}", wait_s=WRITER_WAIT_S):
             self.mend(table)
             yield
 

@@ -55,6 +55,10 @@ class Lake:
             raise UserError(f"`{asset}` is a table that the product itself keeps", where=table, hint="take another")
         if spec.asset != asset:
             raise UserError(f"the declaration is of `{spec.asset}`", where=table)
+        with self._lock, translated(table):
+            handle = self._delta.open(table)
+            if handle is not None and self._delta.spec(handle) == spec:
+                return
         with self._lock, translated(table), self._delta.alone(table):
             handle = self._delta.open(table)
             if handle is None:

@@ -141,13 +141,13 @@ class MlflowStore:
         """
         if urlparse(uri).scheme not in {"models", "runs"}:
             return None
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             run_id = _run_of(client, urlparse(uri))
             return None if run_id is None else _origin(client.get_run(run_id))
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """The last value of each metric of a run."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             return {str(key): float(value) for key, value in client.get_run(run_id).data.metrics.items()}
 
     def find(self, name: Name, registration: str) -> Stored | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pytest
 from tests.support.features import CUSTOMERS, day, row
 
+from llmops.core import delta
 from llmops.core.errors import ConflictError, IntegrityError, NotFoundError, UserError
 from llmops.core.features import FeatureStore, FeatureTable
 from llmops.core.files import exclusive_lock
@@ -109,9 +111,14 @@ def test_a_declaration_may_grow_and_not_turn(store: FeatureStore) -> None:
     assert len(held(store)) == 2
 
 
-def test_two_writers_are_told(store: FeatureStore) -> None:
+def test_writers_wait_for_each_other_and_are_told(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Path(store.lake.root) / ".locks" / f"{NAME}.lock"
+    others = [FeatureStore(Lake(StateConfig(dir=Path(store.lake.root).parent))) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: others[number].write(CUSTOMERS, [row("a", number), row("b", 0)]), range(4)))
+    assert len(held(store)) == 5
 
+    monkeypatch.setattr(delta, "WRITER_WAIT_S", 0.05)
     with exclusive_lock(lock, what="x"), pytest.raises(ConflictError, match="already writing"):
         store.write(CUSTOMERS, [row("a", 0)])
 

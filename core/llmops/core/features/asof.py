@@ -16,8 +16,9 @@ What the rules are, which the tests hold against a loop that looks at every pair
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -32,6 +33,7 @@ from llmops.core.features.keys import KeyCodes
 
 Ints = npt.NDArray[np.int64]
 BATCH_ROWS = 1 << 20
+_THREADS = 2
 _NEVER = np.iinfo(np.int64).min
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -61,21 +63,22 @@ def join(
     """
     stretches = _Stretches(labels, keys, time, lookback)
     kept = _Kept(stretches.count, features)
-    with ThreadPoolExecutor(1) as ahead:  # one batch is searched while the next one's keys are coded
-        for batch, found in _ahead(ahead, stretches, features):
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for batch, found in _placed(pool, stretches, features):
             kept.offer(batch, *found)
     return kept.table(stretches)
 
 
-def _ahead(pool: ThreadPoolExecutor, stretches: _Stretches, features: FeatureRows) -> Iterator[tuple[Any, Any]]:
-    waiting: tuple[Any, Any] | None = None
+def _placed(pool: ThreadPoolExecutor, stretches: _Stretches, features: FeatureRows) -> Iterator[tuple[Any, Any]]:
+    """Every batch with its rows' stretches, in order; a few are worked on ahead (numpy and Arrow let go of the GIL)."""
+    waiting: deque[tuple[Any, Future[Any]]] = deque()
     for batch in _coalesced(features.batches, features.schema):
-        job = (batch, pool.submit(stretches.place, batch, features))
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-        waiting = job
-    if waiting is not None:
-        yield waiting[0], waiting[1].result()
+        waiting.append((batch, pool.submit(stretches.place, batch, features)))
+        if len(waiting) > _THREADS:
+            ready, found = waiting.popleft()
+            yield ready, found.result()
+    for ready, found in waiting:
+        yield ready, found.result()
 
 
 class _Stretches:
@@ -105,7 +108,7 @@ class _Stretches:
         self.count = len(self.label_of)
 
     def place(self, batch: Any, features: FeatureRows) -> tuple[Ints, Ints, Ints]:
-        """Which rows of a batch fall into a stretch, into which, and when they were."""
+        """The newest row of a batch in each stretch that it has one for: which rows, which stretches, when."""
         moments = microseconds(batch[features.time], features.time, up=True)
         codes = self.codes.of([batch[name] for name in features.keys])
         times = _values(moments.fill_null(_NEVER))
@@ -118,7 +121,7 @@ class _Stretches:
         rows, codes, times, wanted = rows[order], codes[order], times[order], wanted[order]
         found = np.searchsorted(self._places, wanted)
         inside = np.flatnonzero((found < self.count) & (self.code[np.minimum(found, self.count - 1)] == codes))
-        return rows[inside], found[inside], times[inside]
+        return _newest(rows[inside], found[inside], times[inside])
 
     def _set_scale(self, times: Ints) -> None:
         """Fix how key and time become one sortable number: by the time itself where 63 bits hold it, else its rank."""
@@ -150,17 +153,14 @@ class _Kept:
 
     def offer(self, batch: Any, rows: Ints, stretches: Ints, times: Ints) -> None:
         """Keep of a batch what is newer than what is kept, or as new: it was given later."""
-        np.maximum.at(self._time, stretches, times)
-        newest = np.flatnonzero(times == self._time[stretches])
-        if not len(newest):
+        newer = np.flatnonzero(times >= self._time[stretches])
+        if not len(newer):
             return
-        touched = np.unique(stretches[newest])
-        self._place[touched] = -1
-        np.maximum.at(self._place, stretches[newest], rows[newest])
-        taken = self._place[touched]
-        self._place[touched] = self._size + np.arange(len(touched))
-        self._pieces.append(pa.Table.from_batches([batch]).select(self._schema.names).take(pa.array(taken)))
-        self._size += len(touched)
+        rows, stretches = rows[newer], stretches[newer]
+        self._time[stretches] = times[newer]
+        self._place[stretches] = self._size + np.arange(len(newer))
+        self._pieces.append(pa.Table.from_batches([batch]).select(self._schema.names).take(pa.array(rows)))
+        self._size += len(newer)
         if self._size > 4 * max(len(self._place), BATCH_ROWS):
             self._compact()
 
@@ -180,6 +180,17 @@ class _Kept:
         self._pieces = [pa.concat_tables(self._pieces).take(pa.array(self._place[held])).combine_chunks()]
         self._place[held] = np.arange(len(held))
         self._size = len(held)
+
+
+def _newest(rows: Ints, stretches: Ints, times: Ints) -> tuple[Ints, Ints, Ints]:
+    """One row a stretch, of rows that are ordered by stretch: the newest; of several as new, the last given."""
+    if not len(rows):
+        return rows, stretches, times
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(stretches) != 0]))
+    newest = np.maximum.reduceat(times, starts)
+    lengths = np.diff(np.append(starts, len(rows)))
+    last = np.maximum.reduceat(np.where(times == np.repeat(newest, lengths), rows, -1), starts)
+    return last, stretches[starts], newest
 
 
 def microseconds(column: Any, name: str, *, up: bool) -> Any:

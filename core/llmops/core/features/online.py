@@ -1,4 +1,4 @@
-"""The online store: the newest row of each key of a feature table, found by key in about a millisecond.
+"""The online store: the newest row of each key of a feature table, found by key in well under a millisecond.
 
 SQLite in the state folder by default, Redis by URL. Here is what both promise; how they keep it is theirs. A row never
 gives way to an older one, whichever process writes it, so publishing may be repeated after a crash at any point.

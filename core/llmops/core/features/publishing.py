@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llmops.core.delta import WRITER_WAIT_S
 from llmops.core.features.asof import microseconds
 from llmops.core.features.keys import KeyCodes
 from llmops.core.features.online import Entry, OnlineStore, Published, key_text, moment
@@ -170,7 +171,9 @@ def _json(column: Any) -> list[Any]:
 def _alone(store: FeatureStore, name: str) -> Any:
     if not store.lake.is_local:
         return nullcontext()
-    return exclusive_lock(Path(store.lake.root) / ".locks" / f"{name}.publish.lock", what=f"publishing {name}")
+    return exclusive_lock(
+        Path(store.lake.root) / ".locks" / f"{name}.publish.lock", what=f"publishing {name}", wait_s=WRITER_WAIT_S
+    )
 
 
 def _microseconds(at: datetime) -> int:

@@ -217,6 +217,8 @@ def _fit(values: Any, column: Column) -> Any:
     kind = TableSpec("features", (column,)).schema().field(0).type
     if values.type == kind:
         return values
+    if values.null_count == len(values):  # of no type that means anything: pandas has none for such a column
+        return pa.nulls(len(values), kind)
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(values.type) and values.type.tz is None:
         raise UserError(f"the times in `{column.name}` have no zone")
     try:

@@ -72,7 +72,9 @@ SELECT customer_id, event_time + INTERVAL 1 SECOND AS event_time, home, event_ti
     AS count_1h,
   count(*) OVER (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN INTERVAL 7 DAY PRECEDING AND CURRENT ROW)
     AS count_7d,
-  count(*) OVER month AS count_30d, avg(amount) OVER month AS mean_30d, max(amount) OVER month AS max_30d,
+  count(*) OVER month AS count_30d,
+  (sum(CAST(round(100 * amount) AS BIGINT)) OVER month)::DOUBLE / (100 * count(*) OVER month) AS mean_30d,
+  max(amount) OVER month AS max_30d,
   len(list_distinct(list(merchant_id) OVER month)) AS merchants_30d
 FROM dev.fraud.history
 WINDOW month AS (PARTITION BY customer_id ORDER BY event_time RANGE BETWEEN INTERVAL 30 DAY PRECEDING AND CURRENT ROW)

@@ -36,7 +36,7 @@ class FraudModel(PythonModel):  # type: ignore[misc]
 
     def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """`fraud_probability` and `is_fraud`, a row a row."""
-        request = pa.Table.from_pandas(pd.DataFrame(model_input), preserve_index=False)
+        request = _arrow(pd.DataFrame(model_input))
         found = self._classifier.probabilities(self._features.resolve(request, self._opened(request), self._catalog))
         return pd.DataFrame({"fraud_probability": found, "is_fraud": found >= self._classifier.threshold})
 
@@ -49,6 +49,18 @@ class FraudModel(PythonModel):  # type: ignore[misc]
             if self._online is None:
                 self._online = open_online(self._state)
         return self._online
+
+
+def _arrow(frame: pd.DataFrame) -> pa.Table:
+    """The frame's columns; pyarrow's own way drops the zone of times in between, of which pandas warns."""
+    columns = {}
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.DatetimeTZDtype):
+            moments = pa.array(column.dt.tz_convert(None).to_numpy(), from_pandas=True)
+            columns[str(name)] = moments.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+        else:
+            columns[str(name)] = pa.array(column, from_pandas=True)
+    return pa.table(columns)
 
 
 mlflow.models.set_model(FraudModel())

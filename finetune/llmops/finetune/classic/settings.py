@@ -5,7 +5,6 @@ Plain, frozen values; the task's `with:` of a workflow is read into them.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -48,15 +47,13 @@ class TrainSettings(_Section):
     asset: str = Field("fraud.fraud_clf", description="The version's name; the catalog is the workflow's")
     today: str = Field("2025-08", description="The first of this month is the moment of training: 2025-02 to 2026-01")
     months: int = Field(4, ge=1, le=12, description="How many months (of 30 days) to learn from")
-    train_until: str | None = Field(
-        None, description="Learn from what was before this month; default: up to the held-out days"
-    )
+    train_until: str = Field("", description="Learn from what was before this month; empty: up to the held-out days")
     holdout_days: int = Field(30, ge=1, description="The newest days whose truth is known are held out")
     leave_out: tuple[str, ...] = Field((), description="Inputs that the model does not get")
     seed: int = 7
     trees: Trees = Trees()
     world: WorldSettings = WorldSettings()
-    study: Path | None = Field(None, description="File of a search whose best trees are taken")
+    study: str = Field("", description="File of a search whose best trees are taken; empty: `trees` as they stand")
     trials: int = Field(20, ge=1, description="Of a search")
 
 

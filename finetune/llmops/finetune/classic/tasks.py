@@ -54,7 +54,7 @@ def search(context: TaskContext) -> dict[str, Any]:
     given = dict(context.settings)
     plan = bool(given.pop("plan", False))
     settings, name = _read(context, given)
-    study = settings.study or Path(context.state.root, "studies", f"{name}.db")
+    study = Path(settings.study or context.state.root / "studies" / f"{name}.db")
     if plan:
         return searching.plan(study, trials=settings.trials)
     train = parts(Lake(context.state), name.catalog, settings).train

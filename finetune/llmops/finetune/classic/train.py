@@ -66,7 +66,7 @@ def parts(lake: Lake, catalog: str, settings: TrainSettings) -> Parts:
     today = parse_month(settings.today)
     end = mature(today)
     begin = end - timedelta(days=settings.holdout_days)
-    until = begin if settings.train_until is None else min(begin, parse_month(settings.train_until))
+    until = min(begin, parse_month(settings.train_until)) if settings.train_until else begin
     return Parts(
         sample(lake, catalog, FEATURES, until - settings.months * MONTH, until, today=today),
         sample(lake, catalog, FEATURES, begin, end, today=today),
@@ -86,7 +86,7 @@ def train(lake: Lake, registry: Registry, name: Name, settings: TrainSettings, *
     tags = {"kind": "classic", "task": "classification"}
     with running(registry.state, name, key=key, tags=tags) as run:
         found = parts(lake, name.catalog, settings)
-        trees = settings.trees if settings.study is None else best(settings.study)
+        trees = best(Path(settings.study)) if settings.study else settings.trees
         run.log(params=described(settings.model_copy(update={"trees": trees})))
         classifier = grow(found.train.table, LABEL, inputs_of(settings), trees, seed=settings.seed)
         metrics = figures(classifier, found)

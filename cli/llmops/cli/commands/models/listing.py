@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.model_gates import compare, validate
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import config_option, existing_registry, exists, job_state
 from llmops.core.names import Name, Ref
@@ -81,10 +80,6 @@ def repair(plan: bool, config: Path | None, as_json: bool) -> None:
     print_table(("name", "what", "found", "should be"), rows, empty="nothing differs")
     if rows and plan:
         say("`llmops models repair` puts this right")
-
-
-command.add_command(validate)
-command.add_command(compare)
 
 
 def _show_version(state: StateConfig, ref: Ref, as_json: bool) -> None:
