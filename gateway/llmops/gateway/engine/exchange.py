@@ -26,6 +26,7 @@ from llmops.gateway.engine.record import Attempt, usd
 from llmops.gateway.guard import Verdict
 
 _STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+_MISS = (b"x-llmops-cache", b"miss")
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
 _MANY_STREAMS = 256
@@ -294,15 +295,13 @@ class Exchange(ClientCall):
         try:
             events = replayed(self.operation, orjson.loads(body), self.body) if self.streaming else None
             if events is None:
-                headers = [
-                    JSON_HEADER,
+                own = [
                     (b"x-request-id", self.request_id.encode()),
-                    self.route.header,
-                    target.header,
                     (b"x-llmops-cost-usd", usd(tab.nano_usd).encode()),
                 ]
-                headers += self._more_headers()
-                responder.send(200, headers, body)
+                if self.recall is not None:
+                    own.append(_MISS)
+                responder.send(200, own, body, self._standing(target))
             else:  # the caller asked for a stream, and the server does not stream
                 self._start(target)
                 responder.write(events)
@@ -312,6 +311,15 @@ class Exchange(ClientCall):
                 self.recall.keep(body, model, usage)
         finally:
             self.close()
+
+    def _standing(self, target: Target) -> Headers:
+        grant = self.grant
+        assert grant is not None
+        found = grant.standing.get(target)
+        if found is None:
+            found = (JSON_HEADER, self.route.header, target.header, *grant.rate_headers)
+            grant.standing[target] = found
+        return found
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -347,15 +355,12 @@ class Exchange(ClientCall):
     def _start(self, target: Target) -> None:
         self.begun = True
         self.first_at = clock()
-        headers = [*_STREAM_HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
-        headers += self._more_headers()
-        self.responder.start(200, headers)
-
-    def _more_headers(self) -> Headers:
-        """What only some replies carry."""
         assert self.grant is not None
-        standing = self.grant.rate_headers
-        return standing if self.recall is None else (*standing, (b"x-llmops-cache", b"miss"))
+        headers = [*_STREAM_HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
+        headers += self.grant.rate_headers
+        if self.recall is not None:
+            headers.append(_MISS)
+        self.responder.start(200, headers)
 
     def _drained(self) -> None:
         self.responder.on_drain = None

@@ -133,8 +133,11 @@ def _completions(value: Json, secret: str | None) -> str | None:
 
 def _first_choice(value: Json) -> Json:
     choices = value.get("choices")
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+    if type(choices) is not list or not choices:
         raise Fault("invalid", "the provider's reply has no choices")
+    for choice in choices:
+        if type(choice) is not dict:
+            raise Fault("invalid", "the provider's reply has no choices")
     first: Json = choices[0]
     return first
 
