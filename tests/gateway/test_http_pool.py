@@ -177,7 +177,7 @@ def test_a_listener_may_cancel_from_within() -> None:
             def on_data(self, data: bytes) -> None:
                 raise AssertionError("told after cancel")
 
-        async with upstream(saying(OK, OK)) as origin, pool(origin.url) as one:
+        async with upstream(saying(CHUNKED + b"2\r\nok\r\n0\r\n\r\n", OK)) as origin, pool(origin.url) as one:
             call = one.call(UpstreamRequest("/", JSON, b"{}"), Impatient(), first_byte_s=30, idle_s=30)
             await until(lambda: call.sent and not one.connections)
             assert (await fetch(one)).body == b"ok"

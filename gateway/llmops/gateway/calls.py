@@ -247,7 +247,10 @@ Handler = Callable[[Request, Responder], None]
 
 
 class Listener(Protocol):
-    """Hears of one upstream call: `on_head`, `on_data`*, then `on_end` or `on_fault`, or `on_fault` alone."""
+    """Hears of one upstream call: `on_head`, `on_data`*, `on_end` or `on_fault`; or `on_reply` or `on_fault` alone."""
+
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A reply that came whole, at once: head, data and end in one."""
 
     def on_head(self, status: int, headers: Headers) -> None: ...
 

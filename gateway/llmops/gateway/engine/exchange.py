@@ -56,7 +56,7 @@ class Exchange(ClientCall):
         timers.watch(self)
         if self.unresolved is not None:
             self.gate.spawn(self._resolve(self.unresolved), self.crash)
-        elif not self._recalled():
+        elif self.route.cache is None or not self._recalled():
             self.advance()
 
     async def _resolve(self, verdict: Verdict) -> None:
@@ -173,9 +173,7 @@ class Exchange(ClientCall):
     def _ask(self, target: Target) -> None:
         self._serial = serial = self._serial + 1
         self._tries += 1
-        self._parts: list[bytes] = []
         self._received = self._head = 0
-        self._headers: Headers = ()
         self._call = None
         if self.attempts is not None:
             self.cost = 0
@@ -200,9 +198,22 @@ class Exchange(ClientCall):
         checks = self.route.guards.open_stream() if self.route.guards.checks_output else None
         return Flow(None, target.provider.reader(self.chat), self.dialect.writer(self.body), checks, keep=keep)
 
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        if self.flow is None:
+            self._head, self._received = status, len(body)
+            self.first_at = clock()
+            self._replied(status, headers, body)
+            return
+        call = self._call
+        self.on_head(status, headers)
+        self.on_data(body)
+        if self._call is call:  # nothing went wrong within
+            self.on_end()
+
     def on_head(self, status: int, headers: Headers) -> None:
         self._head = status
         self._headers = headers
+        self._parts: list[bytes] = []
         if not self.begun:
             self.first_at = clock()
         if self.flow is not None and (status != 200 or not _is_stream(headers)):
@@ -222,12 +233,20 @@ class Exchange(ClientCall):
         if self.flow is not None:
             self._stream_ended(self.flow)
             return
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._replied(self._head, self._headers, b"".join(self._parts))
+
+    def on_fault(self, fault: Fault) -> None:
+        if not self.done:
+            self._failed(fault)
+
+    # --- whole replies -----------------------------------------------------------------------------------------------
+
+    def _replied(self, status: int, headers: Headers, body: bytes) -> None:
+        """The target said this: an error, or an answer to be booked."""
         target = self.target
         assert target is not None
-        if self._head != 200:
-            self._failed(target.provider.fault(self._head, self._headers, body))
+        if status != 200:
+            self._failed(target.provider.fault(status, headers, body))
             return
         try:
             reply = target.provider.reply(self.operation if self.native else "chat", body)
@@ -245,12 +264,6 @@ class Exchange(ClientCall):
         self.cost = nano = target.cost(usage)
         self.tab.book(nano, usage)
         self._answered(said, reply.model, usage, target)
-
-    def on_fault(self, fault: Fault) -> None:
-        if not self.done:
-            self._failed(fault)
-
-    # --- whole replies -----------------------------------------------------------------------------------------------
 
     def _said(self, body: bytes) -> bytes:
         """The answer in the caller's format."""

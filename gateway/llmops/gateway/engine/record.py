@@ -114,13 +114,15 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
     grant = call.grant
     assert grant is not None
     template = grant.templates.get((target, call.operation)) or _template(call, target)
-    row = template.copy()
-    row["invocation_id"] = call.invocation_id
-    row["request_id"] = call.request_id
-    row["request_time"] = call.time_us
-    row["assignment_p"] = call.propensity
-    row["status_code"] = status
-    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
+    row: Row = {
+        **template,
+        "invocation_id": call.invocation_id,
+        "request_id": call.request_id,
+        "request_time": call.time_us,
+        "assignment_p": call.propensity,
+        "status_code": status,
+        "latency_ms": int((now - call.started) * 1e6) / 1e3,
+    }
     if error is not None:
         row["error_class"] = error
     if call.attempts is not None:

@@ -77,12 +77,9 @@ def _simple_usage(usage: Json) -> Usage | None:
     if usage.get("prompt_cache_hit_tokens"):
         return None
     read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    if read:
-        if type(read) is not dict:
-            return None
-        if read.get("cached_tokens") or read.get("cache_write_tokens") or read.get("cache_creation_tokens"):
-            return None
-    if written and (type(written) is not dict or written.get("reasoning_tokens")):
+    if read and (type(read) is not dict or any(read.values())):
+        return None
+    if written and (type(written) is not dict or any(written.values())):
         return None
     return Usage(prompt, output)
 
