@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.support.raw_upstream import CHUNKED, OK, Heard, fetch, pool, read_request, saying, silent, upstream
@@ -164,6 +165,46 @@ def test_a_cancelled_call_closes_its_connection_and_is_silent(said: bytes) -> No
             await origin.left.wait()
             assert not one.connections
             assert not heard.over.is_set()
+
+    run(work())
+
+
+def test_a_replaced_call_waits_for_a_new_connection_not_for_another_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        first_out, dialled, answered = asyncio.Event(), asyncio.Event(), 0
+        seconds = 0
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal seconds, answered
+            await read_request(reader)
+            answered += 1
+            await until(lambda: answered >= 2)
+            writer.write(OK)
+            await read_request(reader)
+            seconds += 1
+            if seconds == 1:
+                await first_out.wait()
+                writer.write(OK)
+                await read_request(reader)  # whoever takes this kept connection loses it
+
+        async with upstream(script) as origin, pool(origin.url) as one:
+            await asyncio.gather(fetch(one), fetch(one))
+            dial = one._dialer.dial
+
+            async def held(*arguments: Any) -> Any:
+                await dialled.wait()
+                return await dial(*arguments)
+
+            monkeypatch.setattr(one._dialer, "dial", held)
+            slow = asyncio.create_task(fetch(one))
+            await until(lambda: seconds == 1)
+            replaced = asyncio.create_task(fetch(one))
+            await until(lambda: one.waiting == 1)
+            first_out.set()
+            assert (await slow).body == b"ok"
+            assert one.waiting == 1
+            dialled.set()
+            assert (await replaced).body == b"ok"
 
     run(work())
 

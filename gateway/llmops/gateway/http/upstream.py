@@ -102,6 +102,11 @@ class Upstream(asyncio.Protocol):
     def lost(self) -> bool:
         return self._state == _LOST
 
+    @property
+    def used(self) -> bool:
+        """Whether it has served a call: it may have been closed since."""
+        return self._used
+
     def begin(self, call: Call) -> None:
         """Send the call's request; the connection is free and alive as far as anyone knows."""
         self._call = call
