@@ -211,14 +211,18 @@ class Dialect(Protocol):
 
 @dataclass(slots=True)
 class Request:
-    """One whole, checked HTTP request. Header names are lower-case; a repeated header is joined by commas."""
+    """One whole, checked HTTP request. Header names are lower-case; a repeated header is joined by commas.
+
+    Good until it is answered: the connection's next request, if its head is the same, is this object with another body.
+    """
 
     method: str
     path: str
     query: str
     headers: dict[bytes, bytes]
     body: bytes
-    peer: str = ""
+    caller: Any = None
+    """What the handler has found out from the head alone, kept for the next request with it."""
 
 
 class Responder(Protocol):
@@ -234,7 +238,8 @@ class Responder(Protocol):
     def full(self) -> bool:
         """Whether the caller is too slow: stop reading upstream until `on_drain`."""
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def send(self, status: int, headers: Headers, body: bytes, standing: Headers = ()) -> None:
+        """The whole reply. `standing` headers are those of many replies: one tuple is checked and laid out once."""
 
     def start(self, status: int, headers: Headers) -> None: ...
 
@@ -250,7 +255,10 @@ Handler = Callable[[Request, Responder], None]
 
 
 class Listener(Protocol):
-    """Hears of one upstream call: `on_head`, `on_data`*, then `on_end` or `on_fault`, or `on_fault` alone."""
+    """Hears of one upstream call: `on_head`, `on_data`*, `on_end` or `on_fault`; or `on_reply` or `on_fault` alone."""
+
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A reply that came whole, at once: head, data and end in one."""
 
     def on_head(self, status: int, headers: Headers) -> None: ...
 
