@@ -12,8 +12,8 @@ from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
-from llmops.registry.workflow.config import WorkflowConfig
 from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
+from llmops.registry.workflow.config import WorkflowConfig
 from llmops.serving.config import ServeConfig
 
 RAG_FILE = Path("configs/rag.yaml")

@@ -26,8 +26,6 @@ COMMANDS: dict[str, str] = {
     "chat": "Ask the documents a question.",
     "serve": "Open the chat page and its API.",
     "gateway": "Open one door to every model: keys, limits, budgets, usage.",
-    "models": "List and show the versions in the registry.",
-    "data": "List and describe tables; take a part of production's to dev.",
     "models": "List, show, register and compare versions; tell an asset's story.",
     "data": "List and describe tables; take a part of production's to dev.",
     "promote": "Take a version through its gates towards users.",

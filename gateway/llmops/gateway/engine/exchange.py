@@ -18,6 +18,7 @@ from llmops.gateway.engine.flow import Flow, state_fault
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.recall import Recall
 from llmops.gateway.guard import Verdict
+from llmops.gateway.http.head import STREAMS
 
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
 
@@ -287,4 +288,4 @@ class Exchange(Asking):
 
 
 def _is_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(_STREAMS) for name, value in headers)
+    return any(name == b"content-type" and value.startswith(STREAMS) for name, value in headers)

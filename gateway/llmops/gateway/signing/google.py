@@ -107,6 +107,11 @@ class GoogleSigner:
         request = token_request(self._account, time.time())
         self._call = self._pool.call(request, self, first_byte_s=WAIT_S, idle_s=WAIT_S)
 
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.on_head(status, headers)
+        self.on_data(body)
+        self.on_end()
+
     def on_head(self, status: int, headers: Headers) -> None:
         self._status = status
 
