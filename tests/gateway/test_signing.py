@@ -45,6 +45,11 @@ class Heard:
         self.fault: Fault | None = None
         self.over = asyncio.Event()
 
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.on_head(status, headers)
+        self.on_data(body)
+        self.on_end()
+
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
 
