@@ -126,7 +126,7 @@ def test_the_card_lies_beside_the_run_that_made_the_model(registry: Registry, fr
     store = MlflowStore(registry.state, "dev")
     table = payments(50, 9)
     save(tmp_path / "saved", table.select(FEATURES).to_pandas(), table.column("fraud").to_numpy(), "predict")
-    with quiet_mlflow() as mlflow, store._client() as (_, client):
+    with quiet_mlflow() as mlflow, store.client() as (_, client):
         import mlflow.sklearn
 
         mlflow.set_experiment("training")
@@ -139,6 +139,6 @@ def test_the_card_lies_beside_the_run_that_made_the_model(registry: Registry, fr
     version = registry.register(made, crown_first=False)
     written = write_card(version, registry)
     assert written.in_mlflow
-    with store._client() as (_, client):
+    with store.client() as (_, client):
         files = client.list_artifacts(run.info.run_id, f"llmops-card/{written.digest[:12]}")
     assert sorted(Path(file.path).name for file in files) == ["card.html", "card.json", "card.md"]
