@@ -76,9 +76,11 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_history(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = models(capsys, "history", "dev.docs.chat", "--json")
-    moves = [(move["alias"], move["version"], move["moved_by"]) for move in json.loads(out)]
-    assert moves == [("champion", 1, "tester")]
-    assert models(capsys, "history", "dev.docs.index")[1:] == ("", "no alias was ever set\n")
+    told = [(entry["what"], entry["version"], entry["by"]) for entry in json.loads(out)]
+    assert ("champion (was nobody)", 1, "tester") in told
+    assert told[-1][0] == "registered"
+    _, out, err = models(capsys, "history", "dev.docs.index", "--alias", "champion")
+    assert (out, err) == ("", "nothing of this kind happened\n")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool =
         NotFoundError: the index was never ingested to its end.
         UserError: the prompt file is missing or unfit.
     """
+    from llmops.registry.lineage import Edge, Relation
     from llmops.registry.records import Candidate, CodeModel, Kind, Pointer, PromptText
 
     prompt = load_prompt(config.answer)
@@ -94,6 +95,13 @@ def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool =
             params=_shown(pinned, str(index_version.ref)),
         ),
         crown_first=crown_first,
+    )
+    ref = str(chain_version.ref)
+    registry.link(
+        [
+            Edge(str(prompt_version.ref), Relation.PROMPT, ref),
+            Edge(str(index_version.ref), Relation.INDEX, ref, {"generation": place["generation"]}),
+        ]
     )
     return Registered(chain_version, prompt_version, index_version)
 

@@ -193,19 +193,23 @@ def load(connection: Connection, evidence_id: str) -> Evidence:
     ).scalar()
     if body is None:
         raise NotFoundError(f"no evidence `{evidence_id}`")
-    if digest(body) != evidence_id:
-        raise IntegrityError("an evidence record was changed after it was filed", where=evidence_id)
-    return Evidence.model_validate_json(body)
+    return _checked(evidence_id, body)
 
 
 def of_version(connection: Connection, version: Version) -> list[Evidence]:
     """Every record about a version, oldest first, each checked as `load` does."""
-    found = connection.execute(
-        select(tables.evidence.c.evidence_id)
-        .where(tables.evidence.c.name == str(version.name), tables.evidence.c.version == version.version)
-        .order_by(tables.evidence.c.ended, tables.evidence.c.evidence_id)
-    )
-    return [load(connection, identifier) for identifier in found.scalars().all()]
+    return [_checked(row.evidence_id, row.body) for row in _rows(connection, version)]
+
+
+def told_of(connection: Connection, version: Version) -> list[tuple[Row[Any], Evidence | None]]:
+    """The rows about a version, oldest first, with their records; None where one was changed after it was filed."""
+    found: list[tuple[Row[Any], Evidence | None]] = []
+    for row in _rows(connection, version):
+        try:
+            found.append((row, _checked(row.evidence_id, row.body)))
+        except IntegrityError:
+            found.append((row, None))
+    return found
 
 
 def gate_of(connection: Connection, evidence_id: str) -> str | None:
@@ -216,15 +220,16 @@ def gate_of(connection: Connection, evidence_id: str) -> str | None:
     return gate
 
 
-def listed(connection: Connection, version: Version) -> list[tuple[str, str, str, datetime]]:
-    """Id, gate, actor and time of every record about a version, oldest first, unchecked."""
+def _rows(connection: Connection, version: Version) -> Sequence[Row[Any]]:
     columns = tables.evidence.c
-    query = (
-        select(columns.evidence_id, columns.gate, columns.actor, columns.ended)
-        .where(columns.name == str(version.name), columns.version == version.version)
-        .order_by(columns.ended, columns.evidence_id)
-    )
-    return [(row.evidence_id, row.gate, row.actor, row.ended) for row in connection.execute(query)]
+    query = select(tables.evidence).where(columns.name == str(version.name), columns.version == version.version)
+    return connection.execute(query.order_by(columns.ended, columns.evidence_id)).all()
+
+
+def _checked(evidence_id: str, body: str) -> Evidence:
+    if digest(body) != evidence_id:
+        raise IntegrityError("an evidence record was changed after it was filed", where=evidence_id)
+    return Evidence.model_validate_json(body)
 
 
 def find(connection: Connection, beginning: str) -> Filed:

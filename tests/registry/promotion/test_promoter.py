@@ -355,3 +355,19 @@ def test_a_clock_that_goes_back_changes_no_order(
     assert reign is not None
     assert reign.version == 2
     assert DEPLOYER.id == reign.by
+
+
+def test_a_rollback_withdraws_what_was_under_way_for_its_version(
+    desk: Desk, versions: list[Version], promoter: Promoter
+) -> None:
+    one, two, _ = versions
+    crown(promoter, one, None)
+    first = promoter.promote(one.ref)
+    crown(promoter, two, one)
+    open_again = promoter.promote(one.ref)  # a second try, which waits to be compared with version 2
+    assert (open_again.state, open_again.promotion_id != first.promotion_id) == (State.VALIDATED, True)
+    promoter.rollback(CHAT, "slow")
+    standing = promoter.promote(one.ref)
+    assert (standing.state, standing.promotion_id) == (State.PROMOTED, first.promotion_id)
+    told = [entry for entry in promoter.history(CHAT) if entry.detail.get("promotion_id") == open_again.promotion_id]
+    assert (told[0].what, told[0].why) == ("retired", "a rollback made it champion")

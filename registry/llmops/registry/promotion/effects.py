@@ -72,8 +72,8 @@ def leaving(connection: Connection, promotion: Promotion, evidence_id: str) -> l
 
 def end(connection: Connection, version: Version, to: State, evidence_ids: Sequence[str], *, actor: str) -> None:
     """Let the promotion of a version that is champion no more say so."""
-    known = rows.newest(connection, version.name, version.version)
-    if known is not None and known.state is State.PROMOTED:
+    known = rows.newest(connection, version.name, version.version, State.PROMOTED)
+    if known is not None:
         rows.swap(connection, known, rows.Change(to, evidence=tuple(evidence_ids)), actor=actor)
 
 

@@ -140,20 +140,24 @@ def champion_at(connection: Connection, name: Name, at: datetime) -> Reign | Non
 def _filed(connection: Connection, version: Version) -> list[tuple[Proof, Entry]]:
     """The records about a version; one that was changed after it was filed is shown as that."""
     found = []
-    for identifier, gate, actor, ended in evidence.listed(connection, version):
-        proof = _proof(connection, identifier, gate)
+    for row, record in evidence.told_of(connection, version):
+        proof = _changed(row.evidence_id, row.gate) if record is None else _brief(record)
         about = proof.baseline and f" against {proof.baseline}"
-        what = f"{gate} found: {proof.verdict}{about or ''}"
-        detail = {"gate": gate, "verdict": proof.verdict}
-        found.append((proof, Entry(ended, actor, "evidence", version.version, what, "", (proof,), detail)))
+        what = f"{row.gate} found: {proof.verdict}{about or ''}"
+        detail = {"gate": row.gate, "verdict": proof.verdict}
+        found.append((proof, Entry(row.ended, row.actor, "evidence", version.version, what, "", (proof,), detail)))
     return found
 
 
-def _proof(connection: Connection, identifier: str, gate: str) -> Proof:
+def _proof(connection: Connection, identifier: str) -> Proof:
     try:
         return _brief(evidence.load(connection, identifier))
     except IntegrityError:
-        return Proof(identifier, gate, "CHANGED AFTER IT WAS FILED")
+        return _changed(identifier, evidence.gate_of(connection, identifier) or "?")
+
+
+def _changed(identifier: str, gate: str) -> Proof:
+    return Proof(identifier, gate, "CHANGED AFTER IT WAS FILED")
 
 
 def _brief(record: Evidence) -> Proof:
@@ -178,7 +182,7 @@ def _with_parents(connection: Connection, identifier: str) -> tuple[Proof, ...]:
     while queue:
         here = queue.pop(0)
         if here not in found:
-            found[here] = _proof(connection, here, evidence.gate_of(connection, here) or "?")
+            found[here] = _proof(connection, here)
             queue += found[here].parents
     return tuple(found.values())
 

@@ -60,7 +60,7 @@ def plan(connection: Connection, version: Version, *, now: datetime, actor: str)
     Raises:
         IntegrityError: an evidence record about it is not what was filed.
     """
-    known = rows.newest(connection, version.name, version.version)
+    known = rows.standing(connection, version.name, version.version)
     promotion = known or _unstarted(version, policies.of(connection, version.name).policy, now, actor)
     found = findings.gather(connection, promotion, findings.scene(connection, promotion), now=now)
     policy = promotion.policy

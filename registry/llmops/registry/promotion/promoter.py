@@ -282,7 +282,7 @@ class Promoter:
             sequence.lock(connection, version.name)
             self._authority.require_writer(connection, version.name)
             self._authority.require(connection, Privilege.APPLY_TAG, version.name)
-            found = self._current(rows.newest(connection, version.name, version.version), again=again)
+            found = self._current(rows.standing(connection, version.name, version.version), again=again)
             if found is None:
                 policy = policies.of(connection, version.name).policy
                 found = rows.begin(connection, version, policy, actor=self._authority.actor)
@@ -291,7 +291,7 @@ class Promoter:
 
     def _known(self, version: Version, *, again: bool) -> Promotion | None:
         with self._registry.sql.read() as connection:
-            found = self._current(rows.newest(connection, version.name, version.version), again=again)
+            found = self._current(rows.standing(connection, version.name, version.version), again=again)
             held = findings.champion(connection, version.name)
         if found is None and held is not None and held.version == version.version:
             raise ConflictError(f"`{version.ref}` is champion already", code="already_champion")
@@ -342,7 +342,7 @@ class Promoter:
 
 
 def _underway(connection: Connection, version: Version) -> Promotion:
-    promotion = rows.newest(connection, version.name, version.version)
+    promotion = rows.standing(connection, version.name, version.version)
     if promotion is None:
         raise NotFoundError(f"`{version.ref}` is not being promoted", hint=f"llmops promote {version.ref}")
     return promotion

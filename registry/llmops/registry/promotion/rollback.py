@@ -176,15 +176,18 @@ def _reigns(connection: Connection, name: Name) -> list[int]:
 
 
 def _settle(connection: Connection, fallen: Version, restored: Version, why: tuple[str, str], actor: str) -> None:
-    """Let the promotions of both versions say what became of them."""
+    """Let the promotions of both versions say what became of them; one under way has nothing left to do."""
     reason, proof = why
-    for version, before, to in (
-        (fallen, State.PROMOTED, State.ROLLED_BACK),
-        (restored, State.RETIRED, State.PROMOTED),
-    ):
-        known = rows.newest(connection, version.name, version.version)
-        if known is not None and known.state is before:
-            rows.swap(connection, known, rows.Change(to, evidence=(proof,), why=reason), actor=actor)
+    changes = [
+        (rows.newest(connection, fallen.name, fallen.version, State.PROMOTED), State.ROLLED_BACK, reason),
+        (rows.crowned_once(connection, restored.name, restored.version), State.PROMOTED, reason),
+    ]
+    under_way = rows.newest(connection, restored.name, restored.version)
+    if under_way is not None and not under_way.ended:
+        changes.append((under_way, State.RETIRED, "a rollback made it champion"))
+    for promotion, to, because in changes:
+        if promotion is not None:
+            rows.swap(connection, promotion, rows.Change(to, evidence=(proof,), why=because), actor=actor)
 
 
 def _told(moved: Moved, reason: str, *, again: bool = True) -> Rollback:

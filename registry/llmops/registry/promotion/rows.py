@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, select, update
 
 from llmops.core.errors import ConflictError, NotFoundError
 from llmops.core.names import Name
@@ -43,22 +43,44 @@ def read(connection: Connection, promotion_id: str) -> Promotion:
     return _promotion(connection, row)
 
 
-def newest(connection: Connection, name: Name, version: int) -> Promotion | None:
-    """The last promotion of a version, None where it never had one."""
+def newest(connection: Connection, name: Name, version: int, state: State | None = None) -> Promotion | None:
+    """The last promotion of a version, or the last in a given state; None where there is none."""
     here = promotions.c
     query = select(promotions).where(here.name == str(name), here.version == version)
+    if state is not None:
+        query = query.where(here.state == state.value)
+    row = connection.execute(query.order_by(here.promotion_id.desc()).limit(1)).first()
+    return None if row is None else _promotion(connection, row)
+
+
+def standing(connection: Connection, name: Name, version: int) -> Promotion | None:
+    """The promotion that tells where a version stands: while it is champion the one that made it so, else the last."""
+    return newest(connection, name, version, State.PROMOTED) or newest(connection, name, version)
+
+
+def crowned_once(connection: Connection, name: Name, version: int) -> Promotion | None:
+    """The last retired promotion of a version that had made it champion; one that was withdrawn had not."""
+    been = select(steps.c.promotion_id).where(steps.c.name == str(name), steps.c.after == State.PROMOTED.value)
+    here = promotions.c
+    query = select(promotions).where(
+        here.name == str(name),
+        here.version == version,
+        here.state == State.RETIRED.value,
+        here.promotion_id.in_(been),
+    )
     row = connection.execute(query.order_by(here.promotion_id.desc()).limit(1)).first()
     return None if row is None else _promotion(connection, row)
 
 
 def every(connection: Connection, name: Name | None = None) -> list[Promotion]:
-    """The last promotion of each version, those that changed last first."""
+    """Where each version stands, those that changed last first."""
     here = promotions.c
-    last = select(func.max(here.promotion_id)).group_by(here.name, here.version)
-    query = select(promotions).where(here.promotion_id.in_(last)).order_by(here.etag.desc())
+    crowned = case((here.state == State.PROMOTED.value, 1), else_=0)
+    query = select(promotions).order_by(here.name, here.version, crowned.desc(), here.promotion_id.desc())
     if name is not None:
         query = query.where(here.name == str(name))
-    return [_promotion(connection, row) for row in connection.execute(query).all()]
+    first = {(row.name, row.version): row for row in reversed(connection.execute(query).all())}
+    return [_promotion(connection, row) for row in sorted(first.values(), key=lambda row: row.etag, reverse=True)]
 
 
 def steps_of(connection: Connection, name: Name) -> list[Taken]:

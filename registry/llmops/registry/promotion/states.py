@@ -41,16 +41,17 @@ FAILED = frozenset({State.REJECTED, State.DENIED, State.NOT_READY, State.ROLLED_
 ENDED = FAILED | {State.PROMOTED, State.RETIRED}
 """Nothing moves these but another promotion or a rollback."""
 
+_WITHDRAWN = frozenset({State.RETIRED})  # a rollback made its version champion meanwhile
 _ONWARD = frozenset({State.AWAITING_APPROVAL, State.READY_TESTING, State.SHADOW, State.CANARY, State.PROMOTED})
 _OFFLINE_ENDS = frozenset({State.REJECTED, State.HELD})
 _LIVE_ENDS = frozenset({State.ROLLED_BACK, State.HELD, State.AWAITING_APPROVAL})
 
-EDGES: dict[State, frozenset[State]] = {
+_FORWARD: dict[State, frozenset[State]] = {
     State.REGISTERED: frozenset({State.VALIDATING}),
     State.VALIDATING: frozenset({State.VALIDATED}) | _OFFLINE_ENDS,
     State.VALIDATED: _ONWARD | _OFFLINE_ENDS,
     State.AWAITING_APPROVAL: frozenset({State.APPROVED, State.DENIED}),
-    State.APPROVED: (_ONWARD | _OFFLINE_ENDS),
+    State.APPROVED: _ONWARD | _OFFLINE_ENDS,
     State.READY_TESTING: frozenset({State.READY, State.NOT_READY, State.HELD, State.AWAITING_APPROVAL}),
     State.READY: (_ONWARD | _OFFLINE_ENDS) - {State.READY_TESTING},
     State.SHADOW: frozenset({State.CANARY, State.PROMOTED}) | _LIVE_ENDS,
@@ -67,11 +68,12 @@ EDGES: dict[State, frozenset[State]] = {
             State.AWAITING_APPROVAL,
         }
     ),
+}
+
+EDGES: dict[State, frozenset[State]] = {
+    **{state: onward | _WITHDRAWN for state, onward in _FORWARD.items()},
     State.PROMOTED: frozenset({State.RETIRED, State.ROLLED_BACK}),
     State.RETIRED: frozenset({State.PROMOTED}),  # a rollback brings it back
-    State.REJECTED: frozenset(),
-    State.DENIED: frozenset(),
-    State.NOT_READY: frozenset(),
-    State.ROLLED_BACK: frozenset(),
+    **dict.fromkeys(FAILED, frozenset[State]()),
 }
 """Every change of state there is. A step of a canary is an edge from CANARY to itself."""
