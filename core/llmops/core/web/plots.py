@@ -124,10 +124,10 @@ def interval_plot(title: str, ends: tuple[float, float], effect: float | None, m
     places = [low, high, *marks.values(), *([] if effect is None else [effect])]
     least, most = min(places), max(places)
     room = (most - least) * 0.08 or abs(most) * 0.1 or 1.0
-    scale = (WIDTH - 2 * RIGHT) / (most - least + 2 * room)
+    wide = most - least + 2 * room
 
     def x(value: float) -> str:
-        return f"{RIGHT + (value - least + room) * scale:.1f}"
+        return f"{RIGHT + (value - least + room) / wide * (WIDTH - 2 * RIGHT):.1f}"  # a quotient: `wide` may be tiny
 
     pieces = [f'<line class="grid" x1="{RIGHT}" x2="{WIDTH - RIGHT}" y1="34" y2="34"/>']
     for number, (name, place) in enumerate(marks.items()):
