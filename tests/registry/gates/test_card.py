@@ -129,8 +129,7 @@ def test_the_card_lies_beside_the_run_that_made_the_model(registry: Registry, fr
     with quiet_mlflow() as mlflow, store.client() as (_, client):
         import mlflow.sklearn
 
-        mlflow.set_experiment("training")
-        with mlflow.start_run() as run:
+        with mlflow.start_run(experiment_id=client.create_experiment("training")) as run:
             model = mlflow.sklearn.load_model(str(tmp_path / "saved"))
             info = mlflow.sklearn.log_model(
                 model, name="clf", pip_requirements=["scikit-learn"], serialization_format="cloudpickle"
