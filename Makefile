@@ -4,9 +4,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PARTS := cli serving gateway rag registry core
+PARTS := cli serving finetune gateway rag registry core
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+# Where Python may not keep what it compiled, every process compiles all it imports: half a second each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: up test test-e2e lint format bench bench-gateway clean
 

@@ -123,7 +123,7 @@ def swaps(state: StateConfig, moves: int) -> dict[str, float]:
             registry.move([Move(versions[0].name, "champion", number, held.etag, proofs[number - 1])])
 
         ours = _seen_after(_poll_record, state, record, moves)
-    with MlflowStore(state, "dev")._client() as (_, client):
+    with MlflowStore(state, "dev").client() as (_, client):
 
         def copy(number: int) -> None:
             client.set_registered_model_alias("dev.bench.asset_001", "champion", str(number))
@@ -229,7 +229,7 @@ def _poll_record(state: StateConfig, moves: int, seen: Any) -> None:
 
 
 def _poll_mlflow(state: StateConfig, moves: int, seen: Any) -> None:
-    with MlflowStore(state, "dev")._client() as (_, client):
+    with MlflowStore(state, "dev").client() as (_, client):
         _poll(lambda: int(client.get_model_version_by_alias("dev.bench.asset_001", "champion").version), moves, seen)
 
 

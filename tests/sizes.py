@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("cli", "serving", "gateway", "rag", "registry", "core")
+PARTS = ("cli", "serving", "finetune", "gateway", "rag", "registry", "core")
 FILE_LINES = 600
 FUNCTION_LINES = 80
 

@@ -4,13 +4,15 @@
 
 The gateway under test has core 0; the mock upstream, the load generator and the drainer have core 1. Ours runs with a
 virtual key, limits, budgets, prices, payload log to the real spool and metrics; the cache is off, and every body
-holds a nonce. Needs `LLMOPS_BENCH` (mock.c and lg.c) and gcc; a peer that cannot be installed is named and left out.
+holds a nonce. `LLMOPS_BENCH_REQUESTS` gives the long run another length, 20 million at most. Needs `LLMOPS_BENCH`
+(mock.c and lg.c) and gcc; a peer that cannot be installed is named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -24,6 +26,8 @@ from benchmarks.gateway.measure import Figures, Growth, long_run, measured, rate
 from benchmarks.gateway.tools import BUILD, Load, Mock, UnavailableError, build_tools, mock, write_bodies
 
 BARS = {"requests_per_s": 25_000.0, "cpu_us": 40.0, "p50_us": 100.0, "p99_us": 1000.0, "chunk_us": 16.0, "rss_mb": 60.0}
+
+MOST_REQUESTS = 20_000_000
 
 
 def say(text: str) -> None:
@@ -167,12 +171,14 @@ def against_bars(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=1_000_000, help="length of the long run; 0 leaves it out")
+    asked = os.environ.get("LLMOPS_BENCH_REQUESTS", "1000000")
+    parser.add_argument("--requests", type=int, default=int(asked), help="length of the long run; 0 leaves it out")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each other measurement")
     parser.add_argument("--streams", type=int, default=1000, help="slow streams at once")
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="leave out llmops, or a peer")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
+    options.requests = min(options.requests, MOST_REQUESTS)
     try:
         found = run(options)
     except UnavailableError as error:

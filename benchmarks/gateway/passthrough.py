@@ -47,6 +47,11 @@ class Passing:
         responder.on_gone = self._call.cancel
         responder.on_drain = self._call.resume
 
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.on_head(status, headers)
+        self.on_data(body)
+        self.on_end()
+
     def on_head(self, status: int, headers: Headers) -> None:
         kept = [field for field in headers if field[0] in (b"content-type", b"x-request-id")]
         self._status, self._headers = status, kept

@@ -241,3 +241,8 @@ def test_up_opens_the_gateway_only_with_its_secrets(
         pid = eventually(lambda: status.exists() and json.loads(status.read_text())["pid"])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_only_machines_with_a_redis_can_be_forgiven(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "share a Redis" in refused(capsys, "forgive")
+    assert "does not answer" in refused(capsys, "forgive", "--set", "store.redis_url=redis://127.0.0.1:9/0")

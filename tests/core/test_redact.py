@@ -16,6 +16,8 @@ SECRETS = [
     "ghp_" + "a1" * 18,
     "hf_" + "Ab" * 15,
     "AKIA" + "ABCDEFGH12345678",
+    "ASIA" + "ABCDEFGH12345678",
+    "ABSK" + "QmVkcm9ja0FQSUtleS1hYmNkZWZnaGlqa2xtbm9w",
     "xoxb-1234567890-abcdef",
     "AIza" + "x" * 35,
 ]

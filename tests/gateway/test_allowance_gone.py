@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from tests.support.allowances import quick_folder
+from tests.support.control import config_of
 from tests.support.redis import RedisServer, redis_server
 
 from llmops.core.errors import ConfigError
-from llmops.gateway.allowance import StoreGone
+from llmops.gateway.allowance import StoreGone, forgive_machines
 from llmops.gateway.allowance.desk import DeskConfig
 from llmops.gateway.allowance.reclaim import machine_of
 from llmops.gateway.allowance.redis_store import RedisStore
@@ -218,21 +219,24 @@ async def _counted(allowances: SharedAllowances) -> bool:
 @pytest.mark.redis
 def test_an_operator_may_forgive_a_machine_that_is_gone_for_good(folder: Path) -> None:
     async def run(server: RedisServer) -> None:
-        one, two = opened(server, folder / "one"), opened(server, folder / "two")
+        job = config_of(folder, store={"redis_url": server.url})
+        one, two = opened(server, job.folder), opened(server, folder / "two")
         await one.start()
         await two.start()
         (await two.reserve(BUDGET, 300, 1)).settle(300, 1)
         await two.close()
         (await one.reserve(BUDGET, 300, 1)).settle(300, 1)
         await one._store.exchange(one.holder, [])  # any exchange tells it of the other machine
-        assert await _knows(folder / "one", machine_of(folder / "two"))
+        assert await _knows(job.folder, machine_of(folder / "two"))
         server.kill()
         server.start()
         await until(lambda: _refuses(one, machine_of(folder / "two")))
-        store = RedisStore(server.url, folder / "one", machine_of(folder / "one"))
-        await store.forgive()
-        await store.close()
+        lost = [machine_of(folder / "two")]
+        assert await forgive_machines(job, plan=True) == lost
+        assert await _refuses(one, *lost)
+        assert await forgive_machines(job, plan=False) == lost
         await until(lambda: _counted(one))
+        assert await forgive_machines(job, plan=True) == []
         await one.close()
 
     with redis_server() as server:

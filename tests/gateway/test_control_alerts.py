@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from tests.support.control import Control, config_of, dump, fill, receiving, row, running_control, write_metrics
 
+from llmops.core.addresses import checked_address
 from llmops.core.errors import ConfigError, DeniedError, UpstreamError
 from llmops.core.lake import Lake
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
+from llmops.core.webhook import SIGNATURE, TIMESTAMP, Webhook
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions
 from llmops.gateway.control.models import ReportedModels
-from llmops.gateway.control.webhook import SIGNATURE, TIMESTAMP, Webhook, checked_address
 
 SPENT = Condition("budget_80", "key:one/month", "nearly spent")
 
@@ -107,9 +108,9 @@ def test_no_private_address_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answers)
     with pytest.raises(DeniedError):  # one of a name's addresses is enough
-        checked_address("mixed.example", 80, private=False)
+        checked_address("mixed.example", 80, private=False, hint="")
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answers[:1])
-    assert checked_address("good.example", 80, private=False) == "93.184.216.34"
+    assert checked_address("good.example", 80, private=False, hint="") == "93.184.216.34"
 
 
 def test_a_webhook_that_is_gone_or_wrong_is_said() -> None:

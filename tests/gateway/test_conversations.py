@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from tests.support.nonsense import ARGUMENTS, EXAMPLES, NAMES, TEXT
 from tests.support.provider_calls import PIXEL, provider_of, target
 from tests.support.upstreams.anthropic import AnthropicServer
+from tests.support.upstreams.bedrock import BedrockServer
 from tests.support.upstreams.cohere import CohereServer
 from tests.support.upstreams.gemini import GeminiServer
-from tests.support.upstreams.wire import Seen, WireServer, running
+from tests.support.upstreams.wire import KEY, Seen, WireServer, running
 
-KINDS: dict[Any, type[WireServer]] = {"anthropic": AnthropicServer, "gemini": GeminiServer, "cohere": CohereServer}
+KINDS: dict[Any, type[WireServer]] = {
+    "anthropic": AnthropicServer,
+    "gemini": GeminiServer,
+    "cohere": CohereServer,
+    "bedrock": BedrockServer,
+}
 
 PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
 CONTENT = TEXT | st.lists(
@@ -84,6 +90,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[tuple[Any, WireServer]]:
 @given(body=conversations())
 def test_a_conversation_is_taken(server: tuple[Any, WireServer], body: dict[str, Any]) -> None:
     kind, upstream = server
-    request = provider_of(kind, upstream).build("chat", body, target("a-model"))
+    request = provider_of(kind, upstream).build("chat", body, target("a-claude-model"))
     headers = {name.decode(): value.decode() for name, value in request.headers}
+    if kind == "bedrock":  # a signer's part
+        headers["authorization"] = f"Bearer {KEY}"
     upstream.check(Seen(request.path, headers, request.body, json.loads(request.body)))

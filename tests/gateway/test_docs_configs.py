@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.support.wire import certificate
 
 from llmops.core.config import load_config
@@ -36,11 +41,28 @@ FIRST: dict[str, Any] = {
     ],
 }
 """What a piece is laid over that is shown by itself."""
+
+
+@cache
+def google_key() -> str:
+    """A service account's key, of nobody."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
+    account = {"client_email": "a@b.iam.gserviceaccount.com", "private_key_id": "1", "private_key": pem}
+    return json.dumps({"type": "service_account", **account})
+
+
+CREDENTIALS: dict[str, Callable[[], str]] = {
+    "aws.json": lambda: '{"AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "a-secret"}',
+    "google.json": google_key,
+}
 FEATURES = frozenset(
     (
         "weight", "tier", "fallbacks", "retry", "breaker", "balance", "experiment", "roi", "escalate", "regions",
         "limits", "budgets", "user_limits", "user_budgets", "prices", "unpriced", "cache", "semantic", "guards", "tags",
-        "redis_url", "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers",
+        "redis_url", "tls", "tls_cert", "otlp_endpoint", "alert_webhook", "workers", "registered",
     )
 )  # fmt: skip
 
@@ -56,7 +78,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         else:
             file = tmp_path / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("a-secret", encoding="utf-8")
+            file.write_text(CREDENTIALS.get(file.name, lambda: "a-secret")(), encoding="utf-8")
     cert, key = certificate(tmp_path)
     (tmp_path / "tls").mkdir()
     for name in re.findall(r"tls/[\w-]+\.(?:pem|key)", text):

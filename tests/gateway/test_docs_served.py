@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from tests.gateway.test_docs_configs import BLOCKS, completed
 from tests.support.upstreams.anthropic import AnthropicServer
+from tests.support.upstreams.bedrock import BedrockServer
 from tests.support.upstreams.cohere import CohereServer
 from tests.support.upstreams.gemini import GeminiServer
 from tests.support.upstreams.openai import KEY, MistralServer, OpenAIServer
+from tests.support.upstreams.vertex import LOCATION, PROJECT, VertexServer
 from tests.support.upstreams.wire import WireServer, running
 from tests.support.worker import RunningWorker, route, running_worker
 
@@ -29,6 +31,8 @@ SERVERS: dict[str, type[WireServer]] = {
     "gemini": GeminiServer,
     "cohere": CohereServer,
     "mistral": MistralServer,
+    "bedrock": BedrockServer,
+    "vertex": VertexServer,
 }
 QUESTIONS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Which towns lie on the river?"}]},
@@ -64,6 +68,10 @@ def redirected(block: str, urls: dict[str, str], folder: Path) -> dict[str, Any]
         provider |= {"url": urls[kind], "api_key": f"file:{secret}"}
         provider.pop("tls", None)
         provider.pop("api_version", None)
+        provider.pop("credentials", None)
+        provider.pop("aws", None)
+        if kind == "vertex":
+            provider |= {"project": PROJECT, "location": LOCATION}
         if kind == "azure":  # the wire format is the same, but for addresses
             provider["kind"] = "openai"
     for elsewhere in ("state", "host", "port", "control", "http"):

@@ -213,11 +213,11 @@ def test_a_new_configuration_drops_no_request(tmp_path: Path, upstream: Scripted
                 moved = {**providers, "first": {"url": upstream.url, "headers": {"x-version": str(number)}}}
                 worker.reload(providers=moved, routes=[route(), route(name, target("other"))])
                 worker.until(lambda name=name: worker.chat(user_says(model=name)).status_code == 200)
+            worker.until(lambda: "5" in {asked.headers.get("x-version") for asked in upstream.asked})
             stop.set()
             for thread in threads:
                 thread.join()
             assert set(statuses) == {200}
-            assert "5" in {asked.headers.get("x-version") for asked in upstream.asked}
             asked = len(upstream.asked) + len(other.asked)
             worker.until(lambda: len([row for row in worker.rows() if row["status_code"] == 200]) == asked)
 

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.core.errors import ConfigError
+from llmops.core.web.hosts import hostname
 from llmops.gateway.calls import Fault, Meter, Usage
 from llmops.gateway.config import BreakerConfig, EscalateConfig, RoiRule, TargetConfig
 from llmops.gateway.engine import admission
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.candidates import start_tier
 from llmops.gateway.engine.escalation import Escalation, mean_logprob
-from llmops.gateway.engine.host import Host, check_origin, hostname
+from llmops.gateway.engine.host import Host, check_origin
 from llmops.gateway.engine.measure import measure
 from llmops.gateway.engine.metrics import BOUNDS, Metrics
 from llmops.gateway.engine.tab import Tab

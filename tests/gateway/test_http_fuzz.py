@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -81,7 +82,7 @@ def requests(draw: st.DrawFn) -> tuple[bytes, Seen]:
     blank = draw(st.sampled_from([b"", b" ", b"\t "]))
     head = b"".join(b"%b:%b%b%b\r\n" % (name, blank, value, blank) for name, value in lines)
     path, _, query = target.decode().partition("?")
-    headers = {name.lower(): value.strip(b" \t") for name, value in lines}
+    headers = {name.lower(): value.strip(b" \t") for name, value in lines if name != b"Content-Length"}
     return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, head, wire), (method.decode(), path, query, headers, body)
 
 
@@ -132,6 +133,25 @@ def test_how_requests_are_split_never_matters(
     data = b"".join(wire for wire, _ in several)
     expected = [seen for _, seen in several]
     assert fed(loop, pieces(data, cuts)).seen == expected
+
+
+@given(one=requests(), bodies=st.lists(BODY, min_size=1, max_size=4))
+@settings(max_examples=40 * TIMES, deadline=None)
+def test_a_head_that_comes_again_is_read_as_if_it_were_the_first(
+    loop: asyncio.AbstractEventLoop, one: tuple[bytes, Seen], bodies: list[bytes]
+) -> None:
+    wire, seen = one
+    head, _, rest = wire.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length:[ \t]*([0-9]+)", head)
+    parts = [wire]
+    for body in bodies:
+        again = head
+        if length is not None:
+            rest = body
+            again = b"%b%d%b" % (head[: length.start(1)], len(body), head[length.end(1) :])
+        parts.append(again + b"\r\n\r\n" + rest)
+    expected = [seen, *((*seen[:4], body if length is not None else seen[4]) for body in bodies)]
+    assert fed(loop, parts).seen == expected
 
 
 @given(one=requests())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.support.raw_upstream import CHUNKED, OK, Heard, fetch, pool, read_request, saying, silent, upstream
@@ -168,6 +169,46 @@ def test_a_cancelled_call_closes_its_connection_and_is_silent(said: bytes) -> No
     run(work())
 
 
+def test_a_replaced_call_waits_for_a_new_connection_not_for_another_kept_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        first_out, dialled, answered = asyncio.Event(), asyncio.Event(), 0
+        seconds = 0
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal seconds, answered
+            await read_request(reader)
+            answered += 1
+            await until(lambda: answered >= 2)
+            writer.write(OK)
+            await read_request(reader)
+            seconds += 1
+            if seconds == 1:
+                await first_out.wait()
+                writer.write(OK)
+                await read_request(reader)  # whoever takes this kept connection loses it
+
+        async with upstream(script) as origin, pool(origin.url) as one:
+            await asyncio.gather(fetch(one), fetch(one))
+            dial = one._dialer.dial
+
+            async def held(*arguments: Any) -> Any:
+                await dialled.wait()
+                return await dial(*arguments)
+
+            monkeypatch.setattr(one._dialer, "dial", held)
+            slow = asyncio.create_task(fetch(one))
+            await until(lambda: seconds == 1)
+            replaced = asyncio.create_task(fetch(one))
+            await until(lambda: one.waiting == 1)
+            first_out.set()
+            assert (await slow).body == b"ok"
+            assert one.waiting == 1
+            dialled.set()
+            assert (await replaced).body == b"ok"
+
+    run(work())
+
+
 def test_a_listener_may_cancel_from_within() -> None:
     async def work() -> None:
         class Impatient(Heard):
@@ -177,7 +218,7 @@ def test_a_listener_may_cancel_from_within() -> None:
             def on_data(self, data: bytes) -> None:
                 raise AssertionError("told after cancel")
 
-        async with upstream(saying(OK, OK)) as origin, pool(origin.url) as one:
+        async with upstream(saying(CHUNKED + b"2\r\nok\r\n0\r\n\r\n", OK)) as origin, pool(origin.url) as one:
             call = one.call(UpstreamRequest("/", JSON, b"{}"), Impatient(), first_byte_s=30, idle_s=30)
             await until(lambda: call.sent and not one.connections)
             assert (await fetch(one)).body == b"ok"

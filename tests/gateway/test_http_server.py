@@ -29,7 +29,6 @@ def test_a_whole_request_reaches_the_handler_and_the_reply_the_caller() -> None:
             request = gate.requests[0]
             assert (request.method, request.path, request.query) == ("POST", "/v1/chat/completions", "x=1&y")
             assert request.headers[b"x-llmops-tags"] == b"k=v"
-            assert request.peer == "127.0.0.1"
 
     run(work())
 

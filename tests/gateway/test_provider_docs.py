@@ -24,6 +24,8 @@ def test_the_configuration_on_the_page_opens_every_provider() -> None:
         "gemini",
         "cohere",
         "mistral",
+        "bedrock",
+        "vertex",
     }
     for route in config.routes:
         for target in route.targets:

@@ -165,10 +165,12 @@ def test_wrong_requests(operation: Operation) -> None:
     assert outcomes(bodies(good), lambda body: output_ceiling(operation, body, TARGET)) <= {"bad_request"}
 
 
-@pytest.mark.parametrize("kind", ["anthropic", "gemini", "cohere", "mistral", "azure", "openai"])
+@pytest.mark.parametrize("kind", ["anthropic", "gemini", "cohere", "mistral", "azure", "openai", "bedrock", "vertex"])
 def test_wrong_chats_for_every_provider(kind: Any) -> None:
-    url = "https://a" if kind == "azure" else None
-    provider = open_provider(ProviderConfig(kind=kind, url=url), "k")
+    more: dict[str, Any] = {"url": "https://a"} if kind == "azure" else {}
+    if kind in ("bedrock", "vertex"):
+        more = {"location": "eu-central-1", "api_key": "env:X", "project": "p-1" if kind == "vertex" else None}
+    provider = open_provider(ProviderConfig.model_validate({"kind": kind, **more}), "k")
     asked = outcomes(bodies(REQUESTS["chat"]), lambda body: provider.build("chat", body, TARGET))
     assert asked <= {"bad_request"}
     assert outcomes(bodies(REQUESTS["chat"]), provider.reader) <= {"bad_request"}

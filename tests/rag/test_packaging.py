@@ -18,6 +18,9 @@ from llmops.rag.index import open_index
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.packaging import assemble, open_chain, register_chain
 from llmops.registry.assets import Registry
+from llmops.registry.gates import ValidationSpec, validate
+from llmops.registry.gates.spec import Documentation
+from llmops.registry.records import Candidate, Kind, Pointer
 
 KEY = "sk-never-shown-98765"
 LLM = LlmConfig(url="http://127.0.0.1:1/v1", model="small", api_key="env:LLMOPS_TEST_LLM_KEY")
@@ -142,3 +145,26 @@ def _pinned(config: RagConfig, registry: Registry) -> dict[str, Any]:
     described = yaml.safe_load((config.state.root / version.source / "MLmodel").read_text())
     pinned: dict[str, Any] = described["flavors"]["python_function"]["config"]
     return pinned
+
+
+def test_validation_looks_into_a_registered_index(config: RagConfig, registry: Registry) -> None:
+    """Found by entry point: registry knows no index."""
+    asked = ValidationSpec(documentation=Documentation(description=False))
+    index = register_chain(config, registry).index
+    report = validate(index, asked, registry)
+    found = {finding.check: finding for finding in report.findings}
+    assert {check: finding.verdict for check, finding in found.items()} == {"place": "pass", "index": "pass"}
+    assert found["index"].measured["chunks"] == 2
+    gone = Candidate(Kind.INDEX, index.name, Pointer(f"index/{index.name}#gone"), digest="0" * 64)
+    report = validate(registry.register(gone), asked, registry)
+    assert [(f.check, f.verdict) for f in report.findings] == [("place", "pass"), ("index", "fail")]
+
+
+def test_a_chain_of_ours_is_validated_in_a_confined_process(
+    config: RagConfig, registry: Registry, tmp_path: Path
+) -> None:
+    """It opens its index, behind fences; the tests' embedder is in no release, so that is what it says."""
+    report = validate(register_chain(config, registry).chain, ValidationSpec(), registry)
+    (load,) = [finding for finding in report.findings if finding.check == "load"]
+    assert load.verdict == "fail"
+    assert "embed" in load.what

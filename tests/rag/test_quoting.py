@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.handbook import ATTACK, DOCUMENTS, handbook
+from tests.support.handbook import ATTACK, DOCUMENTS
+from tests.support.memory_index import HashingEmbedder, MemoryDocument, MemoryIndex, Page
 
 from llmops.core.chain import Cancelled, CancelToken, ChainContext, Citation, Delta
 from llmops.core.identity import LOCAL
@@ -17,8 +18,11 @@ from llmops.rag.answer.quoting import INTRODUCTION, QuotingAnswerer
 from llmops.rag.retrieve import Retriever
 
 
-def ask(question: str, cancel: CancelToken | None = None) -> list[Piece]:
-    index, embedder = handbook()
+def ask(
+    question: str, cancel: CancelToken | None = None, documents: tuple[MemoryDocument, ...] = DOCUMENTS
+) -> list[Piece]:
+    embedder = HashingEmbedder()
+    index = MemoryIndex(documents, embedder)
     found = Retriever(lambda: index, embedder).retrieve(question, LOCAL)
     asked = Asked(question, [], found, Sampling(), ChainContext(cancel=cancel or CancelToken()))
     return list(QuotingAnswerer(embedder).answer(asked))
@@ -60,6 +64,26 @@ def test_page_travels_with_the_citation() -> None:
 
 def test_what_a_sentence_announces_comes_with_it() -> None:
     assert "press the green button" in cited(ask("How do I restart the pump?"))[0].text
+
+
+CARE = """# Care
+
+## How do I store the pump in winter?
+
+Drain the tank first.
+
+## Which colour suits it?
+
+Blue.
+"""
+
+
+def test_a_sentence_is_about_what_its_heading_says() -> None:
+    whole = (Page(1, 0, len(CARE)),)
+    documents = (MemoryDocument("docs/care.md", CARE, title="Care", pages=whole), *DOCUMENTS)
+    first = cited(ask("How do I store the pump in winter?", documents=documents))[0]
+    assert (first.uri, first.text) == ("docs/care.md", "Drain the tank first.")
+    assert cited(ask("How do I store the boat in harbour?", documents=documents)) == []
 
 
 @pytest.mark.parametrize("question", ["What is the capital of Mongolia?", "Who won the chess championship?", "???"])

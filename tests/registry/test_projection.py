@@ -43,7 +43,7 @@ def test_what_others_did_to_mlflow_is_found_and_put_right(registry: Registry, st
     registry.register(chain("a"))
     registry.register(chain("b"))
     registry.register(prompt("one"))
-    with MlflowStore(state, "dev")._client() as (_, client):
+    with MlflowStore(state, "dev").client() as (_, client):
         client.set_registered_model_alias(str(CHAT), "champion", "2")
         client.set_registered_model_alias(str(CHAT), "stray", "1")
         client.delete_prompt_alias("dev.docs.prompt", "champion")

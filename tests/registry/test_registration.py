@@ -26,7 +26,7 @@ STEPS = ["intent", "artefact", "version", "commit"]
 
 def in_mlflow(state: StateConfig, name: str = str(CHAT)) -> list[int]:
     """The versions MLflow shows under a name, prompts included."""
-    with MlflowStore(state, "dev")._client() as (_, client):
+    with MlflowStore(state, "dev").client() as (_, client):
         prompts = " and tags.`mlflow.prompt.is_prompt` = 'true'"
         found = [v for more in ("", prompts) for v in client.search_model_versions(f"name = '{name}'{more}")]
         return sorted(int(version.version) for version in found)
@@ -129,7 +129,7 @@ def test_code_that_does_not_run_leaves_nothing(registry: Registry, state: StateC
 def test_a_classic_model_registers_from_its_run_and_predicts(registry: Registry, state: StateConfig) -> None:
     import mlflow
 
-    with MlflowStore(state, "dev")._client(), mlflow.start_run() as run:
+    with MlflowStore(state, "dev").client(), mlflow.start_run() as run:
         mlflow.pyfunc.log_model(name="model", python_model=MODELS / "table.py", pip_requirements=["mlflow"])
         uri = f"models:/{mlflow.last_logged_model().model_id}"
     name = Name.parse("dev.risk.fraud")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.support.serving import Running, ask, question, running
 
 from llmops.core.errors import ConfigError, IntegrityError
+from llmops.core.web.hosts import hostname
 from llmops.serving.config import ServeConfig, refuse_open_door
-from llmops.serving.guard import hostname
 from llmops.serving.identity import Sessions
 
 

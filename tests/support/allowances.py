@@ -156,8 +156,8 @@ class World:
         return refused
 
     def _admit(self, worker: Worker, held: Held, meters: tuple[Meter, ...], nano: int, tokens: int) -> Admission:
-        assert held._grants is not None
-        accounts = tuple(g.account.id for g in held._grants if isinstance(g, Lease) and g.account.kind == "usd")
+        assert held._bundle is not None
+        accounts = tuple(g.account.id for g in held._bundle.money if isinstance(g, Lease) and g.account.kind == "usd")
         admission = Admission(self.now_ms, meters, accounts, nano, tokens, held)
         self.admissions.append(admission)
         worker.open.append(admission)

@@ -38,7 +38,8 @@ def target(model: str = "claude-opus-5-5", **more: Any) -> TargetConfig:
 
 
 def provider_of(kind: ProviderKind, server: WireServer, key: str = KEY) -> Provider:
-    return open_provider(ProviderConfig(kind=kind, url=server.url), key)
+    more = {"location": "eu-central-1", "api_key": "env:NEVER_READ"} if kind == "bedrock" else {}
+    return open_provider(ProviderConfig.model_validate({"kind": kind, "url": server.url, **more}), key)
 
 
 def ask(provider: Provider, server: WireServer, operation: Operation, body: dict[str, Any], to: TargetConfig) -> Reply:

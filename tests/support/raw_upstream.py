@@ -93,6 +93,12 @@ class Heard:
     def body(self) -> bytes:
         return b"".join(self.parts)
 
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        self.on_head(status, headers)
+        if body:
+            self.on_data(body)
+        self.on_end()
+
     def on_head(self, status: int, headers: Headers) -> None:
         assert not self.over.is_set()
         self.status, self.headers = status, headers

@@ -23,6 +23,7 @@ from llmops.core.state import StateConfig
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
+from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.server import address, listening, server_for
 
 
@@ -96,8 +97,10 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, shelf: Shelf | None = None, **settings: Any) -> Iterator[Running]:
-    """A server over `shelf` (one quoting chain by default) until the block ends."""
+def running(
+    folder: Path, shelf: Shelf | None = None, *, rooms: Rooms | None = None, **settings: Any
+) -> Iterator[Running]:
+    """A server over `shelf` (one quoting chain by default) until the block ends; `rooms` have the registry's pages."""
     shelf = shelf or Shelf({1: SmallChain})
     config = ServeConfig(state=StateConfig(dir=folder), port=0, poll_s=0.05, shutdown_s=1, **settings)
     tables = SpooledTables(config.state.spool)
@@ -107,7 +110,7 @@ def running(folder: Path, shelf: Shelf | None = None, **settings: Any) -> Iterat
         listening(config.host, config.port) as listener,
         Endpoints(config.endpoints, shelf, poll_s=config.poll_s) as endpoints,
     ):
-        server = server_for(config, Backing(shelf, tables, KEYS), endpoints, answering.set)
+        server = server_for(config, Backing(shelf, tables, KEYS, rooms), endpoints, answering.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

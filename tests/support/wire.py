@@ -14,7 +14,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,7 +165,7 @@ async def door(handler: Handler = echo, tick_s: float = 0.02, **config: Any) -> 
     responders: list[Responder] = []
 
     def handle(request: Request, responder: Responder) -> None:
-        requests.append(request)
+        requests.append(replace(request))
         responders.append(responder)
         handler(request, responder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,13 @@ GATEWAY_FILE = Path("configs/gateway.yaml")
 
 
 def gateway_job(path: Path | None, overrides: Sequence[str] = ()) -> Loaded[GatewayConfig]:
-    """The gateway job of `path`, else of this folder's `configs/gateway.yaml`."""
-    return load_config(GatewayConfig, _existing(path), overrides=overrides)
+    """The gateway job of `path`, else of this folder's `configs/gateway.yaml`, its registered routes read."""
+    loaded = load_config(GatewayConfig, _existing(path), overrides=overrides)
+    if not loaded.value.registered:
+        return loaded
+    from llmops.gateway.registered import with_registered
+
+    return replace(loaded, value=with_registered(loaded.value))
 
 
 def gateway_source(path: Path | None, overrides: Sequence[str] = ()) -> tuple[GatewayConfig, Source]:

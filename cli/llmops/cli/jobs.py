@@ -12,11 +12,20 @@ from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 from llmops.core.positions import load_yaml
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
+from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
+from llmops.registry.workflow.config import WorkflowConfig
 from llmops.serving.config import ServeConfig
 
 RAG_FILE = Path("configs/rag.yaml")
 SERVE_FILE = Path("configs/serve.yaml")
-JOBS: dict[str, type[BaseModel]] = {"rag": RagConfig, "serve": ServeConfig, "gateway": GatewayConfig}
+JOBS: dict[str, type[BaseModel]] = {
+    "rag": RagConfig,
+    "serve": ServeConfig,
+    "gateway": GatewayConfig,
+    "validation": ValidationSpec,
+    "comparison": ComparisonSpec,
+    "workflow": WorkflowConfig,
+}
 
 
 def rag_job(path: Path | None, overrides: Sequence[str] = ()) -> Loaded[RagConfig]:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from llmops.core.errors import ConfigError, did_you_mean
 from llmops.core.ids import digest
@@ -133,7 +134,7 @@ def _explain(
         hint = did_you_mean(str(path[-1]), _known_keys(model, path[:-1]))
     else:
         what = f"`{dotted(path)}`: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-        hint = None
+        hint = problem.get("ctx", {}).get("hint") or None  # a check of the model's own may know what to do
     if others:
         more = f"{others} more problem{'s' * (others > 1)} in this configuration"
         hint = f"{hint} ({more})" if hint else more
@@ -154,9 +155,14 @@ def _known_keys(model: type[BaseModel], path: Path_) -> list[str]:
     for part in path:
         if isinstance(part, int) or current is None:
             continue
-        field = current.model_fields.get(part)
+        field = _fields(current).get(part)
         current = _section(field.annotation) if field else None
-    return list(current.model_fields) if current else []
+    return list(_fields(current)) if current else []
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A section's fields by the words that stand in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

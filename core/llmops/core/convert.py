@@ -50,7 +50,7 @@ def _by_column(spec: TableSpec, rows: Sequence[Mapping[str, Any]]) -> list[list[
     for column in spec.columns:
         values = [row.get(column.name) for row in rows]
         types = set(map(type, values)) - {type(None)}
-        if column.name == "request_date" and not types:
+        if column.name == "request_date" and not types and "request_time" in columns:
             values = [None if time is None else time.date() for time in columns["request_time"]]
         elif not types <= _PLAIN[column.type]:
             return None
@@ -134,6 +134,12 @@ def _int(value: Any) -> int:
     return number
 
 
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"neither true nor false: {value!r}")
+    return value
+
+
 def _double(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError(f"not a number: {value!r}")
@@ -179,8 +185,10 @@ def _map(value: Any) -> list[tuple[str, str]]:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "string": _string,
+    "boolean": _boolean,
     "int": _int,
     "long": _long,
+    "float": _double,
     "double": _double,
     "date": _date,
     "timestamp": _timestamp,
@@ -192,8 +200,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 _DOES_NOT_FIT = (ValueError, TypeError, InvalidOperation, OverflowError, OSError)
 _PLAIN: dict[str, set[type]] = {
     "string": {str, int},
+    "boolean": {bool},
     "int": {int},
     "long": {int},
+    "float": {float, int},
     "double": {float, int},
     "date": {str},
     "timestamp": {str, int},
@@ -201,5 +211,7 @@ _PLAIN: dict[str, set[type]] = {
     "array<string>": {list},
     "map<string,string>": {dict},
 }
-_AS_THEY_ARE: dict[str, set[type]] = {"string": {str}, "int": {int}, "long": {int}, "double": {float}}
+_AS_THEY_ARE: dict[str, set[type]] = {
+    "string": {str}, "boolean": {bool}, "int": {int}, "long": {int}, "float": {float}, "double": {float},
+}  # fmt: skip
 _RANGES = {"int": (-(2**31), 2**31), "long": (-(2**63), 2**63)}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from llmops.core.errors import ConflictError
+
+_LOOK_AGAIN_S = 0.02
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -37,8 +40,11 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(path: Path, *, what: str) -> Iterator[None]:
+def exclusive_lock(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold `path` as a lock for one process; the kernel releases it at the process' end, however that comes.
+
+    Args:
+        wait_s: how long to wait for another process to be done.
 
     Raises:
         ConflictError: another process holds it; names its process id.
@@ -46,17 +52,28 @@ def exclusive_lock(path: Path, *, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor, wait_s):
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             raise ConflictError(
                 f"another process is already {what}",
                 where=f"process {holder}",
                 hint="wait for it to end, then run again",
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int, wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return True

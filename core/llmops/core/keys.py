@@ -169,6 +169,15 @@ class Keys:
             raise DeniedError(f"the key may not be used for {scope}", where=found.key.key_id)
         return found.key.principal
 
+    def working(self, key_id: str, scope: str) -> Principal | None:
+        """Who this key stands for, where it works at this moment and is for this scope."""
+        with self._sql.read() as connection:
+            row = connection.execute(select(KEYS).where(KEYS.c.key_id == key_id)).one_or_none()
+        if row is None or scope not in row.scopes:
+            return None
+        key = _key(row)
+        return key.principal if key.active(datetime.now(UTC)) else None
+
     def any_active(self) -> bool:
         """Whether some key works at all; a public bind without one is refused."""
         now = datetime.now(UTC)

@@ -20,7 +20,8 @@ _SECRETS = (
     rf"lk_[a-z0-9]{{1,32}}_{_KEY_CHARACTERS}{{16,}}",  # ours, core.keys
     r"gh[pousr]_[A-Za-z0-9]{20,}",
     r"hf_[A-Za-z0-9]{20,}",
-    r"AKIA[A-Z0-9]{16}",
+    r"A[KS]IA[A-Z0-9]{16}",  # AWS, lasting and of a session
+    r"ABSK[A-Za-z0-9_-]{30,}",  # Amazon Bedrock
     r"AIza[A-Za-z0-9_-]{30,}",
     r"xox[abprs]-[A-Za-z0-9-]{10,}",
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\"-]*(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",

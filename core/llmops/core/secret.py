@@ -35,12 +35,22 @@ def resolve_secret(reference: str) -> str:
     Raises:
         ConfigError: the variable or file is missing, empty, or holds what no header can carry.
     """
+    value = resolve_document(reference)
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"the secret `{reference}` holds characters that no header can carry")
+    return value
+
+
+def resolve_document(reference: str) -> str:
+    """A secret that may have several lines, such as a key in JSON (surrounding white space dropped).
+
+    Raises:
+        ConfigError: the variable or file is missing or empty.
+    """
     kind, _, target = check_reference(reference).partition(":")
     value = (os.environ.get(target, "") if kind == "env" else _read(Path(target), reference)).strip()
     if not value:
         raise ConfigError(f"the secret `{reference}` is not set or empty", hint="set it, then run again")
-    if not value.isascii() or not value.isprintable():
-        raise ConfigError(f"the secret `{reference}` holds characters that no header can carry")
     return value
 
 

@@ -18,6 +18,9 @@ class StateConfig(BaseModel):
     dir: Path = Field(Path(".llmops"), description="Folder of everything that is kept, relative to the working folder")
     sql_url: str | None = Field(None, description="SQLAlchemy URL of the own state; default: SQLite in the folder")
     lake_url: str | None = Field(None, description="Root of the Delta tables: a folder or s3/abfs/gs URL")
+    online_url: str | None = Field(
+        None, description="Online feature store: redis://..., or env:NAME that holds it; default: SQLite in the folder"
+    )
     mlflow_uri: str | None = Field(None, description="One MLflow tracking URI for all catalogs; default: SQLite each")
     mlflow_uris: dict[str, str] = Field(default_factory=dict, description="Catalog -> its own MLflow tracking URI")
     audit_key: str | None = Field(

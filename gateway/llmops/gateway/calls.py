@@ -170,6 +170,14 @@ class TokenCounter(Protocol):
     def count_tokens(self, body: Json, target: TargetConfig) -> UpstreamRequest: ...
 
 
+@runtime_checkable
+class Publisher(Protocol):
+    """A provider whose models speak different formats, such as a cloud that sells the models of several makers."""
+
+    def of_model(self, model: str) -> Provider:
+        """Who speaks for one model; the same object for every model of a kind. Raises ConfigError for one unknown."""
+
+
 class Writer(Protocol):
     """Turns chat chunks into the caller's stream format."""
 
@@ -203,14 +211,18 @@ class Dialect(Protocol):
 
 @dataclass(slots=True)
 class Request:
-    """One whole, checked HTTP request. Header names are lower-case; a repeated header is joined by commas."""
+    """One whole, checked HTTP request. Header names are lower-case; a repeated header is joined by commas.
+
+    Good until it is answered: the connection's next request, if its head is the same, is this object with another body.
+    """
 
     method: str
     path: str
     query: str
     headers: dict[bytes, bytes]
     body: bytes
-    peer: str = ""
+    caller: Any = None
+    """What the handler has found out from the head alone, kept for the next request with it."""
 
 
 class Responder(Protocol):
@@ -226,7 +238,8 @@ class Responder(Protocol):
     def full(self) -> bool:
         """Whether the caller is too slow: stop reading upstream until `on_drain`."""
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def send(self, status: int, headers: Headers, body: bytes, standing: Headers = ()) -> None:
+        """The whole reply. `standing` headers are those of many replies: one tuple is checked and laid out once."""
 
     def start(self, status: int, headers: Headers) -> None: ...
 
@@ -242,7 +255,10 @@ Handler = Callable[[Request, Responder], None]
 
 
 class Listener(Protocol):
-    """Hears of one upstream call: `on_head`, `on_data`*, then `on_end` or `on_fault`, or `on_fault` alone."""
+    """Hears of one upstream call: `on_head`, `on_data`*, `on_end` or `on_fault`; or `on_reply` or `on_fault` alone."""
+
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A reply that came whole, at once: head, data and end in one."""
 
     def on_head(self, status: int, headers: Headers) -> None: ...
 
@@ -256,8 +272,9 @@ class Listener(Protocol):
 class UpstreamCall(Protocol):
     """One call under way. After `cancel` the listener hears nothing more."""
 
-    sent: bool
-    """Whether any byte of the request left: if not, the call cannot have cost anything."""
+    @property
+    def sent(self) -> bool:
+        """Whether any byte of the request left: if not, the call cannot have cost anything."""
 
     def cancel(self) -> None: ...
 

@@ -50,7 +50,9 @@ def asked_output(operation: Operation, body: Json, ceiling: int) -> int:
         Fault: `bad_request` where the maximum is no whole number, or negative.
     """
     for name in _LIMITS.get(operation, ()):
-        value = body.get(name)
+        if name not in body:
+            continue
+        value = body[name]
         if value is None or (name == "n_predict" and value == -1):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llmops.core.names import current_catalog
+from llmops.core.names import Ref, current_catalog
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
+from llmops.gateway.clouds import bedrock_url, vertex_url
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]{0,127}$"
 Word = Annotated[str, Field(pattern=WORD)]
@@ -25,7 +26,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-ProviderKind = Literal["openai", "anthropic", "azure", "gemini", "cohere", "mistral"]
+ProviderKind = Literal["openai", "anthropic", "azure", "gemini", "cohere", "mistral", "bedrock", "vertex"]
 Operation_ = Literal["chat", "completions", "responses", "messages", "embeddings", "rerank"]
 Period = Literal["hour", "day", "week", "month", "total"]
 
@@ -36,6 +37,7 @@ URLS: dict[str, str] = {
     "cohere": "https://api.cohere.com",
     "mistral": "https://api.mistral.ai/v1",
 }
+_IN_CLOUDS = ("bedrock", "vertex")
 
 
 class TlsConfig(Section):
@@ -44,6 +46,19 @@ class TlsConfig(Section):
     ca_file: Path | None = Field(None, description="Certificates to trust instead of the system's")
     server_name: str | None = Field(None, description="Name to check the certificate against; default: the URL's host")
     client_cert: Path | None = Field(None, description="Certificate and key of this gateway, PEM, for mutual TLS")
+
+
+class AwsKeysConfig(Section):
+    """An access key of AWS, each part by reference."""
+
+    access_key_id: str = Field(description="Reference: env:NAME or file:PATH")
+    secret_access_key: str = Field(description="Reference: env:NAME or file:PATH")
+    session_token: str | None = Field(None, description="Reference; temporary keys have one")
+
+    @field_validator("access_key_id", "secret_access_key", "session_token")
+    @classmethod
+    def _by_reference(cls, value: str | None) -> str | None:
+        return None if value is None else check_reference(value)
 
 
 class ProviderConfig(Section):
@@ -55,6 +70,16 @@ class ProviderConfig(Section):
     region: str | None = Field(None, description="Where it processes data; checked against a route's residency")
     api_version: str | None = Field(None, description="Azure's api-version, Anthropic's anthropic-version")
     organization: str | None = Field(None, description="OpenAI-Organization header")
+    location: str | None = Field(
+        None, pattern=r"^[a-z][a-z0-9-]{1,40}$", description="Bedrock's region, Vertex AI's location: where it is asked"
+    )
+    project: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.:-]{2,62}$", description="Google Cloud project that Vertex AI is asked in"
+    )
+    credentials: str | None = Field(
+        None, description="Reference to JSON: a service account's key (Vertex AI), what credential_process gives (AWS)"
+    )
+    aws: AwsKeysConfig | None = Field(None, description="Access key for Bedrock, in place of `credentials`")
     headers: dict[str, str] = Field(default_factory=dict, description="Further headers; values may be references")
     operations: tuple[Operation_, ...] | None = Field(
         None, description="What an OpenAI-compatible server offers itself; others are translated to chat"
@@ -64,7 +89,7 @@ class ProviderConfig(Section):
     connections: int = Field(1024, gt=0, description="Most connections of one worker to it")
     idle_connection_s: float = Field(30.0, gt=0, description="How long an unused connection is kept")
 
-    @field_validator("api_key")
+    @field_validator("api_key", "credentials")
     @classmethod
     def _by_reference(cls, value: str | None) -> str | None:
         if value is not None:
@@ -80,12 +105,36 @@ class ProviderConfig(Section):
 
     @model_validator(mode="after")
     def _reachable(self) -> ProviderConfig:
-        if self.url is None and self.kind not in URLS:
+        if self.kind in _IN_CLOUDS:
+            self._check_cloud()
+        elif self.url is None and self.kind not in URLS:
             raise ValueError(f"a provider of kind `{self.kind}` needs its url")
+        elif self.credentials or self.aws or self.project or self.location:
+            raise ValueError("`location`, `project`, `credentials` and `aws` are for the kinds bedrock and vertex")
         return self
+
+    def _check_cloud(self) -> None:
+        if self.location is None:
+            raise ValueError(f"a provider of kind `{self.kind}` needs its location")
+        if (self.kind == "vertex") != (self.project is not None):
+            raise ValueError("a provider of kind `vertex`, and no other, needs its project")
+        if self.kind == "vertex" and self.aws is not None:
+            raise ValueError("`aws` is for the kind bedrock")
+        if sum(given is not None for given in (self.api_key, self.credentials, self.aws)) != 1:
+            one_of = "`api_key` or `credentials`" if self.kind == "vertex" else "`api_key`, `credentials` or `aws`"
+            raise ValueError(f"a provider of kind `{self.kind}` needs one of {one_of}")
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Where its secrets are, but for those in headers."""
+        aws = self.aws
+        keys = (aws.access_key_id, aws.secret_access_key, aws.session_token) if aws is not None else ()
+        return tuple(found for found in (self.api_key, self.credentials, *keys) if found is not None)
 
     @property
     def base_url(self) -> str:
+        if self.url is None and self.location is not None:
+            return bedrock_url(self.location) if self.kind == "bedrock" else vertex_url(self.location)
         return self.url or URLS[self.kind]
 
 
@@ -237,6 +286,7 @@ class RouteConfig(Section):
     budgets: tuple[BudgetConfig, ...] = ()
     tags: dict[str, str] = Field(default_factory=dict)
     log_bodies: bool = Field(True, description="Keep requests and replies in the inference table, redacted")
+    version: str | None = Field(None, description="Of a route out of the registry: which version this is")
 
     @model_validator(mode="after")
     def _arms(self) -> RouteConfig:
@@ -313,7 +363,10 @@ class GatewayConfig(Section):
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names by which clients may call this server")
     trusted_ids: bool = Field(True, description="Take a request id from clients whose key has the scope gateway:ids")
     providers: dict[Word, ProviderConfig] = Field(min_length=1)
-    routes: tuple[RouteConfig, ...] = Field(min_length=1)
+    routes: tuple[RouteConfig, ...] = Field((), description="What clients name as their model")
+    registered: tuple[str, ...] = Field(
+        (), description="Routes whose definition is a version in the registry: gateway.fast@champion, gateway.fast/3"
+    )
     teams: dict[Word, TeamConfig] = Field(default_factory=dict)
     prices: dict[str, PriceConfig] = Field(default_factory=dict, description="provider kind/model -> price")
     unpriced: Literal["refuse", "free"] = Field("refuse", description="A target whose price nobody knows")
@@ -322,9 +375,16 @@ class GatewayConfig(Section):
     control: ControlConfig = ControlConfig()
     shutdown_s: float = Field(10.0, ge=0, description="How long replies may still run after a stop was asked for")
 
+    @field_validator("registered")
+    @classmethod
+    def _references(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(Ref.parse(text)) for text in value))
+
     @model_validator(mode="after")
     def _names(self) -> GatewayConfig:
         names = [route.name for route in self.routes]
+        if not names and not self.registered:
+            raise ValueError("a gateway needs a route, in `routes` or in `registered`")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two routes are named `{twice[0]}`")
         for route in self.routes:
@@ -332,12 +392,19 @@ class GatewayConfig(Section):
                 if target.provider not in self.providers:
                     raise ValueError(f"route `{route.name}` names the provider `{target.provider}`, which is not there")
             for fallback in route.fallbacks:
-                if fallback not in names or fallback == route.name:
+                if fallback == route.name or (fallback not in names and self.complete):
                     raise ValueError(f"route `{route.name}` falls back to `{fallback}`, which is no other route")
-            if route.cache and route.cache.semantic and route.cache.semantic.embedding_route not in names:
+            if not (route.cache and route.cache.semantic) or not self.complete:
+                continue
+            if route.cache.semantic.embedding_route not in names:
                 embedding = route.cache.semantic.embedding_route
                 raise ValueError(f"route `{route.name}` embeds by `{embedding}`, which is no route")
         return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether the registered routes were read: before that, other routes' names can't be judged."""
+        return sum(route.version is not None for route in self.routes) == len(self.registered)
 
     def route(self, name: str) -> RouteConfig | None:
         return next((route for route in self.routes if route.name == name), None)

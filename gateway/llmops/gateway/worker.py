@@ -36,6 +36,7 @@ from llmops.gateway.listen import listen
 from llmops.gateway.pricing import PriceTable
 from llmops.gateway.providers import open_provider
 from llmops.gateway.published import METRICS, load_published
+from llmops.gateway.signing import SIGNED, SignedPool, open_signed
 
 _KEYS_EVERY_S = 0.25
 _METRICS_EVERY_S = 1.0
@@ -138,7 +139,7 @@ class Worker:
         ]
         for name, connected in self._gate.plan.connected.items():
             pool = connected.pool
-            if isinstance(pool, OriginPool):
+            if isinstance(pool, OriginPool | SignedPool):
                 gauges.append(("llmops_gateway_upstream_connections", {"provider": name}, pool.connections))
                 gauges.append(("llmops_gateway_upstream_waiting", {"provider": name}, pool.waiting))
         for route in self._gate.plan.routes.values():
@@ -168,6 +169,9 @@ class Worker:
 def _connector(timers: Timers) -> Callable[[str, ProviderConfig], Connected]:
     def connect(name: str, provider: ProviderConfig) -> Connected:
         api_key = resolve_secret(provider.api_key) if provider.api_key else None
+        if provider.kind in SIGNED:
+            signed = open_signed(provider, timers)
+            return Connected(provider, open_provider(provider, api_key), signed, signed.fingerprint)
         return Connected(provider, open_provider(provider, api_key), OriginPool(provider, timers), api_key)
 
     return connect

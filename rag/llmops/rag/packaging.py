@@ -50,8 +50,11 @@ class Registered:
     index: Version
 
 
-def register_chain(config: RagConfig, registry: Registry) -> Registered:
+def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool = True) -> Registered:
     """Register the prompt, the index's generation and the chain; what is unchanged keeps the version it has.
+
+    Args:
+        crown_first: whether the very first version of each becomes champion; not where gates are to come first.
 
     Raises:
         NotFoundError: the index was never ingested to its end.
@@ -62,7 +65,9 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
 
     prompt = load_prompt(config.answer)
     prompt_name = f"{config.name}_prompt"
-    prompt_version = registry.register(Candidate(Kind.PROMPT, Name.parse(prompt_name), PromptText(prompt.text)))
+    prompt_version = registry.register(
+        Candidate(Kind.PROMPT, Name.parse(prompt_name), PromptText(prompt.text)), crown_first=crown_first
+    )
     place = _index_place(config)
     index_version = registry.register(
         Candidate(
@@ -72,7 +77,8 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
             digest=digest({"index": config.index.name, "generation": place["generation"]}),
             description="a generation of the index; its refreshes are commits within it",
             params=place,
-        )
+        ),
+        crown_first=crown_first,
     )
     pinned = _pinned(config, place, prompt, str(prompt_version.ref))
     chain_version = registry.register(
@@ -87,7 +93,8 @@ def register_chain(config: RagConfig, registry: Registry) -> Registered:
             ),
             digest=digest({**pinned, "answering": ANSWERING}),
             params=_shown(pinned, str(index_version.ref)),
-        )
+        ),
+        crown_first=crown_first,
     )
     ref = str(chain_version.ref)
     registry.link(

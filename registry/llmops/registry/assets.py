@@ -7,6 +7,7 @@ authority. Reading imports no MLflow: it is a few SELECTs on the own state.
 from __future__ import annotations
 
 import builtins
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from llmops.registry.access import EVERYTHING, Access, Grants, Privilege, Secura
 from llmops.registry.aliases import Move, Moved
 from llmops.registry.audit import Audit, Entry, Origin, Wanted
 from llmops.registry.authority import Authority
-from llmops.registry.evidence import Evidence
+from llmops.registry.evidence import Evidence, Filed
 from llmops.registry.lineage import Edge, Found, Relation
 from llmops.registry.mlflow_adapter import MlflowStore
 from llmops.registry.projection import Difference
@@ -66,6 +67,11 @@ class Registry:
         self.authority = Authority(principal, Access(state), Audit(self._sql, state, origin=origin))
 
     @property
+    def state(self) -> StateConfig:
+        """Where it keeps things."""
+        return self._state
+
+    @property
     def actor(self) -> str:
         """The principal as rows name it."""
         return self.authority.actor
@@ -93,6 +99,12 @@ class Registry:
     def close(self) -> None:
         self.audit.close()
         self._sql.close()
+
+    def in_name_of(self, principal: Principal, origin: Origin) -> Registry:
+        """The same registry as another may read and change it, on this one's connections; only this one is closed."""
+        other = copy.copy(self)
+        other.authority = Authority(principal, self.authority.access, self.authority.audit, origin)
+        return other
 
     def register(self, candidate: Candidate, *, crown_first: bool = True) -> Version:
         """Give a candidate its version; the same name and digest again give the version there is, quickly.
@@ -195,12 +207,13 @@ class Registry:
         return loading.load_model(version, recorded, self._state)
 
     def files(self, ref: Ref | str | Version) -> Path:
-        """A private, verified copy of a version's files; nothing of them is run.
+        """A private copy of a version's files, equal to the record to the byte; nothing of them is run.
 
         Raises:
+            NotFoundError: as `resolve`, or the artefact is gone.
             DeniedError: the principal lacks EXECUTE.
             IntegrityError: its files are not what was registered.
-            UserError: it has none of its own (a prompt, an index).
+            UserError: it has no files of its own (a prompt, an index).
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         self._require_execute(version)
@@ -222,14 +235,27 @@ class Registry:
             DeniedError: the principal lacks EXECUTE.
             IntegrityError: the text is not what was registered.
         """
+        return self._text(ref, Kind.PROMPT)
+
+    def load_definition(self, ref: Ref | str | Version, kind: Kind) -> str:
+        """The JSON that a route or a judge is, without MLflow.
+
+        Raises:
+            DeniedError: the principal lacks EXECUTE.
+            UserError: it is of another kind.
+            IntegrityError: the text is not what was registered.
+        """
+        return self._text(ref, kind)
+
+    def _text(self, ref: Ref | str | Version, kind: Kind) -> str:
         version = ref if isinstance(ref, Version) else self.resolve(ref)
         self._require_execute(version)
         with self._sql.read() as connection:
             text = queries.content(connection, version)
-        if text is None:
-            raise UserError(f"`{version.ref}` is {version.kind.noun}, not a prompt", where=str(version.ref))
+        if text is None or version.kind is not kind:
+            raise UserError(f"`{version.ref}` is {version.kind.noun}, not {kind.noun}", where=str(version.ref))
         if digest(text) != version.digest:
-            raise IntegrityError("the prompt's text is not what was registered", where=str(version.ref))
+            raise IntegrityError(f"the {kind.value}'s text is not what was registered", where=str(version.ref))
         return text
 
     def alias(self, name: Name | str, alias: str) -> Alias | None:
@@ -327,6 +353,17 @@ class Registry:
             start = self._node(connection, str(node))
             return lineage.impact(connection, start) if impact else lineage.sources(connection, start)
 
+    def attach(self, version: Version, folder: Path, place: str) -> bool:
+        """Put a folder's files beside a version in MLflow, where a run made it; otherwise, and for prompts, do nothing.
+
+        Raises:
+            DeniedError: the principal lacks APPLY TAG on the asset.
+        """
+        self.authority.require_to_read(self._sql, Privilege.APPLY_TAG, "attach", version.ref, version.name)
+        if version.kind is Kind.PROMPT:
+            return False
+        return self._store(version.name.catalog).attach(version.name, version.version, folder, place)
+
     def add_evidence(self, record: Evidence) -> str:
         """File a record; gives its id.
 
@@ -346,6 +383,23 @@ class Registry:
         with self._sql.read() as connection:
             self._seen(connection, version.name)
             return evidence.of_version(connection, version)
+
+    def filed_about(self, version: Version) -> builtins.list[Filed]:
+        """Every record about a version as it lies there, oldest first: changed since or not."""
+        with self._sql.read() as connection:
+            self._seen(connection, version.name)
+            return evidence.filed_about(connection, version)
+
+    def filed_evidence(self, beginning: str) -> Filed:
+        """The record whose id begins so, as it lies there: changed since or not.
+
+        Raises:
+            NotFoundError: there is none that the principal may know of, or more than one.
+        """
+        with self._sql.read() as connection:
+            found = evidence.find(connection, beginning)
+            self._seen(connection, Name.parse(found.name))
+            return found
 
     def read_audit(self, wanted: Wanted) -> builtins.list[Entry]:
         """Rows of the audit log, newest first.

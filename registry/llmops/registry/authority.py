@@ -21,16 +21,22 @@ from llmops.registry.access.control import Access, Place
 from llmops.registry.access.privileges import Privilege
 from llmops.registry.access.rights import Rights
 from llmops.registry.access.securables import Securable
+from llmops.registry.audit.entries import Origin
 from llmops.registry.audit.log import Acting, Audit
 
 
 @dataclass(frozen=True)
 class Authority:
-    """One principal, the access rules it is under, and the log that its actions go to."""
+    """One principal, the access rules it is under, and the log that its actions go to.
+
+    Args:
+        origin: where the principal comes from; None: from where the log's own process is.
+    """
 
     principal: Principal
     access: Access
     audit: Audit
+    origin: Origin | None = None
 
     @classmethod
     @contextmanager
@@ -51,7 +57,7 @@ class Authority:
         self, action: str, about: object, params: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[Acting]:
         """Put an action on record around its effect; see `Audit.acting`."""
-        return self.audit.acting(action, str(about), params, self.principal)
+        return self.audit.acting(action, str(about), params, self.principal, self.origin)
 
     def require(self, connection: Connection, privilege: Privilege, place: Place) -> None:
         """Let the principal through.
@@ -95,5 +101,5 @@ class Authority:
             with sql.read() as connection:
                 self.require(connection, privilege, place)
         except DeniedError as error:
-            self.audit.refused(action, str(about), error, principal=self.principal)
+            self.audit.refused(action, str(about), error, principal=self.principal, origin=self.origin)
             raise

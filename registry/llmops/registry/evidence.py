@@ -5,8 +5,10 @@ Any part may write one; only the registry reads them to decide. Knows the record
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
@@ -118,6 +120,43 @@ class Evidence(_Part):
         return digest(self.body)
 
 
+@dataclass(frozen=True)
+class Filed:
+    """A record as it lies in its row, which may have been changed since it was filed."""
+
+    evidence_id: str
+    name: str
+    version: int
+    gate: str
+    verdict: str
+    actor: str
+    ended: datetime
+    body: str
+
+    @property
+    def intact(self) -> bool:
+        """Whether its text has the digest that it is filed under."""
+        return digest(self.body) == self.evidence_id
+
+    @property
+    def record(self) -> Evidence | None:
+        """The record; None where it was changed after it was filed."""
+        return Evidence.model_validate_json(self.body) if self.intact else None
+
+    def as_json(self) -> dict[str, Any]:
+        record = self.record
+        told: dict[str, Any] = {
+            "evidence_id": self.evidence_id,
+            "intact": record is not None,
+            "asset": {"name": self.name, "version": self.version},
+            "gate": self.gate,
+            "verdict": self.verdict,
+            "actor": self.actor,
+            "ended": self.ended.isoformat(),
+        }
+        return told if record is None else told | record.model_dump(mode="json", exclude_none=True)
+
+
 def save(connection: Connection, record: Evidence) -> str:
     """File a record, once; saving it again changes nothing.
 
@@ -191,3 +230,30 @@ def _checked(evidence_id: str, body: str) -> Evidence:
     if digest(body) != evidence_id:
         raise IntegrityError("an evidence record was changed after it was filed", where=evidence_id)
     return Evidence.model_validate_json(body)
+
+
+def find(connection: Connection, beginning: str) -> Filed:
+    """The record whose id begins so; at least 8 hex digits.
+
+    Raises:
+        NotFoundError: there is none, or more than one.
+    """
+    found: Sequence[Row[Any]] = ()
+    if _BEGINNING.fullmatch(beginning):
+        query = _FILED.where(tables.evidence.c.evidence_id.startswith(beginning)).limit(2)
+        found = connection.execute(query).all()
+    if len(found) != 1:
+        raise NotFoundError(f"no evidence `{beginning[:64]}`", hint="see `llmops models history NAME` for their ids")
+    return Filed(**found[0]._asdict())
+
+
+def filed_about(connection: Connection, version: Version) -> list[Filed]:
+    """Every record about a version as it lies there, oldest first, changed ones too."""
+    column = tables.evidence.c
+    query = _FILED.where(column.name == str(version.name), column.version == version.version)
+    return [Filed(**row._asdict()) for row in connection.execute(query.order_by(column.ended, column.evidence_id))]
+
+
+_BEGINNING = re.compile(r"[0-9a-f]{8,64}")
+_COLUMNS = ("evidence_id", "name", "version", "gate", "verdict", "actor", "ended", "body")
+_FILED = select(*(tables.evidence.c[name] for name in _COLUMNS))

@@ -19,6 +19,7 @@ import yaml
 
 from llmops.core.chain import Chain
 from llmops.core.errors import IntegrityError, NotFoundError, UserError
+from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import mlflow_adapter
 from llmops.registry.adapt import PyfuncChain, is_chain
@@ -26,8 +27,8 @@ from llmops.registry.digest import Manifest, require
 from llmops.registry.records import Version
 
 _UNFINISHED_S = 3600.0
-STATE_KEY = "state"
-"""The key of a model's configuration that loading replaces by the loader's own state."""
+STATE_KEY, CATALOG_KEY = "state", "catalog"
+"""The keys of a model's configuration that loading replaces by the loader's own state and the version's own catalog."""
 
 
 @contextmanager
@@ -83,14 +84,7 @@ def load_chain(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    folder = verified(version, recorded, state)
-    described = _describe(folder)
-    opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
-    if opener:
-        return _open(str(opener), _configuration(described, state), where=str(version.ref))
-    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, state))
-    inner = _unwrapped(model)
-    return inner if is_chain(inner) else PyfuncChain(model, name=str(version.ref))
+    return chain_in(verified(version, recorded, state), state, version.ref)
 
 
 def load_model(version: Version, recorded: Manifest | None, state: StateConfig) -> Any:
@@ -99,8 +93,42 @@ def load_model(version: Version, recorded: Manifest | None, state: StateConfig) 
     Raises:
         IntegrityError: its files are not what was registered; nothing of them was run.
     """
-    folder = verified(version, recorded, state)
-    return mlflow_adapter.load_pyfunc(folder, _overrides(_describe(folder), state))
+    return model_in(verified(version, recorded, state), state, version.ref)
+
+
+def chain_in(folder: Path, state: StateConfig, ref: Ref) -> Chain:
+    """The chain of verified files; this runs them."""
+    described = describe(folder)
+    opener = opener_of(described)
+    if opener:
+        return _open(opener, _configuration(described, ref, state), where=str(ref))
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, ref, state))
+    inner = _unwrapped(model)
+    return inner if is_chain(inner) else PyfuncChain(model, name=str(ref))
+
+
+def model_in(folder: Path, state: StateConfig, ref: Ref) -> Any:
+    """The model of verified files; this runs them."""
+    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), ref, state))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What an artefact's `MLmodel` file says; nothing of the artefact is run.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = folder / "MLmodel"
+    if not path.is_file():
+        raise UserError("the artefact holds no MLflow model (no MLmodel file)", where=str(folder))
+    described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return described if isinstance(described, dict) else {}
+
+
+def opener_of(described: dict[str, Any]) -> str | None:
+    """The function of ours that opens the chain without MLflow, where it is one of ours."""
+    opener = (described.get("metadata") or {}).get(mlflow_adapter.OPENER_KEY)
+    return str(opener) if opener else None
 
 
 def _sweep(copies: Path) -> None:
@@ -138,25 +166,18 @@ def _drop_compiled(folder: Path) -> None:
         loose.unlink(missing_ok=True)
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    path = folder / "MLmodel"
-    if not path.is_file():
-        raise UserError("the artefact holds no MLflow model (no MLmodel file)", where=str(folder))
-    described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return described if isinstance(described, dict) else {}
-
-
 def _pinned(described: dict[str, Any]) -> dict[str, Any]:
     flavour = (described.get("flavors") or {}).get("python_function") or {}
     return dict(flavour.get("config") or {})
 
 
-def _overrides(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return {STATE_KEY: state.model_dump(mode="json")} if STATE_KEY in _pinned(described) else {}
+def _overrides(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
+    here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: ref.name.catalog}
+    return {key: value for key, value in here.items() if key in _pinned(described)}
 
 
-def _configuration(described: dict[str, Any], state: StateConfig) -> dict[str, Any]:
-    return _pinned(described) | _overrides(described, state)
+def _configuration(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
+    return _pinned(described) | _overrides(described, ref, state)
 
 
 def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:

@@ -23,7 +23,8 @@ from llmops.core.errors import LlmopsError, NotFoundError, UnavailableError, Use
 from llmops.core.files import sync_directory
 from llmops.core.names import Name
 from llmops.core.state import StateConfig
-from llmops.registry.records import Candidate, CodeModel, Pointer, PromptText, SavedModel
+from llmops.core.tables import Column
+from llmops.registry.records import Candidate, CodeModel, Definition, Pointer, PromptText, SavedModel, Signature
 
 EXPERIMENT = "llmops"
 REGISTRATION_TAG = "llmops.registration"
@@ -99,10 +100,12 @@ class MlflowStore:
         tags = {**candidate.tags, KIND_TAG: candidate.kind.value, REGISTRATION_TAG: registration}
         if digest:
             tags[DIGEST_TAG] = digest
-        with self._client() as (mlflow, client):
+        with self.client() as (mlflow, client):
             match candidate.artifact:
                 case PromptText(text):
                     return _store_prompt(client, candidate, text, tags)
+                case Definition():
+                    return _store_version(client, candidate, f"definition:{digest}", tags)
                 case Pointer(uri):
                     return _store_version(client, candidate, uri, tags)
                 case SavedModel(uri):
@@ -127,7 +130,7 @@ class MlflowStore:
         """
         if local_path(uri) is not None:
             return str(Path(uri).resolve())
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             return _location(client, uri)
 
     def origin(self, uri: str) -> Origin | None:
@@ -138,18 +141,18 @@ class MlflowStore:
         """
         if urlparse(uri).scheme not in {"models", "runs"}:
             return None
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             run_id = _run_of(client, urlparse(uri))
             return None if run_id is None else _origin(client.get_run(run_id))
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """The last value of each metric of a run."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             return {str(key): float(value) for key, value in client.get_run(run_id).data.metrics.items()}
 
     def find(self, name: Name, registration: str) -> Stored | None:
         """The version that an interrupted registration had got to."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             for prompts in ("", " and tags.`mlflow.prompt.is_prompt` = 'true'"):
                 query = f"name = '{name}' and tags.`{REGISTRATION_TAG}` = '{registration}'{prompts}"
                 for found in client.search_model_versions(query, max_results=1):
@@ -159,7 +162,7 @@ class MlflowStore:
 
     def discard(self, registration: str) -> None:
         """Remove what an interrupted registration left before its version: models logged and not registered."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
                 return
@@ -172,16 +175,27 @@ class MlflowStore:
 
     def delete(self, name: Name, stored: Stored) -> None:
         """Take a version away that the registry does not acknowledge."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             if stored.prompt:
                 client.delete_prompt_version(str(name), str(stored.number))
             else:
                 client.delete_model_version(str(name), str(stored.number))
 
+    def attach(self, name: Name, number: int, folder: Path, place: str) -> bool:
+        """Put a folder's files beside a version: among the artefacts of the run that made it. False where none did."""
+        with self.client() as (_, client):
+            found = client.get_model_version(str(name), str(number))
+            run = found.run_id
+            if not run and getattr(found, "model_id", None):
+                run = client.get_logged_model(found.model_id).source_run_id
+            if run:
+                client.log_artifacts(run, str(folder), place)
+            return bool(run)
+
     def aliases(self) -> dict[str, dict[str, int]]:
         """Every alias MLflow holds, by model or prompt name; names without one are there too, empty."""
         held: dict[str, dict[str, int]] = {}
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             for query in (None, "tags.`mlflow.prompt.is_prompt` = 'true'"):
                 token = None
                 while True:
@@ -195,13 +209,13 @@ class MlflowStore:
     def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
         """The aliases MLflow holds of one model or prompt."""
         query = f"name = '{name}'" + (" and tags.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             found = client.search_registered_models(query, max_results=1)
         return {alias: int(version) for model in found for alias, version in model.aliases.items()}
 
     def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
         """Copy a tag of a version to MLflow."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             if prompt:
                 client.set_prompt_version_tag(name, version, key, value)
             else:
@@ -209,7 +223,7 @@ class MlflowStore:
 
     def set_alias(self, name: str, alias: str, version: int | None, *, prompt: bool) -> None:
         """Copy an alias of record to MLflow (None: take MLflow's away); prompts have functions of their own there."""
-        with self._client() as (_, client):
+        with self.client() as (_, client):
             if prompt and version is None:
                 client.delete_prompt_alias(name, alias)
             elif prompt:
@@ -219,8 +233,18 @@ class MlflowStore:
             else:
                 client.set_registered_model_alias(name, alias, str(version))
 
+    def experiment(self, client: Any, name: str = EXPERIMENT) -> str:
+        """The id of an experiment of this name, made where it is missing."""
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        remote = urlparse(self._uri).scheme in {"http", "https"}
+        location = None if remote else self._artifacts.as_uri()
+        return str(client.create_experiment(name, artifact_location=location))
+
     @contextmanager
-    def _client(self) -> Iterator[tuple[Any, Any]]:
+    def client(self) -> Iterator[tuple[Any, Any]]:
+        """MLflow and a client of this store; inside the block MLflow's process-wide places are this store's."""
         with quiet_mlflow() as mlflow, _translated(self._uri):
             self._prepare()
             before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
@@ -264,20 +288,19 @@ class MlflowStore:
 
     def _open_model(self, client: Any, candidate: Candidate, tags: dict[str, str]) -> Any:
         return client.create_logged_model(
-            self._experiment(client),
+            self.experiment(client),
             name=str(candidate.name).replace(".", "-"),
+            source_run_id=candidate.run_id,
             tags=tags,
             params={key: str(value)[:500] for key, value in candidate.params.items()},
             model_type=candidate.kind.value,
         )
 
-    def _experiment(self, client: Any) -> str:
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        remote = urlparse(self._uri).scheme in {"http", "https"}
-        location = None if remote else self._artifacts.as_uri()
-        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+def prepare_to_load() -> None:
+    """Import what loading any model needs, before its process is fenced in."""
+    with quiet_mlflow():
+        import mlflow.pyfunc  # noqa: F401
 
 
 def load_pyfunc(folder: Path, model_config: dict[str, Any]) -> Any:
@@ -325,6 +348,8 @@ def _log_code(mlflow: Any, code: CodeModel, model: Any) -> None:
             code_paths=[str(path) for path in code.code_paths] or None,
             artifacts=code.artifacts or None,
             model_config=code.model_config or None,
+            signature=_signature(code.signature),
+            input_example=_example(code.signature),
             metadata={OPENER_KEY: code.opener} if code.opener else None,
             pip_requirements=list(code.requirements) or [f"mlflow=={mlflow.__version__}"],
         )
@@ -334,12 +359,40 @@ def _log_code(mlflow: Any, code: CodeModel, model: Any) -> None:
         raise
 
 
+def _signature(signature: Signature | None) -> Any:
+    """Ours in MLflow's words. Whole numbers, times and booleans are of any type there: where a value is missing, pandas
+    holds them as something else, which MLflow would refuse."""
+    if signature is None:
+        return None
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    def schema(columns: tuple[Column, ...]) -> Any:
+        kinds = {"string": "string", "double": "double"}
+        return Schema([ColSpec(kinds.get(c.type) or AnyType(), c.name, required=c.required) for c in columns])
+
+    return ModelSignature(inputs=schema(signature.inputs), outputs=schema(signature.outputs))
+
+
+def _example(signature: Signature | None) -> Any:
+    if signature is None or not signature.example:
+        return None
+    import pandas
+
+    return pandas.DataFrame(list(signature.example))
+
+
 def _store_version(
     client: Any, candidate: Candidate, source: str, tags: dict[str, str], model_id: str | None = None
 ) -> Stored:
     _ensure_model(client, str(candidate.name))
     made = client.create_model_version(
-        str(candidate.name), source, tags=tags, description=candidate.description or None, model_id=model_id
+        str(candidate.name),
+        source,
+        run_id=candidate.run_id,
+        tags=tags,
+        description=candidate.description or None,
+        model_id=model_id,
     )
     return Stored(int(made.version), source)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from llmops.core.errors import UserError
 from llmops.core.names import Name, Ref
+from llmops.core.tables import Column
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -37,12 +38,26 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Signature:
+    """What a classic model takes and gives, and a few rows that it can predict.
+
+    Args:
+        inputs: columns; one that is not `required` may be left out.
+        example: JSON values.
+    """
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+    example: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class CodeModel:
     """A servable written as one Python file that calls `mlflow.models.set_model`: its text is the artefact, no pickle.
 
     Args:
-        model_config: JSON values, pinned in the artefact. A key `state` is replaced, at loading, by the loader's own
-            state, so that a folder may move.
+        model_config: JSON values, pinned in the artefact. Keys `state` and `catalog` are replaced, at loading, by the
+            loader's own state and the version's own catalog, so that a folder may move and a version be copied.
         opener: `package.module:function`, for a chain of ours: `function(model_config)` gives the same `Chain` as the
             file, without importing MLflow. The module must lie in `llmops`.
     """
@@ -53,6 +68,7 @@ class CodeModel:
     artifacts: dict[str, str] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     opener: str | None = None
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True)
@@ -70,13 +86,20 @@ class PromptText:
 
 
 @dataclass(frozen=True)
+class Definition:
+    """A configuration that is the whole of a version, such as a route's: JSON, kept in the registry's own row."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Pointer:
     """Something that its own part keeps elsewhere, such as a generation of an index: only its place is recorded."""
 
     uri: str
 
 
-Artifact = CodeModel | SavedModel | PromptText | Pointer
+Artifact = CodeModel | SavedModel | PromptText | Definition | Pointer
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,7 @@ class Candidate:
         digest: SHA-256 of what makes this version behave as it does (configuration, prompt, generation, code).
             None: of the prompt's text, or of the saved model's files.
         params: JSON values worth showing and comparing (settings, generation, prompt version).
+        run_id: the run of the tracking store that made it.
         files_digest: what the digest of the stored files must come to; registration is refused where it does not.
     """
 
@@ -97,6 +121,7 @@ class Candidate:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
     files_digest: str | None = None
 
     def __post_init__(self) -> None:
@@ -104,6 +129,8 @@ class Candidate:
             raise UserError("a version's digest is 64 lower-case hex digits (SHA-256)", where=str(self.name))
         if (self.kind is Kind.PROMPT) != isinstance(self.artifact, PromptText):
             raise UserError("a prompt, and nothing else, is registered from a PromptText", where=str(self.name))
+        if isinstance(self.artifact, Definition) and self.kind not in (Kind.ROUTE, Kind.JUDGE):
+            raise UserError(f"{self.kind.noun} is more than a definition", where=str(self.name))
         if self.digest is None and isinstance(self.artifact, CodeModel | Pointer):
             raise UserError(
                 "this version needs a digest of its content",

@@ -33,7 +33,7 @@ from llmops.registry.digest import Manifest, manifest
 from llmops.registry.load import artefact
 from llmops.registry.mlflow_adapter import Stored, local_path
 from llmops.registry.projection import Stores
-from llmops.registry.records import Alias, Candidate, Pointer, PromptText, SavedModel, Version
+from llmops.registry.records import Alias, Candidate, Definition, Pointer, PromptText, SavedModel, Version
 
 WAIT_S = 120.0
 _ATTEMPTS = 3
@@ -125,8 +125,8 @@ class Registrar:
     def _identity(self, candidate: Candidate) -> str:
         """The digest that the version will have."""
         match candidate.artifact:
-            case PromptText(text):
-                return _prompt_digest(candidate, text)
+            case PromptText(text) | Definition(text):
+                return _text_digest(candidate, text)
             case SavedModel(uri) if candidate.digest is None:
                 catalog = candidate.name.catalog
                 with artefact(self._stores(catalog).locate(uri), self._state, catalog) as folder:
@@ -160,7 +160,7 @@ class Registrar:
 
     def _finish(self, making: Making, acting: Acting) -> Outcome:
         candidate, files = making.candidate, None
-        if not isinstance(candidate.artifact, PromptText | Pointer):
+        if not isinstance(candidate.artifact, PromptText | Definition | Pointer):
             with artefact(making.stored.source, self._state, candidate.name.catalog) as folder:
                 files = manifest(folder)
         self._require_files(making, files)
@@ -185,7 +185,7 @@ class Registrar:
     def _commit(self, making: Making, files: Manifest | None, acting: Acting) -> Outcome:
         """The one transaction that makes the version exist: row, end of the intent, the first champion, the record."""
         candidate, stored, now = making.candidate, making.stored, datetime.now(UTC)
-        text = candidate.artifact.text if isinstance(candidate.artifact, PromptText) else None
+        text = candidate.artifact.text if isinstance(candidate.artifact, PromptText | Definition) else None
         with self._sql.begin() as connection:
             self._require(connection, candidate.name)
             if queries.kind_of(connection, candidate.name) is None:
@@ -293,10 +293,11 @@ class Registrar:
             os.close(descriptor)
 
 
-def _prompt_digest(candidate: Candidate, text: str) -> str:
+def _text_digest(candidate: Candidate, text: str) -> str:
     found = digest(text)
     if candidate.digest not in (None, found):
-        raise UserError("a prompt's digest is the SHA-256 of its text", where=str(candidate.name), hint="leave it out")
+        what = f"the digest of {candidate.kind.noun} is the SHA-256 of its text"
+        raise UserError(what, where=str(candidate.name), hint="leave it out")
     return found
 
 

@@ -23,6 +23,7 @@ from llmops.serving.endpoint import Endpoints, VersionSource
 from llmops.serving.guard import Guard, error_response
 from llmops.serving.identity import Identities, KeyVerifier, Sessions
 from llmops.serving.pages import Pages
+from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.service import Service, Tables
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,16 @@ API_VERSION = "1"
 
 @dataclass(frozen=True)
 class Backing:
-    """What a server stands on: where versions come from, where rows go, and which keys there are."""
+    """What a server stands on: where versions come from, where rows go, which keys there are, and whose pages it shows.
+
+    Args:
+        rooms: whose pages stand beside the chat; None: there are none.
+    """
 
     source: VersionSource
     tables: Tables
     keys: KeyVerifier
+    rooms: Rooms | None = None
 
 
 class _HttpError(LlmopsError):
@@ -71,6 +77,7 @@ def build_app(config: ServeConfig, backing: Backing, endpoints: Endpoints) -> Fa
         title="llmops serving", version=API_VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
         middleware=[Middleware(Guard, config=config)],
     )  # fmt: skip
+    app.state.registry_pages = "/registry/" if backing.rooms is not None else None
     app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys)
     for router in (chat.router, judge.router, operate.router):
         app.include_router(router)

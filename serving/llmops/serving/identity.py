@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,9 +16,10 @@ from pathlib import Path
 from typing import Final, Protocol
 from uuid import UUID
 
-from llmops.core.errors import DeniedError, IntegrityError, UnauthenticatedError, UserError
+from llmops.core.errors import DeniedError, UnauthenticatedError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import id_time, new_id
+from llmops.core.signing import signing_key
 from llmops.serving.config import ServeConfig
 
 SERVING: Final = "serving"
@@ -29,7 +28,6 @@ REQUEST_ID: Final = "request_id"
 """Scope of a key whose own request ids are taken over."""
 
 SESSION_LIFE: Final = timedelta(days=180)
-_KEY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -67,21 +65,7 @@ class Sessions:
         Raises:
             IntegrityError: the file is there but is no key, or others may read it.
         """
-        path = folder / "session.key"
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _create_key(path)
-        except FileExistsError:
-            if path.stat().st_mode & 0o077:
-                raise IntegrityError(
-                    "other users of this machine may read the session key", where=str(path), hint=f"chmod 600 {path}"
-                ) from None
-        secret = path.read_bytes()
-        if len(secret) != _KEY_BYTES:
-            raise IntegrityError(
-                "the session key is damaged", where=str(path), hint="delete it: browsers then begin new sessions"
-            )
-        return cls(secret)
+        return cls(signing_key(folder / "session.key", lost="delete it: browsers then begin new sessions"))
 
     def issue(self) -> str:
         """A new session's cookie value."""
@@ -166,19 +150,3 @@ def request_ids(requester: Requester, incoming: str | None) -> tuple[str, str | 
         return str(UUID(incoming)), None
     except ValueError:
         raise UserError("the request id is no UUID", where="x-request-id", hint="send a UUIDv7, or none") from None
-
-
-def _create_key(path: Path) -> None:
-    """Put a new key there, whole from the first moment; FileExistsError where one is there already."""
-    if path.exists():
-        raise FileExistsError(path)
-    temporary = path.with_name(f".{path.name}.{new_id()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(temporary)
-    finally:
-        temporary.unlink()

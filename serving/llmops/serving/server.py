@@ -5,20 +5,21 @@ It starts and stops what the other modules make, and decides nothing about reque
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from llmops.core.drain import Drainer
-from llmops.core.errors import ConfigError, ConflictError
+from llmops.core.listen import address, listening
 from llmops.core.state import StateConfig
 from llmops.serving.app import Backing, build_app
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
+from llmops.serving.registry_pages.app import with_registry_pages
 from llmops.serving.storage import standard_backing
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,11 @@ def draining(state: StateConfig) -> Iterator[None]:
 
 def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
     """The HTTP server; `run` answers until a signal comes, then lets running answers end, for `shutdown_s` at most."""
+    app: ASGIApp = build_app(config, backing, endpoints)
+    if backing.rooms is not None:
+        app = with_registry_pages(app, config, backing.rooms)
     settings = uvicorn.Config(
-        build_app(config, backing, endpoints),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -88,44 +92,3 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_start()
-
-
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A bound socket, before anything slow is loaded: a wrong address fails at once.
-
-    Raises:
-        ConflictError: the port is in use.
-        ConfigError: the address is not of this machine, or the port needs rights.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise _explain(error, host, port) from error
-        yield listener
-    finally:
-        listener.close()
-
-
-def address(listener: socket.socket) -> str:
-    """The URL at which the socket answers."""
-    host, port = listener.getsockname()[:2]
-    if host == "127.0.0.1":
-        host = "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _explain(error: OSError, host: str, port: int) -> ConflictError | ConfigError:
-    where = f"{host}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return ConflictError(
-            f"port {port} is in use", where=where, code="port_in_use",
-            hint=f"end its holder, or choose another: --port {port + 1}",
-        )  # fmt: skip
-    if error.errno == errno.EACCES:
-        return ConfigError(f"port {port} needs rights this user lacks", where=where, hint="choose one above 1023")
-    return ConfigError(f"the address cannot be listened on: {error.strerror}", where=where, hint="mend `host`")

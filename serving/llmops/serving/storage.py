@@ -18,7 +18,9 @@ from llmops.core.spool import Spool
 from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
 from llmops.registry.assets import Registry
+from llmops.registry.workflow import Workflows
 from llmops.serving.app import Backing
+from llmops.serving.registry_pages.app import Rooms
 
 
 class RegistrySource:
@@ -56,5 +58,11 @@ class SpoolTables:
 def standard_backing(state: StateConfig) -> Iterator[Backing]:
     """Open the state folder of a serve job."""
     principal = acting_principal(state, REGISTRY_SCOPE)
-    with Registry(state, principal=principal) as registry, open_sql(state) as sql, Spool(state.spool) as spool:
-        yield Backing(RegistrySource(registry), SpoolTables(spool, Lake(state)), Keys(sql))
+    with (
+        Registry(state, principal=principal) as registry,
+        Workflows(state, principal=principal) as workflows,
+        open_sql(state) as sql,
+        Spool(state.spool) as spool,
+    ):
+        tables, rooms = SpoolTables(spool, Lake(state)), Rooms(registry, workflows)
+        yield Backing(RegistrySource(registry), tables, Keys(sql), rooms)

@@ -103,7 +103,7 @@ def test_who_made_the_original_cannot_approve_the_copy(registry: Registry) -> No
 def test_a_model_from_a_run_notes_its_run_data_and_metrics(registry: Registry, tmp_path: Path) -> None:
     import mlflow
 
-    with MlflowStore(registry._state, "dev")._client(), mlflow.start_run() as run:
+    with MlflowStore(registry._state, "dev").client(), mlflow.start_run() as run:
         data = mlflow.data.meta_dataset.MetaDataset(
             mlflow.data.http_dataset_source.HTTPDatasetSource("http://x/payments"), name="payments", digest="abc"
         )

@@ -106,6 +106,7 @@ class WireServer:
     """A running server; subclasses speak one provider's format."""
 
     base = ""
+    stream_type = "text/event-stream; charset=utf-8"
 
     def __init__(self) -> None:
         self.requests: list[Seen] = []
@@ -165,6 +166,10 @@ class WireServer:
 
     def error_event(self, kind: str, message: str) -> bytes:
         raise NotImplementedError
+
+    def error_headers(self, kind: str) -> dict[str, str]:
+        """Headers beside the body of an error."""
+        return {}
 
     # used by the handler
 
@@ -231,12 +236,14 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _refuse(self, refused: RefusedError) -> None:
-            self._whole(refused.status, server.error(refused.status, refused.kind, str(refused)), {})
+            told = server.error(refused.status, refused.kind, str(refused))
+            self._whole(refused.status, told, server.error_headers(refused.kind))
 
         def _answer(self, seen: Seen, answer: Answer) -> None:
             self._wait(answer.delay_s)
             if answer.status != 200:
-                self._whole(answer.status, server.error(answer.status, *answer.error), answer.headers)
+                headers = {**server.error_headers(answer.error[0]), **answer.headers}
+                self._whole(answer.status, server.error(answer.status, *answer.error), headers)
             elif answer.raw is not None:
                 self._bytes(200, answer.raw, answer.headers)
             elif server.streams(seen):
@@ -258,7 +265,7 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
 
         def _stream(self, seen: Seen, answer: Answer) -> None:
             self.send_response(200)
-            self.send_header("content-type", "text/event-stream; charset=utf-8")
+            self.send_header("content-type", server.stream_type)
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
             generated, whole = 0, True

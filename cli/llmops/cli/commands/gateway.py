@@ -12,6 +12,7 @@ import click
 
 from llmops.cli.gateway_job import gateway_job, gateway_source
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
+from llmops.core.errors import NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
     from llmops.gateway.config import GatewayConfig
@@ -63,6 +64,7 @@ def routes(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> No
     rows = [
         {
             "route": route.name,
+            "version": route.version,
             "target": f"{target.provider}/{target.model}",
             "kind": job.providers[target.provider].kind,
             "tier": target.tier,
@@ -79,6 +81,36 @@ def routes(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> No
         return
     shown = [[", ".join(cell) if isinstance(cell, list) else cell for cell in row.values()] for row in rows]
     print_table(tuple(rows[0]), shown, empty="no routes")
+
+
+@command.command("register")
+@click.argument("names", metavar="[ROUTE]...", nargs=-1)
+@config_option
+@set_option
+@json_option
+def register(names: tuple[str, ...], config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Make routes of the configuration versions in the registry: all, or those named.
+
+    The first version of a route is its champion; later ones go the way of every version. `registered:
+    [gateway.ROUTE@champion]` in the configuration then takes the definition from there, and follows the alias.
+    """
+    from llmops.cli.registry_job import open_registry
+    from llmops.gateway.registered import register_routes
+
+    job = gateway_job(config, overrides).value
+    known = {route.name: route for route in job.routes}
+    if unknown := [name for name in names if name not in known]:
+        hint = did_you_mean(unknown[0], known) or f"there are {', '.join(known)}"
+        raise NotFoundError(f"no route `{unknown[0]}`", hint=hint)
+    with open_registry(job.state) as registry:
+        found = register_routes(job, [known[name] for name in names or known], registry)
+        versions = [registry.resolve(version.ref) for version in found]
+    if as_json:
+        print_json([version.as_json() for version in versions])
+        return
+    rows = [(version.name.asset, version.ref, ", ".join(version.aliases), version.digest[:12]) for version in versions]
+    print_table(("route", "version", "aliases", "digest"), rows, empty="")
+    say(f"`registered: [{versions[0].name}@champion]` serves it from the registry")
 
 
 @command.group("keys")
@@ -178,6 +210,36 @@ def usage(config: Path | None, overrides: tuple[str, ...], as_json: bool, by: st
         (by, "cost_usd", "requests", "errors", "input_tokens", "output_tokens", "p50_ms", "p95_ms", ""),
         _usage_rows(lines), empty="no requests in this time",
     )  # fmt: skip
+
+
+@command.command("forgive")
+@click.option("--plan", is_flag=True, help="Only say which machines are waited for.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_option
+@set_option
+@json_option
+def forgive(config: Path | None, overrides: tuple[str, ...], plan: bool, yes: bool, as_json: bool) -> None:
+    """Let budgets go on without machines that are gone for good, after the shared Redis lost its data.
+
+    A restarted Redis grants no money before every machine has told what it spent. What only a forgiven machine knew
+    counts as not spent.
+    """
+    import asyncio
+
+    from llmops.gateway.allowance import forgive_machines
+
+    job = gateway_job(config, overrides).value
+    waiting = asyncio.run(forgive_machines(job, plan=True))
+    if not plan and waiting:
+        if not yes:
+            click.confirm(f"count what only {', '.join(waiting)} knew as not spent?", abort=True, err=True)
+        asyncio.run(forgive_machines(job, plan=False))
+    if as_json:
+        print_json({"machines": waiting, "forgiven": bool(waiting) and not plan})
+    elif not waiting:
+        say("no machine is waited for")
+    else:
+        say(f"{'waiting for' if plan else 'going on without'} {', '.join(waiting)}")
 
 
 def _run(config: Path | None, overrides: tuple[str, ...]) -> None:

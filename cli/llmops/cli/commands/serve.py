@@ -25,4 +25,4 @@ def command(config: Path | None, host: str | None, port: int | None, overrides: 
     from llmops.serving.server import serve
 
     say("loading ...")
-    serve(job, announce=lambda url: say(f"chat at {url} (API at {url}/v1, Ctrl-C stops)"))
+    serve(job, announce=lambda url: say(f"chat at {url} (API at {url}/v1, registry at {url}/registry, Ctrl-C stops)"))

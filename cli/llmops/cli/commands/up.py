@@ -16,7 +16,7 @@ from llmops.cli.gateway_job import GATEWAY_FILE, gateway_job
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import say
 from llmops.core.errors import ConfigError
-from llmops.core.secret import resolve_secret
+from llmops.core.secret import resolve_document
 
 STOP_S = 60.0
 
@@ -30,7 +30,8 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
 
     Where this folder has a configs/gateway.yaml, its gateway is opened too.
     """
-    from llmops.serving.server import listening, serve
+    from llmops.core.listen import listening
+    from llmops.serving.server import serve
 
     job = rag_job(file).value
     serving = serve_job(door, [f"port={port}"] if port is not None else []).value
@@ -75,8 +76,8 @@ def missing_secret() -> str:
     """Which of the gateway's secrets is not there, in words; empty where all are."""
     for name, provider in gateway_job(None).value.providers.items():
         try:
-            if provider.api_key is not None:
-                resolve_secret(provider.api_key)
+            for reference in provider.references:
+                resolve_document(reference)
         except ConfigError as error:
             return f"{error.what} (provider `{name}`)"
     return ""

@@ -6,13 +6,22 @@ Each worker holds leases of every ceiling it uses, taken from a shared store, an
 
 from __future__ import annotations
 
+from llmops.core.errors import UserError
 from llmops.core.secret import resolve_secret
 from llmops.gateway.allowance.desk import DeskConfig
 from llmops.gateway.allowance.exchange import Store, StoreGone, UsageRow
 from llmops.gateway.allowance.shared import SharedAllowances
 from llmops.gateway.config import GatewayConfig
 
-__all__ = ["SharedAllowances", "StoreGone", "UsageRow", "open_allowances", "open_store", "read_usage"]
+__all__ = [
+    "SharedAllowances",
+    "StoreGone",
+    "UsageRow",
+    "forgive_machines",
+    "open_allowances",
+    "open_store",
+    "read_usage",
+]
 
 
 def open_allowances(config: GatewayConfig) -> SharedAllowances:
@@ -43,3 +52,24 @@ def open_store(config: GatewayConfig) -> Store:
 async def read_usage(store: Store) -> list[UsageRow]:
     """Every ceiling that was used, and how much of it is taken; works from any process."""
     return await store.usage()
+
+
+async def forgive_machines(config: GatewayConfig, *, plan: bool) -> list[str]:
+    """The machines that a restarted Redis waits for, before they were forgiven; with `plan` they stay waited for.
+
+    Raises:
+        UserError: the store is no Redis: then no other machine is waited for.
+        StoreGone: it does not answer.
+    """
+    from llmops.gateway.allowance.redis_store import RedisStore
+
+    store = open_store(config)
+    if not isinstance(store, RedisStore):
+        raise UserError("only machines that share a Redis wait for each other", hint="`store.redis_url` names it")
+    try:
+        waiting = await store.waited_for()
+        if waiting and not plan:
+            await store.forgive()
+        return waiting
+    finally:
+        await store.close()

@@ -22,7 +22,7 @@ from typing import Literal
 
 from llmops.gateway.allowance.exchange import Answer, Ask, Tally
 from llmops.gateway.allowance.journal import Journal
-from llmops.gateway.allowance.lease import FOREVER, MONEY, SLOTS, TOKENS, Grant, Held, Holding, Lease, Tranche
+from llmops.gateway.allowance.lease import FOREVER, MONEY, SLOTS, TOKENS, Bundle, Grant, Held, Holding, Lease, Tranche
 from llmops.gateway.allowance.periods import account_of
 from llmops.gateway.allowance.refusal import gone, refusal
 from llmops.gateway.calls import Meter
@@ -35,9 +35,18 @@ _PLANS = 8192
 _HOLDINGS = 65_536
 _AHEAD_S = 2.0
 
-Plan = tuple[Sequence[Meter], tuple[Holding, ...]]
 Amounts = tuple[int, int, int, int]
 Gone = Mapping[Literal["budgets", "limits"], Literal["refuse", "allow"]]
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """The holdings of one set of meters, and their grants as they were at `version` of the desk."""
+
+    meters: Sequence[Meter]
+    holdings: tuple[Holding, ...]
+    bundle: Bundle | None = None
+    version: int = -1
 
 
 @dataclass(slots=True)
@@ -73,6 +82,7 @@ class Desk:
         self._old: list[Lease] = []  # of periods gone by, with requests still under way
         self._sent: list[_Sent] = []
         self._serial = 0
+        self._version = 0  # another one whenever a grant may have been replaced
         self._base: tuple[float, int] | None = None  # when the last exchange began, and the store's clock in it
         self.on_stir: Callable[[], None] = lambda: None
         self.overdrawn = 0  # settlements beyond their reservation
@@ -83,22 +93,30 @@ class Desk:
     def try_reserve(self, meters: Sequence[Meter], nano_usd: int, tokens: int) -> Held | None:
         """See calls.Allowances. Give the same tuple for the same meters: what it leads to is remembered."""
         plan = self._plans.get(id(meters))
-        if plan is None or plan[0] is not meters:
+        if plan is None or plan.meters is not meters:
             plan = self.plan(meters)
         now = self._clock()
+        bundle = plan.bundle if plan.version == self._version else self._bundled(plan)
+        if bundle is not None and now < bundle.until and bundle.take(nano_usd, tokens):
+            return Held(bundle, nano_usd, tokens)
         amounts = (1, tokens, nano_usd, 1)
         taken: list[Grant] = []
-        for holding in plan[1]:
+        for holding in plan.holdings:
             grant = holding.grant
-            free = grant.free - amounts[grant.unit]
-            if free < 0 or now >= grant.until:
+            if grant.free < amounts[grant.unit] or now >= grant.until:
                 _put_back(taken, amounts)
                 self._check_refused(plan, amounts, now)
                 return None
-            grant.free = free
-            grant.view[grant.index] = free + grant.returning
+            _take(grant, amounts[grant.unit])
             taken.append(grant)
-        return Held(taken, nano_usd, tokens)
+        return Held(Bundle(taken), nano_usd, tokens)
+
+    def _bundled(self, plan: Plan) -> Bundle | None:
+        """The plan's grants of now; None where it names a meter twice, which has to be taken from one by one."""
+        once = len(set(map(id, plan.holdings))) == len(plan.holdings)
+        plan.bundle = Bundle([holding.grant for holding in plan.holdings]) if once else None
+        plan.version = self._version
+        return plan.bundle
 
     def reserve_gone(self, plan: Plan, nano_usd: int, tokens: int, cause: str) -> Held:
         """While the store is gone: from what is held, else as the configuration says.
@@ -106,10 +124,11 @@ class Desk:
         Allowed budgets are booked as a debt, told to the store when it is back.
         """
         now = self._clock()
+        self._version += 1
         amounts = (1, tokens, nano_usd, 1)
         taken: list[Grant] = []
         loose: list[Lease] = []
-        for holding in plan[1]:
+        for holding in plan.holdings:
             grant = holding.grant
             if grant.free >= amounts[grant.unit] and now < grant.until:
                 _take(grant, amounts[grant.unit])
@@ -122,7 +141,7 @@ class Desk:
             if holding.unit == MONEY:
                 loose.append(self._current(holding, now))
                 self._active[holding.meter.id] = holding
-        return Held(taken, nano_usd, tokens, loose)
+        return Held(Bundle(taken), nano_usd, tokens, loose)
 
     def plan(self, meters: Sequence[Meter]) -> Plan:
         """The holdings of these meters, made where they are new."""
@@ -137,7 +156,7 @@ class Desk:
             elif holding.meter.ceiling != meter.ceiling:
                 holding.meter, holding.recalled = meter, True  # what was leased under the old ceiling goes back
             holdings.append(holding)
-        plan = (meters, tuple(holdings))
+        plan = Plan(meters, tuple(holdings))
         if isinstance(meters, tuple):
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
@@ -147,12 +166,12 @@ class Desk:
     def refuse(self, plan: Plan, amounts: Amounts) -> Exception:
         """What to tell a request that has waited long enough: the first of its ceilings that is short."""
         now = self._clock()
-        lacking = next((h for h in plan[1] if _lacks(h, amounts, now)), plan[1][0])
+        lacking = next((h for h in plan.holdings if _lacks(h, amounts, now)), plan.holdings[0])
         retry_s = 1.0 if lacking.retry_s is None else lacking.retry_s
         return refusal(lacking.meter, retry_s, self.store_ms(now))
 
     def _check_refused(self, plan: Plan, amounts: Amounts, now: float) -> None:
-        for holding in plan[1]:
+        for holding in plan.holdings:
             amount = amounts[holding.unit]
             if amount > holding.meter.ceiling:
                 raise refusal(holding.meter, None, self.store_ms(now), never=True)
@@ -189,10 +208,11 @@ class Desk:
     def collect(self, waiting: Sequence[tuple[Plan, Amounts]], *, leaving: bool = False) -> list[Ask]:
         """What to tell and ask the store now. `leaving`: give back all that is free."""
         now = self._clock()
+        self._version += 1
         for holding in self._active.values():
             holding.need = holding.least = 0
         for plan, amounts in waiting:
-            for holding in plan[1]:
+            for holding in plan.holdings:
                 if _lacks(holding, amounts, now):
                     self._active[holding.meter.id] = holding
                     amount = amounts[holding.unit] or 1
@@ -212,6 +232,7 @@ class Desk:
 
     def apply(self, tally: Tally, sent_at: float) -> None:
         """Take in the answers to what `collect` gave last."""
+        self._version += 1
         self._base = (sent_at, tally.now)
         now = self._clock()
         for sent, answer in zip(self._sent, tally.answers, strict=True):

@@ -150,46 +150,79 @@ class Holding:
         self.measured_at = self.busy_at = self.told_at = 0.0
 
 
+class Bundle:
+    """The grants that the requests of one set of meters take from, by unit: good until one of them is replaced."""
+
+    __slots__ = ("money", "singles", "slots", "tokens", "until")
+
+    def __init__(self, grants: Sequence[Grant]) -> None:
+        self.singles = tuple(grant for grant in grants if grant.unit in (REQUESTS, SLOTS))
+        self.tokens = tuple(grant for grant in grants if grant.unit == TOKENS)
+        self.money = tuple(grant for grant in grants if grant.unit == MONEY)
+        self.slots = tuple(grant for grant in grants if grant.unit == SLOTS)
+        self.until = min((grant.until for grant in grants), default=FOREVER)
+
+    def take(self, nano_usd: int, tokens: int) -> bool:
+        """Take a request's share of every grant; of none where one is short."""
+        for grant in self.singles:
+            if grant.free < 1:
+                return False
+        for grant in self.tokens:
+            if grant.free < tokens:
+                return False
+        for lease in self.money:
+            if lease.free < nano_usd:
+                return False
+        for grant in self.singles:
+            grant.free -= 1
+        for grant in self.tokens:
+            grant.free -= tokens
+        for lease in self.money:
+            free = lease.free = lease.free - nano_usd
+            lease.view[lease.index] = free + lease.returning
+        for lease in self.slots:
+            lease.view[lease.index] = lease.free + lease.returning
+        return True
+
+
 class Held:
     """A request's reservation (calls.Reservation)."""
 
-    __slots__ = ("_grants", "_loose", "_nano_usd", "_tokens")
+    __slots__ = ("_bundle", "_loose", "_nano_usd", "_tokens")
 
-    def __init__(self, grants: Sequence[Grant], nano_usd: int, tokens: int, loose: Sequence[Lease] = ()) -> None:
-        self._grants: Sequence[Grant] | None = grants
+    def __init__(self, bundle: Bundle, nano_usd: int, tokens: int, loose: Sequence[Lease] = ()) -> None:
+        self._bundle: Bundle | None = bundle
         self._nano_usd = nano_usd
         self._tokens = tokens
         self._loose = loose
 
     def settle(self, nano_usd: int, tokens: int) -> None:
         """Book the real usage; what was reserved beyond it comes back at once."""
-        grants = self._grants
-        if grants is None:
+        bundle = self._bundle
+        if bundle is None:
             raise RuntimeError("a reservation is settled once")
-        self._grants = None
-        for grant in grants:
-            unit = grant.unit
-            if unit == MONEY:
-                rest = self._nano_usd - nano_usd
-                if rest >= 0:
-                    grant.used += nano_usd  # type: ignore[attr-defined]
-                    grant.free += rest
-                else:
-                    grant.used += self._nano_usd  # type: ignore[attr-defined]
-                    grant.overdraw(-rest)  # type: ignore[attr-defined]
-                grant.view[grant.index] = grant.free + grant.returning
-            elif unit == TOKENS:
-                holding = grant.holding
-                holding.settled += self._tokens
-                rest = self._tokens - tokens
-                if rest:
-                    refunds, last = holding.refunds, grant.last  # type: ignore[attr-defined]
-                    if not refunds:
-                        holding.stir(holding)
-                    refunds[last] = refunds.get(last, 0) + rest
-            elif unit == SLOTS:
-                grant.free += 1
-                grant.view[grant.index] = grant.free + grant.returning
+        self._bundle = None
+        rest = self._nano_usd - nano_usd
+        for lease in bundle.money:
+            if rest >= 0:
+                lease.used += nano_usd  # type: ignore[attr-defined]
+                lease.free += rest
+            else:
+                lease.used += self._nano_usd  # type: ignore[attr-defined]
+                lease.overdraw(-rest)  # type: ignore[attr-defined]
+            lease.view[lease.index] = lease.free + lease.returning
+        for lease in bundle.slots:
+            free = lease.free = lease.free + 1
+            lease.view[lease.index] = free + lease.returning
+        rest = self._tokens - tokens
+        for grant in bundle.tokens:
+            holding = grant.holding
+            holding.settled += self._tokens
+            if rest:
+                refunds, last = holding.refunds, grant.last  # type: ignore[attr-defined]
+                if not refunds:
+                    holding.stir(holding)
+                refunds[last] = refunds.get(last, 0) + rest
         for lease in self._loose:
             lease.debt += nano_usd
             lease.holding.overdrawn += 1

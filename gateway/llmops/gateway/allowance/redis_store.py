@@ -105,10 +105,15 @@ class RedisStore:
             rows.append(UsageRow(meter, start, spent, leased, ceiling, holders))
         return sorted(rows, key=lambda row: (row.meter, row.start_ms))
 
-    async def forgive(self) -> None:
-        """Go on without the machines that have not told what they know, after a server lost its data.
+    async def waited_for(self) -> list[str]:
+        """The machines that have not told yet what they know, after the server lost its data."""
+        await self._guarded(self._connection.connect)
+        return await self._tell(forgive=False)
 
-        For an operator who knows that they are gone for good; what only they knew counts as not spent.
+    async def forgive(self) -> None:
+        """Go on without them, for an operator who knows that they are gone for good.
+
+        What only they knew counts as not spent.
         """
         await self._guarded(self._connection.connect)
         await self._declare(forgive=True)
@@ -137,6 +142,10 @@ class RedisStore:
 
     async def _declare(self, *, forgive: bool) -> None:
         """Tell what this machine knows, once for each life of the data; StoreGone while others have not."""
+        if missing := await self._tell(forgive=forgive):
+            raise self._gone(f"it was restarted, and machines have not told yet what they spent: {', '.join(missing)}")
+
+    async def _tell(self, *, forgive: bool) -> list[str]:
         server = self._connection.run_id
         try:
             run = (await self._guarded(self._script, "begin", server, secrets.token_hex(8))).decode()
@@ -146,9 +155,7 @@ class RedisStore:
         except RedisError as error:
             raise self._gone(str(error)) from error
         self._server, self._run = server, run
-        if missing:
-            names = ", ".join(sorted(name.decode() for name in missing))
-            raise self._gone(f"it was restarted, and machines have not told yet what they spent: {names}")
+        return sorted(name.decode() for name in missing)
 
     async def _script(self, operation: str, run: str, *arguments: str) -> Any:
         clock = "" if self._clock_ms is None else str(self._clock_ms())

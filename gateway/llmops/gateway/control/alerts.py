@@ -17,8 +17,8 @@ from sqlalchemy import Row, insert, select, update
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
 from llmops.core.sql import Sql
+from llmops.core.webhook import Webhook
 from llmops.gateway.control.tables import ALERTS
-from llmops.gateway.control.webhook import Webhook
 
 Kind = Literal["budget_80", "budget_100", "breaker_open", "model_changed"]
 MOST_ATTEMPTS: Final = 20

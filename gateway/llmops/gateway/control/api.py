@@ -84,7 +84,7 @@ class _Api:
     async def create_key(self, request: Request) -> Response:
         wish = read_wish(await _body(request))
         office = self._office
-        token, key = await asyncio.to_thread(office.keys.create, wish, office.config(), request.scope["operator"])
+        token, key = await asyncio.to_thread(office.keys.create, wish, office.config(), request.scope["operator"].id)
         await asyncio.to_thread(office.publisher.publish)
         return Json({"token": token, **key.as_json()}, status_code=201)
 

@@ -10,9 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import LlmopsError, NotFoundError, UserError
+from llmops.core.web.door import Door, DoorRules
+from llmops.core.web.hosts import names_of
+from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.api import Json, api_routes
-from llmops.gateway.control.door import Door
 from llmops.gateway.control.office import Office
 from llmops.gateway.control.pages import Pages
 
@@ -47,4 +50,15 @@ def build_app(office: Office) -> ASGIApp:
         routes=[*api_routes(office), *pages.routes()],
         exception_handlers={LlmopsError: foreseen, HTTPException: unrouted, Exception: unforeseen},
     )
-    return Door(inside, office.config(), office.sessions)
+    return Door(inside, _rules(office.config()), office.sessions)
+
+
+def _rules(config: GatewayConfig) -> DoorRules:
+    """A wildcard address alone says nothing about who can reach it; it is called by its loopback names as well."""
+    host = config.control.host
+    names = names_of(host, config.allowed_hosts)
+    return DoorRules(
+        names=names | names_of("localhost", ()) if is_wildcard(host) else names,
+        keys_only=not is_loopback(host),
+        denied_hint="add the name to `allowed_hosts` of the gateway configuration if it is meant",
+    )

@@ -14,18 +14,19 @@ from llmops.core.drain import Drainer
 from llmops.core.keys import Keys
 from llmops.core.lake import Lake
 from llmops.core.sql import Sql, open_sql
+from llmops.core.web.sign_in import KeySessions
+from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions, standings
-from llmops.gateway.control.door import Sessions
-from llmops.gateway.control.keys import VirtualKeys
+from llmops.gateway.control.follow import Follower
+from llmops.gateway.control.keys import ADMIN, VirtualKeys
 from llmops.gateway.control.meters import Merged, Meters
 from llmops.gateway.control.models import ReportedModels
 from llmops.gateway.control.snapshot import Publisher
 from llmops.gateway.control.telemetry import Telemetry
 from llmops.gateway.control.usage import UsageTable
 from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
-from llmops.gateway.control.webhook import Webhook
 from llmops.gateway.published import CONFIG, load_published, read_status
 
 BREAKER = "llmops_gateway_breaker_open"
@@ -59,7 +60,7 @@ class Office:
     usage: UsageTable
     watch: Watch
     models: ReportedModels
-    sessions: Sessions
+    sessions: KeySessions
     drainer: Drainer
 
     @property
@@ -88,7 +89,9 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
             found = conditions(standings(now, keys.policies()))
             return [*found, *_open_breakers(merged), *models.conditions(now)]
 
-        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder))
+        follower = Follower(published, reload_gateway)
+        stack.callback(follower.close)
+        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder), follower)
         if duties.telemetry is not None:
             stack.callback(duties.telemetry.close)
         publisher = Publisher(sql, folder)
@@ -101,7 +104,7 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
         drainer.start()
         stack.callback(drainer.stop)
         usage = UsageTable(lake, config.inference_log)
-        sessions = Sessions.open(folder, Keys(sql))
+        sessions = KeySessions.open(folder, Keys(sql), ADMIN)
         yield Office(published, keys, publisher, alerts, usage, watch, models, sessions, drainer)
 
 
@@ -126,7 +129,14 @@ def _webhook(config: GatewayConfig) -> Webhook | None:
     control = config.control
     if control.alert_webhook is None:
         return None
-    return Webhook(control.alert_webhook, control.alert_secret, private=control.alert_private)
+    return Webhook(
+        control.alert_webhook,
+        control.alert_secret,
+        private=control.alert_private,
+        what="alert webhook",
+        where="control.alert_webhook",
+        hint="set `control.alert_private: true` if it is meant",
+    )
 
 
 def _telemetry(config: GatewayConfig, folder: Path) -> Telemetry | None:

@@ -42,6 +42,8 @@ PROVIDERS: Final = {
     "gemini": "gcp.gemini",
     "cohere": "cohere",
     "mistral": "mistral_ai",
+    "bedrock": "aws.bedrock",
+    "vertex": "gcp.vertex_ai",
 }
 """The conventions' well-known values of `gen_ai.provider.name`."""
 OPERATIONS: Final = {

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from llmops.core.errors import LlmopsError
+from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.meters import Histogram, Merged, Meters
 from llmops.gateway.control.telemetry import DURATION, FIRST_BYTE, REQUESTS, TOKENS, Telemetry
-from llmops.gateway.control.webhook import Webhook
 
 SAMPLE_S = 5.0
 KEPT_S = 900.0
@@ -65,6 +65,8 @@ class Duties:
     config: Callable[[], GatewayConfig]
     webhook: Webhook | None = None
     telemetry: Telemetry | None = None
+    follow: Callable[[], object] | None = None
+    """Has the gateway read its configuration again where a registered route's alias moved."""
     problems: dict[str, str] = field(default_factory=dict)
     """Duty -> why it failed the last time."""
 
@@ -100,6 +102,8 @@ class Watch:
         if duties.webhook is not None:
             webhook = duties.webhook
             self._try("post alerts", lambda: duties.alerts.deliver(webhook))
+        if duties.follow is not None:
+            self._try("follow the registered routes", duties.follow)
         if duties.telemetry is not None:
             telemetry = duties.telemetry
             self._try("send metrics", lambda: telemetry.send(merged, duties.config()))

@@ -15,7 +15,7 @@ import orjson
 
 from llmops.core.errors import did_you_mean
 from llmops.core.identity import LOCAL
-from llmops.gateway.calls import Fault, Json, KeyPolicy, Meter, Operation
+from llmops.gateway.calls import Fault, Headers, Json, KeyPolicy, Meter, Operation
 from llmops.gateway.config import BudgetConfig, LimitsConfig, TeamConfig
 from llmops.gateway.engine.faults import refusal
 from llmops.gateway.engine.metrics import Tally
@@ -34,12 +34,39 @@ OWN_TAGS: Final = frozenset(
 )  # fmt: skip
 """Tags that the gateway writes itself: reports go by them, so that no caller may."""
 
+_SAYING_MORE: Final = frozenset(
+    (b"x-request-id", b"x-llmops-parent-invocation", b"x-llmops-tags", b"x-llmops-session", b"traceparent")
+)
 _SESSION = re.compile(r"[\x21-\x7e]{1,200}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_NAMING_USERS: Final = frozenset(("user", "safety_identifier", "metadata"))
 _USER_BYTES: Final = 200
 _REMEMBERED_USERS: Final = 10_000
 _WHAT = {"requests_per_minute": "requests", "tokens_per_minute": "tokens", "concurrent": "concurrent"}
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """What a request's head says of who asks for what. Worked out once for all requests of a connection with that head.
+
+    Good as long as the gate is in the same `epoch`: with the keys and the configuration of now. `says_more`: there are
+    headers with ids, tags or a session, to be read for each request.
+    """
+
+    operation: Operation
+    policy: KeyPolicy | None
+    epoch: object = None
+    says_more: bool = False
+    expires_at: float | None = None
+    grants: dict[str, Grant] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, operation: Operation, policy: KeyPolicy | None, headers: Mapping[bytes, bytes], epoch: object
+    ) -> Caller:
+        expires_at = policy.expires_at if policy is not None else None
+        return cls(operation, policy, epoch, not _SAYING_MORE.isdisjoint(headers), expires_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +85,9 @@ class Grant:
     rate_headers: tuple[tuple[bytes, bytes], ...] = ()
     users: dict[str, tuple[Meter, ...]] = field(default_factory=dict)
     tallies: dict[tuple[Target | None, int], Tally] = field(default_factory=dict)
-    templates: dict[tuple[Target | None, Operation], tuple[Json, dict[str, str]]] = field(default_factory=dict)
+    templates: dict[tuple[Target | None, Operation], Json] = field(default_factory=dict)
+    standing: dict[Target, Headers] = field(default_factory=dict)
+    """Headers of all whole replies by one target."""
 
     def __post_init__(self) -> None:
         self.rate_headers = _rate_headers(self.meters)
@@ -204,8 +233,15 @@ def read_trace(header: bytes) -> str | None:
     return match[1].decode() if match else None
 
 
+def read_client_id(headers: Mapping[bytes, bytes]) -> str | None:
+    shown = headers.get(b"x-request-id")
+    return read_id(shown) if shown is not None else None
+
+
 def user_of(body: Json) -> str | None:
     """Whom the caller acts for: `user` or `safety_identifier` (OpenAI), `metadata.user_id` (Anthropic)."""
+    if _NAMING_USERS.isdisjoint(body):
+        return None
     user = body.get("user") or body.get("safety_identifier")
     if user is None:
         metadata = body.get("metadata")

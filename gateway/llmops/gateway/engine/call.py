@@ -30,7 +30,7 @@ from llmops.gateway.calls import (
 from llmops.gateway.engine import admission, faults
 from llmops.gateway.engine.candidates import Search, arm_of, start_tier
 from llmops.gateway.engine.flow import Flow
-from llmops.gateway.engine.measure import Size, measure
+from llmops.gateway.engine.measure import measure
 from llmops.gateway.engine.plan import Plan, Route, Target
 from llmops.gateway.engine.recall import Recall
 from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
@@ -72,21 +72,20 @@ class ClientCall(Seldom):
     """One client call, but for the asking."""
 
     __slots__ = (
-        "asked", "attempts", "begun", "body", "cost", "deadline", "dialect", "done", "first_at", "flow", "gate",
-        "grant", "invocation_id", "logged_request", "operation", "plan", "policy", "recall", "request", "request_id",
+        "asked", "attempts", "begun", "body", "caller", "cost", "deadline", "dialect", "done", "first_at", "flow",
+        "gate", "grant", "invocation_id", "logged_request", "operation", "plan", "recall", "request", "request_id",
         "responder", "route", "search", "size", "started", "streaming", "tab", "target", "time_us",
     )  # fmt: skip
 
-    def __init__(
-        self, gate: Gate, request: Request, responder: Responder, operation: Operation, policy: KeyPolicy | None
-    ) -> None:
+    def __init__(self, gate: Gate, request: Request, responder: Responder, caller: admission.Caller) -> None:
         self.gate = gate
-        self.plan: Plan = gate.plan
-        self.policy = policy
+        plan: Plan = gate.plan
+        self.plan = plan
         self.request = request
         self.responder = responder
-        self.operation = operation
-        self.dialect = gate.dialects[operation]
+        self.caller = caller
+        self.operation: Operation = caller.operation
+        self.dialect = gate.dialects[caller.operation]
         self.started = clock()
         self.time_us = time.time_ns() // 1000
         self.invocation_id = self.request_id = new_id()
@@ -96,28 +95,44 @@ class ClientCall(Seldom):
         self.flow: Flow | None = None
         self.recall: Recall | None = None
         self.attempts: list[Attempt] | None = None
+        self.search: Search | None = None
         self.done = self.asked = self.begun = False
         self.first_at = 0.0
         self.cost = 0
-        self.plan.running += 1
+        plan.running += 1
         gate.metrics.under_way += 1
+
+    @property
+    def policy(self) -> KeyPolicy | None:
+        return self.caller.policy
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def admit(self) -> None:
         """Read and check the request, up to what it may ask for. Raises Fault."""
-        request = self.request
-        headers, raw = request.headers, request.body
-        if (shown := headers.get(b"x-request-id")) is not None:
-            self.client_id = admission.read_id(shown)
-        body: Json = admission.read_body(raw)
-        self.body = body
-        route: Route = admission.route_of(self.plan, self.policy, body, self.operation)
-        self.route = route
-        if (user := admission.user_of(body)) is not None:
+        caller, raw = self.caller, self.request.body
+        if caller.says_more:
+            self.client_id = admission.read_client_id(self.request.headers)
+        body = self.body = admission.read_body(raw)
+        grant = self.gate.grant_of(caller, body)
+        route = self.route = grant.route
+        user = admission.user_of(body)
+        if user is not None:
             self.user = user
-        grant = self.grant = self.gate.grant(self.plan, self.policy, route)
-        self.tab = Tab(self.gate.allowances, grant.meters_of(user))
+        self.grant = grant
+        self.tab = Tab(self.gate.allowances, grant.meters if user is None else grant.meters_of(user))
+        if caller.says_more:
+            self._hear(self.request.headers, grant)
+        self.streaming = body.get("stream") is True
+        size = self.size = measure(self.operation, body, raw)
+        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
+        if not size.plain or route.guards.checks_input:
+            self._check_input()
+        if route.only is None:
+            self._search(route, grant)
+
+    def _hear(self, headers: dict[bytes, bytes], grant: admission.Grant) -> None:
+        """What only some callers say in headers."""
         if self.client_id is not None and grant.trusted:
             self.request_id = self.client_id
             if (shown := headers.get(b"x-llmops-parent-invocation")) is not None:
@@ -128,15 +143,6 @@ class ClientCall(Seldom):
             self.session = admission.read_session(shown)
         if (shown := headers.get(b"traceparent")) is not None:
             self.trace_id = admission.read_trace(shown)
-        self.streaming = body.get("stream") is True
-        size: Size = measure(self.operation, body, raw)
-        self.size = size
-        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
-        if not size.plain or route.guards.checks_input:
-            self._check_input()
-        self.search: Search | None = None
-        if route.only is None:
-            self._search(route, grant)
 
     def _search(self, route: Route, grant: admission.Grant) -> None:
         """Where there is something to choose: the tier to begin with, and the arm."""

@@ -6,7 +6,7 @@ Source: https://platform.claude.com/docs/en/api/messages/count_tokens
 
 from __future__ import annotations
 
-from llmops.gateway.calls import Fault, Json, TokenCounter, UpstreamRequest, Usage
+from llmops.gateway.calls import Fault, Headers, Json, TokenCounter, UpstreamRequest, Usage
 from llmops.gateway.config import TargetConfig
 from llmops.gateway.engine.call import NO_USAGE
 from llmops.gateway.engine.exchange import Exchange
@@ -51,12 +51,12 @@ class TokenCount(Exchange):
             raise refusal(404, "operation_not_offered", message, "Anthropic's models do")
         return target.provider.count_tokens(self.body, target.config)
 
-    def on_end(self) -> None:
-        target, body = self.target, b"".join(self._parts)
+    def _replied(self, status: int, headers: Headers, body: bytes) -> None:
+        target = self.target
         assert target is not None
         try:
-            if self._head != 200:
-                raise target.provider.fault(self._head, self._headers, body)
+            if status != 200:
+                raise target.provider.fault(status, headers, body)
             value: Json = UPSTREAM.object(UPSTREAM.parsed(body, "reply"), "reply")
             if "input_tokens" not in value:
                 raise UPSTREAM.fault("input_tokens", "is missing")

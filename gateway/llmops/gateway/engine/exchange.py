@@ -1,48 +1,36 @@
-"""One request on its way upstream and back: covered, sent, listened to, asked again, answered, by plain callbacks.
+"""One client call from begin to end: what each attempt brings is heard here, and what follows from it is decided.
 
-The exchange listens to one upstream call at a time. On the normal path - enough allowance at hand, no cache, the
-caller's own format - nothing here waits, so there is no task and no future. A retry waits by a timer; asking the shared
-store is a task.
-
-What the caller sees of a failure: before the first byte an error reply in its own format, after retries and fallbacks;
-after the first byte an error event in its own format, then the end of the stream.
+`call` knows the caller's side, `answering` how answers leave, `asking` whom to ask and when again. An exchange listens
+to one upstream call at a time. A failure is told to the caller after retries and fallbacks; once something was said,
+it ends the stream.
 """
 
 from __future__ import annotations
 
 import orjson
 
-from llmops.core.errors import LlmopsError
-from llmops.gateway.assemble import assembled
-from llmops.gateway.cache import replayed
-from llmops.gateway.calls import Fault, Headers, Refused, Reply, UpstreamCall, UpstreamRequest, Usage
+from llmops.gateway.calls import Fault, Headers, Reply, Usage
 from llmops.gateway.engine import faults
-from llmops.gateway.engine.call import JSON_HEADER, NO_USAGE, ClientCall, clock
-from llmops.gateway.engine.candidates import Search, learn_latency
-from llmops.gateway.engine.flow import Flow, Keep, state_fault
+from llmops.gateway.engine.asking import BYTES_PER_TOKEN, Asking
+from llmops.gateway.engine.call import NO_USAGE, clock
+from llmops.gateway.engine.candidates import learn_latency
+from llmops.gateway.engine.flow import Flow, state_fault
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.recall import Recall
-from llmops.gateway.engine.record import Attempt, usd
 from llmops.gateway.guard import Verdict
+from llmops.gateway.http.head import STREAMS
 
-_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _MOST_REPLY_BYTES = 64 * 1024 * 1024
-_BYTES_PER_TOKEN = 4
-_MANY_STREAMS = 256
-"""So many requests at once, and what is kept of a long stream for its row is compressed."""
-_UNTRANSLATED = frozenset(("embeddings", "rerank"))
 
 
-class Exchange(ClientCall):
+class Exchange(Asking):
     """One client call with its attempts. A `Listener` to the upstream call under way."""
 
-    __slots__ = (
-        "_call", "_head", "_headers", "_parts", "_received", "_serial", "_tries", "_upstream", "asked_at", "native",
-    )  # fmt: skip
+    __slots__ = ("_headers", "_parts")
 
     def begin(self) -> None:
         """From the door to the first attempt."""
-        self._call: UpstreamCall | None = None
+        self._call = None
         self._serial = 0
         try:
             self.admit()
@@ -55,7 +43,7 @@ class Exchange(ClientCall):
         timers.watch(self)
         if self.unresolved is not None:
             self.gate.spawn(self._resolve(self.unresolved), self.crash)
-        elif not self._recalled():
+        elif self.route.cache is None or not self._recalled():
             self.advance()
 
     async def _resolve(self, verdict: Verdict) -> None:
@@ -82,126 +70,25 @@ class Exchange(ClientCall):
         self.recall = Recall(cache, lookup, self)
         return self.recall.begin()
 
-    # --- targets and cover -------------------------------------------------------------------------------------------
+    # --- what an attempt brings --------------------------------------------------------------------------------------
 
-    def advance(self, fault: Fault | None = None) -> None:
-        """Go to the next target; with none left, tell the caller why the last one failed."""
-        while True:
-            now = clock()
-            target = self.route.only
-            if target is None or self.search is not None or not target.breaker.admits(now):
-                found = self._searched().next(now)
-                if found is None:
-                    self._give_up(fault, now)
-                    return
-                route, target = found
-                self.guest = () if route is self.route else self.gate.route_meters(route)
-            self.target = target
-            self._tries = 0
-            try:
-                self._upstream: UpstreamRequest = self._built(target)
-            except Fault as unable:
-                self._spare(target)
-                fault = fault or unable
-                continue
-            break
-        self._cover_and_ask()
-
-    def _searched(self) -> Search:
-        """What may still be tried. Most requests never need it."""
-        if self.search is None:
-            self.search = Search(self.route, self.operation, self.size)
-        return self.search
-
-    def _spare(self, target: Target) -> Search:
-        """Ask the target no more."""
-        search = self._searched()
-        search.tried = (*search.tried, target)
-        return search
-
-    def _built(self, target: Target) -> UpstreamRequest:
-        operation = self.operation
-        self.native = operation in _UNTRANSLATED or (operation in target.native and not self._checked_stream())
-        if self.native:
-            return target.provider.build(operation, self.body, target.config)
-        self.chat = self.dialect.to_chat(self.body)
-        return target.provider.build("chat", self.chat, target.config)
-
-    def _checked_stream(self) -> bool:
-        """A stream that a guard reads travels as chat chunks, whatever its format."""
-        return self.streaming and self.route.guards.checks_output
-
-    def _cover_and_ask(self) -> None:
-        target = self.target
-        assert target is not None
-        try:
-            most_input, most_output = self.size.worst(target.config)
-            worst = target.worst(most_input, most_output, self.size)
-            tokens = most_input + most_output
-            if (not self.guest or self.tab.knows_guest(self.guest)) and self.tab.try_cover(worst, tokens):
-                self._ask(target)
-            else:
-                self.gate.spawn(self._cover_later(target, worst, tokens), self.crash)
-        except Refused as refused:
-            self.over(refused)
-        except Fault as fault:
-            self.refuse(fault)
-
-    async def _cover_later(self, target: Target, worst: int, tokens: int) -> None:
-        """Ask the shared store. A caller who leaves meanwhile is waited for: what was reserved must be given back."""
-        began = clock()
-        try:
-            await self.tab.cover(worst, tokens)
-            if not self.tab.knows_guest(self.guest):
-                await self.tab.cover_guest(self.guest, worst, tokens)
-        except Refused as refused:
-            if not self.done:
-                self.over(refused)
+    def on_reply(self, status: int, headers: Headers, body: bytes) -> None:
+        if self.flow is None:
+            self._head, self._received = status, len(body)
+            self.first_at = clock()
+            self._replied(status, headers, body)
             return
-        except LlmopsError as error:
-            self.refuse(faults.from_error(error))
-            return
-        self.waited_s += clock() - began
-        if self.done:
-            self.tab.settle(asked=self.asked)
-        else:
-            self._ask(target)
-
-    # --- one attempt -------------------------------------------------------------------------------------------------
-
-    def _ask(self, target: Target) -> None:
-        self._serial = serial = self._serial + 1
-        self._tries += 1
-        self._parts: list[bytes] = []
-        self._received = self._head = 0
-        self._headers: Headers = ()
-        self._call = None
-        if self.attempts is not None:
-            self.cost = 0
-        if self.streaming:
-            self.flow = self._open_flow(target)
-        target.breaker.begin()
-        target.under_way += 1
-        self.asked_at = clock()
-        self.asked = True
-        route = self.route
-        call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)
-        if serial == self._serial and not self.done:
-            self._call = call
-
-    def _open_flow(self, target: Target) -> Flow:
-        keep: Keep = "nothing"
-        if self.route.log_bodies or self.recall is not None:
-            keep = "plain" if self.gate.metrics.under_way < _MANY_STREAMS else "folded"
-        if self.native:
-            return Flow(target.provider.relay(self.operation, self.body), keep=keep)
-        assert self.chat is not None
-        checks = self.route.guards.open_stream() if self.route.guards.checks_output else None
-        return Flow(None, target.provider.reader(self.chat), self.dialect.writer(self.body), checks, keep=keep)
+        call = self._call
+        self.on_head(status, headers)
+        if body:
+            self.on_data(body)
+        if self._call is call:  # nothing went wrong within
+            self.on_end()
 
     def on_head(self, status: int, headers: Headers) -> None:
         self._head = status
         self._headers = headers
+        self._parts: list[bytes] = []
         if not self.begun:
             self.first_at = clock()
         if self.flow is not None and (status != 200 or not _is_stream(headers)):
@@ -221,12 +108,20 @@ class Exchange(ClientCall):
         if self.flow is not None:
             self._stream_ended(self.flow)
             return
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._replied(self._head, self._headers, b"".join(self._parts))
+
+    def on_fault(self, fault: Fault) -> None:
+        if not self.done:
+            self._failed(fault)
+
+    # --- whole replies -----------------------------------------------------------------------------------------------
+
+    def _replied(self, status: int, headers: Headers, body: bytes) -> None:
+        """The target said this: an error, or an answer to be booked."""
         target = self.target
         assert target is not None
-        if self._head != 200:
-            self._failed(target.provider.fault(self._head, self._headers, body))
+        if status != 200:
+            self._failed(target.provider.fault(status, headers, body))
             return
         try:
             reply = target.provider.reply(self.operation if self.native else "chat", body)
@@ -234,22 +129,20 @@ class Exchange(ClientCall):
         except Fault as fault:
             self._failed(fault)
             return
-        target.under_way -= 1
-        target.breaker.success()
-        learn_latency(target, self.first_at - self.asked_at, self.first_at)
-        self._call = None
+        self._well(target)
         usage = reply.usage
         if usage is None:
-            usage = self.size.received(len(body) // _BYTES_PER_TOKEN)
+            usage = self.size.received(len(body) // BYTES_PER_TOKEN)
         self.cost = nano = target.cost(usage)
         self.tab.book(nano, usage)
         self._answered(said, reply.model, usage, target)
 
-    def on_fault(self, fault: Fault) -> None:
-        if not self.done:
-            self._failed(fault)
-
-    # --- whole replies -----------------------------------------------------------------------------------------------
+    def _well(self, target: Target) -> None:
+        """The target answered as it should."""
+        self._call = None
+        target.under_way -= 1
+        target.breaker.success()
+        learn_latency(target, self.first_at - self.asked_at, self.first_at)
 
     def _said(self, body: bytes) -> bytes:
         """The answer in the caller's format."""
@@ -287,32 +180,6 @@ class Exchange(ClientCall):
         self.advance()
         return True
 
-    def _send_whole(self, body: bytes, model: str | None, usage: Usage, target: Target) -> None:
-        tab, responder = self.tab, self.responder
-        tab.settle(True)
-        self.done = True
-        try:
-            events = replayed(self.operation, orjson.loads(body), self.body) if self.streaming else None
-            if events is None:
-                headers = [
-                    JSON_HEADER,
-                    (b"x-request-id", self.request_id.encode()),
-                    self.route.header,
-                    target.header,
-                    (b"x-llmops-cost-usd", usd(tab.nano_usd).encode()),
-                ]
-                headers += self._more_headers()
-                responder.send(200, headers, body)
-            else:  # the caller asked for a stream, and the server does not stream
-                self._start(target)
-                responder.write(events)
-                responder.end()
-            self.log_reply(200, None, (body, model, usage), target)
-            if self.recall is not None:
-                self.recall.keep(body, model, usage)
-        finally:
-            self.close()
-
     # --- streams -----------------------------------------------------------------------------------------------------
 
     def _relay(self, flow: Flow, data: bytes) -> None:
@@ -334,34 +201,6 @@ class Exchange(ClientCall):
             self.responder.write(out)
         self._failed(fault)
 
-    def _write(self, out: bytes) -> None:
-        responder = self.responder
-        if not self.begun:
-            assert self.target is not None
-            self._start(self.target)
-        responder.write(out)
-        if responder.full and self._call is not None:
-            self._call.pause()
-            responder.on_drain = self._drained
-
-    def _start(self, target: Target) -> None:
-        self.begun = True
-        self.first_at = clock()
-        headers = [*_STREAM_HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
-        headers += self._more_headers()
-        self.responder.start(200, headers)
-
-    def _more_headers(self) -> Headers:
-        """What only some replies carry."""
-        assert self.grant is not None
-        standing = self.grant.rate_headers
-        return standing if self.recall is None else (*standing, (b"x-llmops-cache", b"miss"))
-
-    def _drained(self) -> None:
-        self.responder.on_drain = None
-        if self._call is not None:
-            self._call.resume()
-
     def _stream_ended(self, flow: Flow) -> None:
         target = self.target
         assert target is not None
@@ -373,24 +212,12 @@ class Exchange(ClientCall):
         except Fault as fault:
             self._failed(fault)
             return
-        target.under_way -= 1
-        target.breaker.success()
-        learn_latency(target, self.first_at - self.asked_at, self.first_at)
-        self._call = None
+        self._well(target)
         if rest or not self.begun:
             self._write(rest)
         usage = flow.state.usage or self.size.received(flow.state.received)
         self._book(target, usage)
-        self.tab.settle(asked=True)
-        self.done = True
-        try:
-            self.responder.end()
-            self.log_reply(200, None, (None, flow.state.model, usage), target)
-            if self.recall is not None and not flow.cut:
-                whole = assembled(self.operation, flow.kept)
-                self.recall.keep(orjson.dumps(whole), flow.state.model, usage)
-        finally:
-            self.close()
+        self._end_stream(flow, usage, target)
 
     # --- failures ----------------------------------------------------------------------------------------------------
 
@@ -424,64 +251,6 @@ class Exchange(ClientCall):
             self.advance(fault)
         else:
             self.refuse(faults.told(fault))
-
-    def _spent(self, fault: Fault, sent: bool, flow: Flow | None) -> Usage | None:
-        """What a failed attempt used: by its own count, else by what arrived; None where it cost nothing."""
-        if flow is not None and (flow.state.usage is not None or flow.state.received):
-            return flow.state.usage or self.size.received(flow.state.received)
-        if not faults.may_cost(fault, sent):
-            return None
-        return self.size.received(self._received // _BYTES_PER_TOKEN if self._head == 200 else 0)
-
-    def _again(self, fault: Fault, target: Target) -> bool:
-        """Ask the same target again after a pause, where that is worth while."""
-        retry = self.route.config.retry
-        now = clock()
-        if self._tries >= retry.attempts or not faults.again_here(fault) or not target.breaker.admits(now):
-            return False
-        wait = self.gate.jitter() * retry.backoff_s * 2.0 ** (self._tries - 1)
-        asked = fault.retry_after_s
-        if asked is not None:
-            if asked > retry.max_wait_s or (asked > wait and self._searched().others(target, now)):
-                return False
-            wait = max(wait, asked)
-        self.timer = self.gate.loop.call_later(wait, self._ask_again)
-        return True
-
-    def _ask_again(self) -> None:
-        self.timer = None
-        if not self.done:
-            self._cover_and_ask()
-
-    def _give_up(self, fault: Fault | None, now: float) -> None:
-        """No target is left: the answer kept from a cheaper one, else the reason."""
-        if self.kept is not None:
-            reply, target = self.kept
-            noted = next(attempt for attempt in self.attempts or () if attempt.target is target)
-            self.cost, noted.nano_usd, noted.usage = noted.nano_usd, 0, None
-            self._send_whole(reply.body, reply.model, reply.usage or NO_USAGE, target)
-            return
-        if fault is None:
-            wait = self._searched().reopens_in_s(now)
-            if wait is None:
-                fault = faults.refusal(400, "no_target", "no target of the route can take this request")
-            else:
-                fault = Fault("overloaded", "every target of the route is failing", 503, wait, "targets_failing")
-        self.refuse(faults.told(fault))
-
-    def _break_off(self, fault: Fault, target: Target, usage: Usage | None, flow: Flow | None) -> None:
-        """After the first byte: an error event in the caller's format, then the end."""
-        shown = faults.told(fault)
-        self.tab.settle(asked=True)
-        self.flow = flow
-        model = flow.state.model if flow is not None else None
-        self.done = True
-        try:
-            self.responder.write(self.dialect.writer(self.body).fault(shown))
-            self.responder.end()
-            self.log_reply(shown.status, fault.kind, (None, model, usage or NO_USAGE), target)
-        finally:
-            self.close()
 
     # --- ends from outside -------------------------------------------------------------------------------------------
 
@@ -517,23 +286,6 @@ class Exchange(ClientCall):
         finally:
             self.close()
 
-    def drop_call(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-
-    def _book(self, target: Target, usage: Usage) -> None:
-        self.cost = target.cost(usage)
-        self.tab.book(self.cost, usage)
-
-    def _note(self, target: Target, outcome: str, status: int, usage: Usage | None) -> None:
-        """Keep an attempt that did not answer the caller; its cost goes to its own row."""
-        began_s, ended_s = self.asked_at - self.started, clock() - self.started
-        attempt = Attempt(target, outcome, status, self.cost, usage, began_s, ended_s)
-        self.cost = 0
-        if self.attempts is None:
-            self.attempts = []
-        self.attempts.append(attempt)
-
 
 def _is_stream(headers: Headers) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    return any(name == b"content-type" and value.startswith(STREAMS) for name, value in headers)

@@ -24,6 +24,7 @@ from llmops.gateway.calls import (
     Dialect,
     Fault,
     Headers,
+    Json,
     KeyPolicy,
     Meter,
     Operation,
@@ -85,12 +86,23 @@ class Gate:
         self._table = plan.config.inference_log
         self._grants: dict[tuple[str | None, str], admission.Grant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._epoch = object()
+        """Another one with each change of keys or configuration: what was found out in an older one is void."""
 
     def __call__(self, request: Request, responder: Responder) -> None:
+        caller: admission.Caller | None = request.caller
+        if caller is None or caller.epoch is not self._epoch or caller.expires_at is not None:
+            caller = self._met(request, responder)
+            if caller is None:
+                return
+        self._begin(Exchange(self, request, responder, caller))
+
+    def _met(self, request: Request, responder: Responder) -> admission.Caller | None:
+        """Find out who asks for what; None where the request was answered with that, or asks no model."""
         operation = PATHS.get(request.path)
         if operation is None:
             self._elsewhere(request, responder)
-            return
+            return None
         try:
             if request.method != "POST":
                 raise refusal(405, "method_not_allowed", f"{request.path} takes POST")
@@ -98,8 +110,9 @@ class Gate:
         except Fault as fault:
             self.metrics.count("llmops_gateway_rejected_total", code=fault.code or "")
             self.send_fault(responder, self.dialects[operation], fault, new_id())
-            return
-        self._begin(Exchange(self, request, responder, operation, policy))
+            return None
+        caller = request.caller = admission.Caller.of(operation, policy, request.headers, self._epoch)
+        return caller
 
     def _begin(self, exchange: Exchange) -> None:
         try:
@@ -108,6 +121,15 @@ class Gate:
             exchange.crash()
 
     # --- what exchanges ask of it ------------------------------------------------------------------------------------
+
+    def grant_of(self, caller: admission.Caller, body: Json) -> admission.Grant:
+        """What this caller may do on the route that a body names. Raises Fault."""
+        name = body.get("model")
+        found = caller.grants.get(name) if type(name) is str else None
+        if found is None:
+            route = admission.route_of(self.plan, caller.policy, body, caller.operation)
+            found = caller.grants[route.name] = self.grant(self.plan, caller.policy, route)
+        return found
 
     def grant(self, plan: Plan, policy: KeyPolicy | None, route: Route) -> admission.Grant:
         """What this key may do on this route, worked out once for a configuration and a key snapshot."""
@@ -174,7 +196,9 @@ class Gate:
         """A text's embedding by one of our own routes, whose ceilings and log it goes through. Raises Fault."""
         answer = Inner(self.loop)
         raw = orjson.dumps({"model": route, "input": text})
-        exchange = Exchange(self, Request("POST", "/v1/embeddings", "", {}, raw), answer, "embeddings", None)
+        exchange = Exchange(
+            self, Request("POST", "/v1/embeddings", "", {}, raw), answer, admission.Caller("embeddings", None)
+        )
         exchange.begin()
         status, body = await answer.whole
         value = orjson.loads(body)
@@ -186,15 +210,19 @@ class Gate:
         """Take over a changed key snapshot."""
         changed = self.ring.refresh()
         if changed:
-            self._grants.clear()
+            self._forget()
         return changed
 
     def renew_plan(self, plan: Plan) -> None:
         """Requests from now on follow the new plan; the old one closes what is its own after its last request."""
         old, self.plan = self.plan, plan
         self._table = plan.config.inference_log
-        self._grants.clear()
+        self._forget()
         old.retire(plan, self.spawn)
+
+    def _forget(self) -> None:
+        self._grants.clear()
+        self._epoch = object()
 
     # --- the door ----------------------------------------------------------------------------------------------------
 
@@ -234,7 +262,8 @@ class Gate:
             if path == COUNT_PATH:
                 if request.method != "POST":
                     raise refusal(405, "method_not_allowed", f"{path} takes POST")
-                self._begin(TokenCount(self, request, responder, "messages", policy))
+                caller = admission.Caller.of("messages", policy, headers, self._epoch)
+                self._begin(TokenCount(self, request, responder, caller))
                 return
             raise refusal(404, "not_found", f"nothing is served at {path[:200]}", "see the paths under /v1/")
         except Fault as fault:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llmops.core.addresses import is_loopback, is_wildcard
+from llmops.core.web.hosts import hostname, is_own, names_of
 from llmops.gateway.calls import Fault
 from llmops.gateway.engine.faults import refusal
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
 _REMEMBERED = 256
 
 
@@ -20,15 +20,10 @@ class Host:
     """The names by which clients may call this server. A wildcard bind without a list takes any: it asks for keys."""
 
     def __init__(self, bound: str, allowed: Iterable[str]) -> None:
-        bound = bound.lower().strip("[]")
-        names = {name.lower().strip("[]") for name in allowed}
-        self.loopback = bound in _LOOPBACK or bound.startswith("127.")
-        self._any = not self.loopback and not names and bound in _WILDCARDS
-        if self.loopback or not self._any:
-            names |= _LOOPBACK
-        if bound not in _WILDCARDS:
-            names.add(bound)
-        self._names = frozenset(names)
+        allowed = frozenset(allowed)
+        self.loopback = is_loopback(bound.lower().strip("[]"))
+        self._any = not allowed and is_wildcard(bound.strip("[]"))
+        self._names = names_of(bound, allowed) | names_of("localhost", ())
         self._good: set[bytes] = set()
 
     def check(self, host: bytes | None) -> Fault | None:
@@ -55,18 +50,7 @@ def check_origin(headers: dict[bytes, bytes]) -> Fault | None:
         if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             return refusal(403, "foreign_origin", "pages of other sites may not call this server without a key")
         return None
-    scheme, _, place = origin.lower().partition(b"://")
-    if scheme in (b"http", b"https") and place == headers.get(b"host", b"").lower():
+    if is_own(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
         return None
     shown = origin[:100].decode("latin-1")
     return refusal(403, "foreign_origin", f"pages of `{shown}` may not call this server without a key")
-
-
-def hostname(host: str) -> str:
-    """The name in a Host header, without its port: `[::1]:8000` gives `::1`; empty where it is malformed."""
-    host = host.lower()
-    if host.startswith("["):
-        inside, bracket, rest = host[1:].partition("]")
-        return inside if bracket and (not rest or (rest[0] == ":" and rest[1:].isdigit())) else ""
-    name, colon, port = host.partition(":")
-    return name if not colon or port.isdigit() else ""

@@ -20,7 +20,7 @@ class Inner:
         self._status = 200
         self._parts: list[bytes] = []
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
+    def send(self, status: int, headers: Headers, body: bytes, standing: Headers = ()) -> None:
         if not self.whole.done():
             self.whole.set_result((status, body))
 

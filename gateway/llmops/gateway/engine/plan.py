@@ -16,7 +16,7 @@ from llmops.core.ids import digest
 from llmops.gateway import pricing
 from llmops.gateway.cache import RouteCache, open_cache
 from llmops.gateway.cache.semantic import Embed
-from llmops.gateway.calls import Operation, Pool, Provider, Usage
+from llmops.gateway.calls import Operation, Pool, Provider, Publisher, Usage
 from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteConfig, TargetConfig
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.escalation import Escalation
@@ -30,7 +30,7 @@ Header = tuple[bytes, bytes]
 
 @dataclass(slots=True, eq=False)
 class Connected:
-    """A provider and the connections to it. `api_key` tells whether an older plan's may be kept."""
+    """A provider and the connections to it. Its key, or what stands for it, tells whether an older plan's may stay."""
 
     config: ProviderConfig
     provider: Provider
@@ -206,13 +206,14 @@ def _route(
             f"no target of the route `{route.name}` lies in its regions {sorted(allowed)}",
             hint="give the providers their `region`, or the route other `regions`",
         )
-    version = digest(route.model_dump(mode="json"))[:12]
+    name = route.version or f"{config.catalog}.gateway.{route.name}/{digest(route.model_dump(mode='json'))[:12]}"
+    asset, _, version = name.partition("/")
     ordered = tuple(tuple(tiers[tier]) for tier in sorted(tiers))
     arms = _arms(route, ordered[0])
     return Route(
         config=route,
         name=route.name,
-        asset=f"{config.catalog}.gateway.{route.name}",
+        asset=asset,
         version=version,
         header=(b"x-llmops-route", route.name.encode()),
         operations=frozenset(route.operations),
@@ -258,13 +259,16 @@ def _target(config: TargetConfig, connected: Connected, price: Price, route: Rou
         raise ConfigError(f"`expect_model` of {label} is no regular expression: {error}") from error
     if not label.isprintable() or not label.isascii():
         raise ConfigError(f"the target {label!r} holds characters that no header can carry")
+    provider = connected.provider
+    if isinstance(provider, Publisher):
+        provider = provider.of_model(config.model)
     return Target(
         config=config,
         label=label,
         header=(b"x-llmops-target", label.encode()),
-        provider=connected.provider,
+        provider=provider,
         pool=connected.pool,
-        native=connected.provider.native,
+        native=provider.native,
         price=price,
         breaker=Breaker(route.breaker),
         region=connected.config.region,

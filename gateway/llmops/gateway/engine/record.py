@@ -61,7 +61,7 @@ def reply_row(
     if model is not None:
         row["model_version"] = model
     if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
-        _usage_tags(row["tags"], usage)
+        row["tags"] = row["tags"] | _usage_tags(usage)
     if call.route.log_bodies:
         if call.logged_request is not None:
             row["request_json"] = str(call.logged_request, "utf-8", "replace")
@@ -97,8 +97,9 @@ def attempt_rows(call: ClientCall) -> list[Row]:
         row["input_tokens"] = attempt.usage.input_tokens
         row["output_tokens"] = attempt.usage.output_tokens
         row["cost_usd"] = usd(attempt.nano_usd)
-        row["tags"].pop("attempts", None)
-        _usage_tags(row["tags"], attempt.usage)
+        tags = row["tags"] | _usage_tags(attempt.usage)
+        tags.pop("attempts", None)
+        row["tags"] = tags
         rows.append(row)
     return rows
 
@@ -109,30 +110,30 @@ def usd(nano: int) -> str:
 
 
 def _call_row(call: ClientCall, target: Target | None, status: int, error: str | None, now: float) -> Row:
+    """What every row of a call holds. The tags are shared by rows: whoever adds to them makes others."""
     grant = call.grant
     assert grant is not None
-    template = grant.templates.get((target, call.operation))
-    if template is None:
-        template = grant.templates[target, call.operation] = _template(call, target)
-    row, tags = template[0].copy(), template[1].copy()
-    row["invocation_id"] = call.invocation_id
-    row["request_id"] = call.request_id
-    row["request_time"] = call.time_us
-    row["assignment_p"] = call.propensity
-    row["status_code"] = status
-    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
-    row["tags"] = tags
+    template = grant.templates.get((target, call.operation)) or _template(call, target)
+    row: Row = {
+        **template,
+        "invocation_id": call.invocation_id,
+        "request_id": call.request_id,
+        "request_time": call.time_us,
+        "assignment_p": call.propensity,
+        "status_code": status,
+        "latency_ms": int((now - call.started) * 1e6) / 1e3,
+    }
     if error is not None:
         row["error_class"] = error
     if call.attempts is not None:
-        tags["attempts"] = _told(call.attempts)
+        row["tags"] = row["tags"] | {"attempts": _told(call.attempts)}
     if call.__dict__ or call.flow is not None:  # what calls seldom have is in their dictionary alone
         _optional(row, call)
     return row
 
 
-def _template(call: ClientCall, target: Target | None) -> tuple[Row, dict[str, str]]:
-    """What the rows of one key, route and target have in common: the row without its tags, and the tags."""
+def _template(call: ClientCall, target: Target | None) -> Row:
+    """What the rows of one key, route and target have in common."""
     grant, route = call.grant, call.route
     assert grant is not None
     tags = {**grant.tags, "operation": call.operation}
@@ -142,7 +143,7 @@ def _template(call: ClientCall, target: Target | None) -> tuple[Row, dict[str, s
             tags["unpriced"] = "1"
     if grant.team is not None:
         tags["team"] = grant.team
-    row = {
+    found = grant.templates[target, call.operation] = {
         "layer": "gateway",
         "endpoint": route.name,
         "asset_kind": "route",
@@ -150,15 +151,15 @@ def _template(call: ClientCall, target: Target | None) -> tuple[Row, dict[str, s
         "asset_version": route.version,
         "sampling_fraction": 1.0,
         "requester": grant.requester,
+        "tags": tags,
     }
-    return row, tags
+    return found
 
 
 def _optional(row: Row, call: ClientCall) -> None:
-    if call.tags is not None:
-        row["tags"] = {**call.tags, **row["tags"]}
+    tags = {**(call.tags or {}), **row["tags"]}
     if call.user is not None:
-        row["tags"]["user"] = call.user
+        tags["user"] = call.user
     if call.client_id is not None:
         row["client_request_id"] = call.client_id
     if call.parent_id is not None:
@@ -175,12 +176,14 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["queue_ms"] = round(call.waited_s * 1000, 3)
     findings = call.findings + (call.flow.findings if call.flow is not None else ())
     if findings:
-        row["tags"]["findings"] = ",".join(dict.fromkeys(findings))
+        tags["findings"] = ",".join(dict.fromkeys(findings))
     if call.cached is not None:
-        row["tags"]["cache"] = call.cached
+        tags["cache"] = call.cached
+    row["tags"] = tags
 
 
-def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
+def _usage_tags(usage: Usage) -> dict[str, str]:
+    tags = {}
     if usage.cached_tokens:
         tags["cached_tokens"] = str(usage.cached_tokens)
     if usage.cache_write_tokens:
@@ -191,6 +194,7 @@ def _usage_tags(tags: dict[str, str], usage: Usage) -> None:
         tags["searches"] = str(usage.searches)
     if usage.estimated:
         tags["estimated"] = "true"
+    return tags
 
 
 def _streamed(row: Row, call: ClientCall, flow: Flow, usage: Usage) -> None:

@@ -98,6 +98,10 @@ class Guards:
         self._resolver = Resolver()
         for config in configs:
             self._add(config)
+        self.checks_input = bool(self._input)
+        """Whether requests are looked at beyond where their pictures point."""
+        self.checks_output = bool(self._output)
+        """Whether replies must be looked at; a stream that is, travels as chat chunks through `open_stream`."""
 
     def _add(self, config: GuardConfig) -> None:
         check, action = config.check, config.action
@@ -118,16 +122,6 @@ class Guards:
                     side.checks.append(Check(check, action, detector))
                 else:
                     side.max_chars.append((config.max_chars, action))
-
-    @property
-    def checks_input(self) -> bool:
-        """Whether requests are looked at beyond where their pictures point."""
-        return bool(self._input)
-
-    @property
-    def checks_output(self) -> bool:
-        """Whether replies must be looked at; a stream that is, travels as chat chunks through `open_stream`."""
-        return bool(self._output)
 
     def check_input(self, operation: Operation, body: Json) -> Verdict:
         """Judge a request, masking within `body` itself: it belongs to the request."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llmops.gateway.calls import Headers
-from llmops.gateway.http.frame import STATUS_LINES, field_lines
+from llmops.gateway.http.frame import STATUS_LINES, field_lines, standing_lines
 
 if TYPE_CHECKING:
     from llmops.gateway.http.door import Connection
@@ -48,11 +48,13 @@ class Answer:
         """Nothing was answered yet."""
         return self._state == _FRESH
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
+    def send(self, status: int, headers: Headers, body: bytes, standing: Headers = ()) -> None:
         if self._state != _FRESH:
             return self._late()
         connection = self._connection
         lines = field_lines(headers)
+        if standing:
+            lines = standing_lines(standing) + lines
         if status in (204, 304):
             size, body = b"\r\n", b""
         else:

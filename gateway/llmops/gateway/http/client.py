@@ -110,12 +110,22 @@ class OriginPool:
 
     def release(self, connection: Upstream) -> None:
         """A connection is free: it serves who waits longest, or is kept."""
-        if self._waiting:
-            connection.begin(self._waiting.popleft())
+        if self._waiting and self._serve(connection):
             self._mark()
+        elif self._waiting and not self._dials:
+            connection.cut()  # it takes the place of the new one that is waited for
         else:
             connection.deadline = self.timers.now + self._idle_s
             self._idle.append(connection)
+
+    def _serve(self, connection: Upstream) -> bool:
+        """Begin a call that waits; one whose kept connection was dead takes a new connection only."""
+        for call in self._waiting:
+            if not (call.replaced and connection.used):
+                self._waiting.remove(call)
+                connection.begin(call)
+                return True
+        return False
 
     def lost(self, connection: Upstream) -> None:
         self.timers.forget(connection)

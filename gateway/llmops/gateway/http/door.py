@@ -19,10 +19,11 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from llmops.gateway.calls import Request
 from llmops.gateway.http.answer import Answer
 from llmops.gateway.http.chunks import Chunks
 from llmops.gateway.http.frame import error_reply
-from llmops.gateway.http.head import CHUNKED, BadMessageError, RequestHead, parse_request
+from llmops.gateway.http.head import CHUNKED, BadMessageError, KnownHead, RequestHead, parse_request
 from llmops.gateway.http.timers import NEVER
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ LEAST_CHUNK = 64
 BODIES_BYTES = 256 * 1024**2
 """What the unfinished bodies of one worker may take together: nobody has shown a key before his body is whole."""
 
+_STRANGER = KnownHead(b"", (Request("", "", "", {}, b""), 0, False, 1, False), chances=4)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD, _BODY, _ANSWER, _CLOSING, _LINGER, _LOST = range(6)
 
@@ -48,8 +50,8 @@ class Connection(asyncio.Protocol):
     """One client connection of the server."""
 
     __slots__ = (
-        "_answer", "_body", "_chunks", "_head", "_held", "_kept", "_pending", "_scanned", "_server", "_state",
-        "deadline", "full", "keep", "peer", "timers", "transport",
+        "_answer", "_body", "_chunks", "_head", "_held", "_kept", "_known", "_pending", "_scanned", "_server", "_state",
+        "deadline", "full", "keep", "timers", "transport",
     )  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
@@ -58,12 +60,12 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         self.full = False
         self.keep = True
-        self.peer = ""
         self.transport: asyncio.Transport
         self._state = _HEAD
         self._held = bytearray()
         self._scanned = 0
         self._head: RequestHead | None = None
+        self._known = _STRANGER
         self._body = bytearray()
         self._kept = 0
         self._chunks: Chunks | None = None
@@ -75,8 +77,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self.deadline = self.timers.now + self._server.config.head_s
         self.timers.watch(self)
         self._server.admit(self)
@@ -155,6 +155,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self) -> None:
         self._answer = None
+        self._known.head[0].body = b""  # an idle connection holds no body
         if self._state != _ANSWER:
             return
         if not self.keep:
@@ -185,11 +186,17 @@ class Connection(asyncio.Protocol):
             self._held += data
             self._partial_head(end)
             return
-        head = parse_request(data[:end])
-        length = head[1]
+        at = end + 4
+        block, known = data[:end], self._known
+        if known.again(block, len(data) - at):
+            head, length = known.head, len(data) - at
+        else:
+            head = parse_request(block)
+            length = head[1]
+            if known.chances:
+                self._known = KnownHead(block, head, known.chances - 1)
         if length > self._server.body_limit:
             self._too_large()
-        at = end + 4
         if length == len(data) - at:
             self._dispatch(head, data[at:])
             return
@@ -290,7 +297,6 @@ class Connection(asyncio.Protocol):
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
         request, _, keep, minor, _ = head
         request.body = body
-        request.peer = self.peer
         server = self._server
         self._head = None
         self._state = _ANSWER

@@ -23,6 +23,7 @@ OWN = frozenset(
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _KEPT_NAMES = 1024
+_KEPT_STANDING = 4096
 _name_of = itemgetter(0)
 _pair = b": ".join
 
@@ -53,6 +54,25 @@ def field_lines(headers: Headers) -> bytes:
     if len(lines.splitlines()) != len(headers) or 0 in lines:  # splits at CR, LF and CRLF alike
         raise ValueError("a header value holds a line break or NUL")
     return lines
+
+
+class _Standing(dict[int, tuple[Headers, bytes]]):
+    """Lines of headers that come again and again, by the identity of their tuple."""
+
+    def lines(self, headers: Headers) -> bytes:
+        found = self.get(id(headers))
+        if found is not None and found[0] is headers:
+            return found[1]
+        lines = field_lines(headers)
+        if type(headers) is tuple:  # a list may have changed when it comes again
+            if len(self) >= _KEPT_STANDING:
+                self.clear()
+            self[id(headers)] = headers, lines
+        return lines
+
+
+standing_lines = _Standing().lines
+"""As `field_lines`, laid out and checked once for each tuple."""
 
 
 def error_body(status: int, code: str, message: str) -> bytes:

@@ -1,7 +1,8 @@
 """Reads the heads of HTTP/1.1 messages, strictly, and each line only once.
 
 Clients and upstreams send the same lines again and again; a line that was checked is remembered with its parsed form,
-so that a known head costs one split and a dictionary lookup a line. Lines that carry secrets are never remembered.
+so that a known head costs one split and a dictionary lookup a line. Lines that carry secrets are never remembered, but
+within a whole head, by the connection that it came on (`KnownHead`).
 Whatever two parsers could read differently is refused (RFC 9112 sections 2.2, 3, 5.1, 5.2 and 6.3, and section 11.2 on
 request smuggling): bare CR or LF, folded lines, space before a colon, control characters, a body with two lengths.
 Knows no socket and no time.
@@ -10,6 +11,7 @@ Knows no socket and no time.
 from __future__ import annotations
 
 import re
+from hmac import compare_digest
 from typing import NamedTuple
 
 from llmops.core.errors import UserError
@@ -29,6 +31,8 @@ SINGLE = SECRETS | frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"content-encoding")
 )
 
+STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+
 _KEPT_LINES = 2048
 _KEPT_BYTES = 160
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -36,6 +40,7 @@ _VALUE_BYTES = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _TARGET = re.compile(rb"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(/?.*)", re.IGNORECASE)
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n|\Z)", re.IGNORECASE)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
@@ -63,6 +68,31 @@ whether `100 Continue` is awaited. A plain tuple: this is made for every request
 ReplyHead = tuple[int, list[Field], int | None, bool, bool]
 """Status; headers; the body's length, `CHUNKED`, or None for until the connection closes; whether the connection may be
 kept; whether the body is an event stream."""
+
+
+class KnownHead:
+    """A head that was read: the same caller's next one is the same but for its content-length, and need not be read.
+
+    It holds the caller's key as long as the connection lasts, and is compared in constant time, since behind a proxy
+    the next request of a connection may be somebody else's.
+
+    Args:
+        chances: how many further heads of the connection are worth remembering, where this one does not come again.
+    """
+
+    __slots__ = ("_after", "_before", "chances", "head")
+
+    def __init__(self, block: bytes, head: RequestHead, chances: int) -> None:
+        self.head = head
+        self.chances = chances
+        self._before = self._after = b""  # with which no head compares
+        match = _LENGTH_LINE.search(block)
+        if match is not None and not head[4]:
+            self._before, self._after = block[: match.start(1)], block[match.end(1) :]
+
+    def again(self, block: bytes, length: int) -> bool:
+        """Whether this is the head once more, of a request with a body of this length."""
+        return compare_digest(block, b"%b%d%b" % (self._before, length, self._after))
 
 
 class _Lines(dict[bytes, Field]):
@@ -130,10 +160,11 @@ def parse_request(block: bytes) -> RequestHead:
     host = get(b"host")
     if (host is None and minor) or (authority and host != authority):
         raise BadMessageError(400, "bad_host", "the Host header is missing or is not the target's")
-    size = get(b"content-length")
-    length = 0 if size is None else parse_length(size)
     if b"transfer-encoding" in headers:
         length = _coded(headers, minor)
+    else:
+        size = headers.pop(b"content-length", None)  # the transport's own; another one's for a head known again
+        length = 0 if size is None else parse_length(size)
     connection = get(b"connection")
     keep = minor == 1 if connection is None else _keeps(connection, minor)
     expects = b"expect" in headers and _expects(headers[b"expect"], minor)
@@ -154,7 +185,7 @@ def parse_reply(block: bytes, bodyless: bool = False) -> ReplyHead:
     get = fields.get
     connection = get(b"connection")
     keep = minor == 1 if connection is None else _keeps(connection, minor)
-    streamed = get(b"content-type", b"").startswith(b"text/event-stream")
+    streamed = get(b"content-type", b"").startswith(STREAMS)
     if bodyless or status in (204, 304) or status < 200:
         return status, headers, 0, keep, streamed
     size = get(b"content-length")

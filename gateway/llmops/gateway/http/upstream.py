@@ -102,6 +102,11 @@ class Upstream(asyncio.Protocol):
     def lost(self) -> bool:
         return self._state == _LOST
 
+    @property
+    def used(self) -> bool:
+        """Whether it has served a call: it may have been closed since."""
+        return self._used
+
     def begin(self, call: Call) -> None:
         """Send the call's request; the connection is free and alive as far as anyone knows."""
         self._call = call
@@ -134,7 +139,7 @@ class Upstream(asyncio.Protocol):
             self.fail(Fault("invalid", f"the upstream's reply cannot be read: {error.what}"))
         except Exception:
             log.exception("a reply could not be handled")
-            self.fail(Fault("invalid", "the upstream's reply could not be handled"))
+            self.fail(_unhandled())
 
     def eof_received(self) -> None:
         if self._state == _UNTIL_CLOSE:
@@ -209,11 +214,12 @@ class Upstream(asyncio.Protocol):
         status, headers, length, self._keep, streamed = head
         listener = cast("Listener", call.listener)
         if length == len(data) <= self._pool.reply_bytes:  # the whole reply came at once
-            listener.on_head(status, headers)
-            if data and self._call is call:
-                listener.on_data(data)
-            if self._call is call:
-                self._end()
+            self._free(call)
+            try:
+                listener.on_reply(status, headers, data)
+            except Exception:
+                log.exception("a reply could not be handled")
+                listener.on_fault(_unhandled())
             return
         self._begin_body(call, length, streamed)
         listener.on_head(status, headers)
@@ -275,11 +281,16 @@ class Upstream(asyncio.Protocol):
     # --- ends ---
 
     def _end(self) -> None:
-        """The reply is whole: free the connection first, since the listener may call again at once."""
         call = cast("Call", self._call)
+        listener = call.listener
+        self._free(call)
+        if listener is not None:
+            listener.on_end()
+
+    def _free(self, call: Call) -> None:
+        """The reply is whole. The connection is free before the listener hears it, which may call again at once."""
         self._call = None
-        call.connection = None
-        listener, call.listener = call.listener, None
+        call.connection = call.listener = None
         self._chunks = None
         if self._keep and self._state != _UNTIL_CLOSE and not self._transport.get_write_buffer_size():
             if call.paused:
@@ -292,8 +303,6 @@ class Upstream(asyncio.Protocol):
             self._pool.release(self)
         else:
             self.cut()
-        if listener is not None:
-            listener.on_end()
 
     def _keep_session(self) -> None:
         """Once data came, so did the tickets of TLS 1.3."""
@@ -315,3 +324,7 @@ class Upstream(asyncio.Protocol):
             self._pool.replace(call)
         else:
             call.fail(Fault("cut", "the upstream closed the connection before its reply was whole"))
+
+
+def _unhandled() -> Fault:
+    return Fault("invalid", "the upstream's reply could not be handled")

@@ -18,6 +18,8 @@ _CLASSES: dict[ProviderKind, tuple[str, str]] = {
     "anthropic": ("anthropic", "Anthropic"),
     "gemini": ("gemini", "Gemini"),
     "cohere": ("cohere", "Cohere"),
+    "bedrock": ("bedrock", "Bedrock"),
+    "vertex": ("vertex", "Vertex"),
 }
 
 

@@ -111,10 +111,10 @@ class OpenAI:
             limit = asked_output(operation, body, target.max_output_tokens)
             name = self._limit_name(operation)
             for other in _LIMIT_NAMES:
-                if other != name:
-                    out.pop(other, None)
+                if other in out and other != name:
+                    del out[other]
             out[name] = limit
-        if streamed(body) and operation != "responses":
+        if "stream" in body and streamed(body) and operation != "responses":
             if operation not in _STREAMED:
                 raise Fault("bad_request", f"`stream` is not possible for {operation}", 400, param="stream")
             out["stream_options"] = {**stream_options(body), "include_usage": True}

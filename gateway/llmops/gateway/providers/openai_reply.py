@@ -77,12 +77,9 @@ def _simple_usage(usage: Json) -> Usage | None:
     if usage.get("prompt_cache_hit_tokens"):
         return None
     read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    if read:
-        if type(read) is not dict:
-            return None
-        if read.get("cached_tokens") or read.get("cache_write_tokens") or read.get("cache_creation_tokens"):
-            return None
-    if written and (type(written) is not dict or written.get("reasoning_tokens")):
+    if read and (type(read) is not dict or any(read.values())):
+        return None
+    if written and (type(written) is not dict or any(written.values())):
         return None
     return Usage(prompt, output)
 
@@ -133,8 +130,11 @@ def _completions(value: Json, secret: str | None) -> str | None:
 
 def _first_choice(value: Json) -> Json:
     choices = value.get("choices")
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+    if type(choices) is not list or not choices:
         raise Fault("invalid", "the provider's reply has no choices")
+    for choice in choices:
+        if type(choice) is not dict:
+            raise Fault("invalid", "the provider's reply has no choices")
     first: Json = choices[0]
     return first
 

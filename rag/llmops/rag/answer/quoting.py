@@ -24,6 +24,7 @@ from llmops.rag.answer.markdown import block_quote
 from llmops.rag.answer.sentences import sentences
 from llmops.rag.answer.tokens import estimate_tokens
 from llmops.rag.lexical import analyze
+from llmops.rag.outline import markdown_outline
 from llmops.rag.retrieve import Found, QueryEmbedder
 
 INTRODUCTION = "Quoted from the documents:"
@@ -45,12 +46,16 @@ _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Sentence:
-    """A candidate: offsets into its passage's text, its terms, and how well it may answer."""
+    """A candidate: offsets into its passage's text, its terms, and how well it may answer.
+
+    `heading` is what it stands under: it says what the sentence is about, where the sentence itself does not.
+    """
 
     passage: Found
     start: int
     end: int
     terms: frozenset[str]
+    heading: str = ""
     coverage: float = 0.0
     score: float = 0.0
 
@@ -111,12 +116,20 @@ class QuotingAnswerer:
         best = sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
         if not best:
             return []
-        likeness = self._vectors.of([sentence.text for sentence in best]) @ self._direction(asked)
+        likeness = self._likeness(best, asked)
         whole = [
             replace(sentence, score=sentence.score + _COSINE * float(cosine))
             for sentence, cosine in zip(best, likeness, strict=True)
         ]
         return sorted(whole, key=lambda sentence: -sentence.score)
+
+    def _likeness(self, candidates: Sequence[Sentence], asked: Asked) -> NDArray[np.float32]:
+        """How close each is in meaning, by itself or read under its heading."""
+        direction = self._direction(asked)
+        alone = self._vectors.of([sentence.text for sentence in candidates]) @ direction
+        under = self._vectors.of([f"{sentence.heading}\n{sentence.text}".lstrip() for sentence in candidates])
+        closest: NDArray[np.float32] = np.maximum(alone, under @ direction)
+        return closest
 
     def _direction(self, asked: Asked) -> NDArray[np.float32]:
         """The unit vector to compare with: of a follow-up its own words as much as what it was understood as."""
@@ -132,12 +145,14 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
     found = []
     for passage in passages:
         text, code = passage.chunk.text, False
+        structure, above = markdown_outline(text), passage.chunk.context.split(" > ")[1:]
         for start, end in sentences(text):
             said = text[start:end]
             fences = len(_FENCE.findall(said))
             code_here = code or fences or _is_indented_code(text, start, said)
             if not (code_here or said.startswith("#")) and any(map(str.isalnum, said)):
-                found.append(Sentence(passage, start, end, frozenset(analyze(said))))
+                heading = ([*above, *structure.path_at(start)] or [""])[-1]
+                found.append(Sentence(passage, start, end, frozenset(analyze(said)), heading))
             code ^= fences % 2 == 1
     return found
 
@@ -157,18 +172,15 @@ def _wanted(question: str, standalone: str) -> dict[str, float]:
 
 def _covered(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[Sentence]:
     """Give each candidate its share of the question's terms, rare ones among the candidates weighing more."""
-    held = Counter(term for sentence in candidates for term in sentence.terms & wanted.keys())
+    headings = {c.heading: frozenset(analyze(c.heading)) for c in candidates}
+    held = [(c, wanted.keys() & (c.terms | headings[c.heading])) for c in candidates]
+    counts = Counter(term for _, terms in held for term in terms)
     weights = {
-        term: worth * math.log(1.0 + (len(candidates) - held[term] + 0.5) / (held[term] + 0.5))
+        term: worth * math.log(1.0 + (len(candidates) - counts[term] + 0.5) / (counts[term] + 0.5))
         for term, worth in wanted.items()
     }
     total = sum(weights.values()) or 1.0
-    return [
-        Sentence(
-            c.passage, c.start, c.end, c.terms, sum(weights[term] for term in sorted(c.terms & wanted.keys())) / total
-        )
-        for c in candidates
-    ]
+    return [replace(c, coverage=sum(weights[term] for term in sorted(terms)) / total) for c, terms in held]
 
 
 def _cheap(sentence: Sentence, question: str, kinds: frozenset[str]) -> float:

@@ -14,9 +14,10 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
+from llmops.core.confined import BrokenFrameError
 from llmops.rag.config import ParsingConfig
 from llmops.rag.document import Parsed, RefusedDocumentError, Rejected, SourceItem
-from llmops.rag.parse import media, wire
+from llmops.rag.parse import media
 from llmops.rag.parse.child import Child, ChildLimits, Doing
 from llmops.rag.parse.extracted import Limits
 from llmops.rag.parse.parse import parse_content
@@ -67,7 +68,7 @@ class ParserPool:
 
     @property
     def isolation(self) -> str | None:
-        """What keeps the running parser processes from the network (see `sandbox`); None while there is none."""
+        """What keeps the running parser processes from the network (see `core.fences`); None while there is none."""
         return next((child.isolation for child in (*self._idle, *self._busy) if child.isolation), None)
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class ParserPool:
             return child.receive()
         except EOFError:
             return child.verdict()
-        except wire.BrokenFrameError as error:
+        except BrokenFrameError as error:
             return RefusedDocumentError("crashed", f"the parser answered nonsense: {error}")
 
     def _settle(self, child: Child, answer: Parsed | RefusedDocumentError, waiting: deque[_Job]) -> Iterator[Outcome]:

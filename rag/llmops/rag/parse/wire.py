@@ -1,69 +1,14 @@
-"""Frames between the pool and a parser process: a JSON header and a text, each with its length in front.
+"""What a parser process answers, as frames of `core.confined`: a parsed document, or the reason why there is none.
 
-Knows bytes only. The pool trusts no frame: a parser that was taken over can send anything, so sizes are bounded before
-memory is given and everything is checked before it is used.
+The pool trusts no frame: a parser that was taken over can send anything, so everything is checked before it is used.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import Any
 
+from llmops.core.confined import BrokenFrameError, pack
 from llmops.rag.document import CODES, PageSpan, Parsed, RefusedDocumentError
-
-_LENGTHS = struct.Struct(">IQ")
-_MAX_HEADER_BYTES = 64_000_000
-
-
-class BrokenFrameError(Exception):
-    """The other side does not speak the protocol."""
-
-
-def pack(header: dict[str, Any], body: bytes = b"") -> list[bytes]:
-    """One frame, as buffers to be written one after the other (a long body is not copied)."""
-    encoded = json.dumps(header).encode()
-    return [_LENGTHS.pack(len(encoded), len(body)) + encoded, body]
-
-
-class FrameBuffer:
-    """Collects bytes as they come, and gives a frame when it is whole."""
-
-    def __init__(self, max_body_bytes: int) -> None:
-        self._data = bytearray()
-        self._max_body_bytes = max_body_bytes
-
-    @property
-    def begun(self) -> bool:
-        return bool(self._data)
-
-    def feed(self, data: bytes) -> None:
-        self._data += data
-
-    def take(self) -> tuple[dict[str, Any], bytes] | None:
-        """The next frame, or None while it is incomplete.
-
-        Raises:
-            BrokenFrameError: it is larger than any answer may be, or no JSON.
-        """
-        if len(self._data) < _LENGTHS.size:
-            return None
-        header_length, body_length = _LENGTHS.unpack_from(self._data)
-        if header_length > _MAX_HEADER_BYTES or body_length > self._max_body_bytes:
-            raise BrokenFrameError("the frame is too large")
-        start = _LENGTHS.size + header_length
-        if len(self._data) < start + body_length:
-            return None
-        with memoryview(self._data) as view:
-            encoded, body = bytes(view[_LENGTHS.size : start]), bytes(view[start : start + body_length])
-        del self._data[: start + body_length]
-        try:
-            header = json.loads(encoded)
-        except ValueError as error:
-            raise BrokenFrameError("the header is no JSON") from error
-        if not isinstance(header, dict):
-            raise BrokenFrameError("the header is no object")
-        return header, body
 
 
 def pack_parsed(parsed: Parsed) -> list[bytes]:

@@ -83,19 +83,23 @@ class Audit:
 
     @contextmanager
     def acting(
-        self, action: str, about: str, params: Mapping[str, Any] | None = None, principal: Principal = LOCAL
-    ) -> Iterator[Acting]:
+        self, action: str, about: str, params: Mapping[str, Any] | None = None, principal: Principal = LOCAL,
+        origin: Origin | None = None,
+    ) -> Iterator[Acting]:  # fmt: skip
         """Put an action on record around its effect. Enter it outside any transaction: the intent has its own.
 
         An exception is recorded as the outcome `failed`, a DeniedError as `denied`, in a transaction of its own; a
         block that ends well without `concluded` is recorded as done.
+
+        Args:
+            origin: where the principal comes from, where it is not this process itself.
 
         Raises:
             IntegrityError: the key is gone, or is not the one this chain was begun with.
             StorageError, UnavailableError: the intent cannot be written; nothing else was done.
         """
         self._open()
-        said = self._saying(action, about, params or {}, principal)
+        said = self._saying(action, about, params or {}, principal, origin)
         acting = Acting(self, said)
         self._live.add(acting.action_id)
         try:
@@ -117,11 +121,11 @@ class Audit:
 
     def refused(
         self, action: str, about: str, error: DeniedError, params: Mapping[str, Any] | None = None,
-        principal: Principal = LOCAL,
+        principal: Principal = LOCAL, *, origin: Origin | None = None,
     ) -> None:  # fmt: skip
         """Put an attempt on record that was refused before it had become an action: intent and outcome at once."""
         self._open()
-        said = self._saying(action, about, params or {}, principal)
+        said = self._saying(action, about, params or {}, principal, origin)
         with self._sql.begin() as connection:
             self._append(connection, said | {"phase": INTENT})
             self._append(connection, said | _failure(error))
@@ -185,10 +189,13 @@ class Audit:
         self._anchored()
         return True
 
-    def _saying(self, action: str, about: str, params: Mapping[str, Any], principal: Principal) -> dict[str, Any]:
+    def _saying(
+        self, action: str, about: str, params: Mapping[str, Any], principal: Principal, origin: Origin | None = None
+    ) -> dict[str, Any]:
         """The columns that an intent and its outcome have in common."""
         catalog = about.partition(".")[0]
         of_catalog = "." in about or catalog in CATALOGS
+        origin = origin or self._origin
         assert self._session is not None
         return {
             "action_id": new_id(),
@@ -196,12 +203,12 @@ class Audit:
             "audit_level": "WORKSPACE_LEVEL" if of_catalog else "ACCOUNT_LEVEL",
             "account_id": entries.fingerprint(self._key),
             "org_id": catalog if of_catalog else None,
-            "source_ip_address": self._origin.source_ip_address,
-            "user_agent": self._origin.user_agent,
+            "source_ip_address": origin.source_ip_address,
+            "user_agent": origin.user_agent,
             "session_id": self._session.session_id,
-            "request_id": self._origin.request_id,
+            "request_id": origin.request_id,
             **entries.who(principal),
-            "service_name": self._origin.service_name,
+            "service_name": origin.service_name,
             "action_name": action,
             "about": about[:300],
             "request_params": entries.clean_json(params),

@@ -17,6 +17,8 @@ class Wanted:
 
     Args:
         about: an asset, with its versions and aliases; or exactly what an action was about.
+        before: only rows with a lower number, to go on where a list ended.
+        settled: of an action that has an outcome the outcome alone, which says all that its intent did.
     """
 
     about: str | None = None
@@ -24,6 +26,8 @@ class Wanted:
     action: str | None = None
     since: datetime | None = None
     limit: int = 100
+    before: int | None = None
+    settled: bool = False
 
 
 def find(connection: Connection, wanted: Wanted) -> list[Entry]:
@@ -39,4 +43,9 @@ def find(connection: Connection, wanted: Wanted) -> list[Entry]:
         query = query.where(column.action_name == wanted.action)
     if wanted.since is not None:
         query = query.where(column.event_time >= entries.moment(wanted.since))
+    if wanted.before is not None:
+        query = query.where(column.seq < wanted.before)
+    if wanted.settled:
+        still_open = select(tables.open_actions.c.action_id)
+        query = query.where(or_(column.phase != entries.INTENT, column.action_id.in_(still_open)))
     return [Entry(*row) for row in connection.execute(query)]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from llmops.core.errors import ConflictError, NotFoundError, UserError
+from llmops.core.errors import ConflictError, DeniedError, LlmopsError, NotFoundError, UserError
 from llmops.core.identity import Principal
 from llmops.core.names import Name, Ref
 from llmops.registry import sequence
@@ -27,7 +27,7 @@ from llmops.registry.promotion.machine import Need, Step, Wait
 from llmops.registry.promotion.planning import Plan
 from llmops.registry.promotion.policies import Ruling
 from llmops.registry.promotion.policy import Policy
-from llmops.registry.promotion.records import Promotion
+from llmops.registry.promotion.records import Approval, Promotion
 from llmops.registry.promotion.rollback import Planned, Rollback
 from llmops.registry.promotion.states import FAILED, State
 from llmops.registry.promotion.transition import Transitions, guard
@@ -50,12 +50,20 @@ class Promoter:
 
     # --- the way to champion
 
-    def promote(self, ref: Ref | str, evidence: Sequence[Evidence] = (), *, again: bool = False) -> Promotion:
+    def promote(
+        self,
+        ref: Ref | str,
+        evidence: Sequence[Evidence] = (),
+        *,
+        again: bool = False,
+        within: frozenset[State] | None = None,
+    ) -> Promotion:
         """Take a version as far towards champion as its evidence and approvals allow; call it again to go on.
 
         Args:
             evidence: records to file first; those filed already count as well.
             again: start anew where an earlier promotion of this version was refused.
+            within: enter no state but these; None: all.
 
         Returns:
             Where it stands now; `needs` says what it waits for, `refused` whether something said no.
@@ -71,7 +79,7 @@ class Promoter:
         self._registry.mirror(version.name)
         promotion = self._open(version, again=again)
         try:
-            return self._walk(promotion)
+            return self._walk(promotion, within)
         finally:
             self._registry.mirror(version.name)
 
@@ -111,6 +119,21 @@ class Promoter:
             UserError: nothing was said that could be taken back.
         """
         return self._say(ref, group, REVOKE, comment)
+
+    def objection(self, promotion: Promotion, group: str, decision: str = APPROVE) -> LlmopsError | None:
+        """Why the principal can't say this for a group now; None where it can. Nothing is said or put on record."""
+        said = Said(group, decision, "", datetime.now(UTC), self._authority.actor)
+        with self._registry.sql.read() as connection:
+            try:
+                approvals.check(connection, self._authority, promotion, said)
+            except (DeniedError, UserError) as error:
+                return error
+        return None
+
+    def words(self, promotion: Promotion) -> builtins.list[Approval]:
+        """Of each person the last word for each group; what was taken back is not among them."""
+        with self._registry.sql.read() as connection:
+            return approvals.in_force(approvals.of_promotion(connection, promotion.promotion_id))
 
     def plan_word(self, ref: Ref | str, group: str, decision: str = APPROVE) -> builtins.list[str]:
         """Check that a word for a group would be heard; gives the groups that are waited for now. Changes nothing.
@@ -207,13 +230,18 @@ class Promoter:
 
     def status(self, name: Name | str | None = None) -> builtins.list[Promotion]:
         """Where the versions of an asset, or of all that the principal sees, stand; those that moved last first."""
+        found = self.states(name)
+        with self._registry.sql.read() as connection:
+            return [item.waiting(_needs(guard(connection, item))) for item in found]
+
+    def states(self, name: Name | str | None = None) -> builtins.list[Promotion]:
+        """The same without a look at the evidence, so without what they wait for."""
         wanted = Name.parse(name) if isinstance(name, str) else name
         if wanted is not None:
             self._registry.show(wanted)
         with self._registry.sql.read() as connection:
             rights = self._authority.rights(connection)
-            found = [item for item in rows.every(connection, wanted) if rights.sees(Securable.of(item.name))]
-            return [item.waiting(_needs(guard(connection, item))) for item in found]
+            return [item for item in rows.every(connection, wanted) if rights.sees(Securable.of(item.name))]
 
     def history(self, name: Name | str) -> builtins.list[Entry]:
         """Everything that happened to an asset, newest first."""
@@ -276,11 +304,13 @@ class Promoter:
             return None
         return newest
 
-    def _walk(self, promotion: Promotion) -> Promotion:
+    def _walk(self, promotion: Promotion, within: frozenset[State] | None) -> Promotion:
         for _ in range(_STEPS):
             due = self._transitions.due(promotion)
             if isinstance(due, Wait):
                 return promotion.waiting(due.needs)
+            if within is not None and due.to not in within:
+                return promotion
             promotion = self._transitions.take(promotion, due) or self._again(promotion)
         raise AssertionError(f"{promotion.ref} goes in circles")
 

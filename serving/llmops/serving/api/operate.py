@@ -67,4 +67,5 @@ async def session(request: Request, response: Response, service: ServiceDep, req
         ],
         "question_chars": config.limits.question_chars,
         "comment_chars": config.limits.comment_chars,
+        "registry": request.app.state.registry_pages,
     }

@@ -198,7 +198,7 @@ class App extends Component {
       <div class=${`layout${drawer ? " drawn" : ""}${panel ? " with-panel" : ""}`}>
         <a class="skip" href="#question">Skip to the question</a>
         <${Sidebar} conversations=${conversations} currentId=${currentId} actions=${this.actions}
-          drawer=${narrow && !drawer ? "shut" : "open"} />
+          registry=${server?.registry} drawer=${narrow && !drawer ? "shut" : "open"} />
         <main>
           <header class="top">
             <button ref=${this.menu} type="button" class="tool only-narrow" onClick=${this.toggleDrawer} inert=${covered}

@@ -68,7 +68,7 @@ export class ThemeButton extends Component {
   }
 }
 
-export function Sidebar({ conversations, currentId, actions, drawer }) {
+export function Sidebar({ conversations, currentId, actions, drawer, registry }) {
   return html`
     <nav class="sidebar" id="sidebar" aria-label="Conversations" inert=${drawer === "shut"}>
       <div class="bar">
@@ -83,5 +83,6 @@ export function Sidebar({ conversations, currentId, actions, drawer }) {
           </section>`)}
         ${conversations.length === 0 && html`<p class="age">Your conversations will be listed here. They stay in this browser.</p>`}
       </div>
+      ${registry && html`<p class="next-door"><a href=${registry}>Registry</a></p>`}
     </nav>`;
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from llmops.cli.commands.models import listing, making, story
+from llmops.cli.model_gates import compare, validate
 
 
 @click.group("models")
@@ -17,6 +18,8 @@ for _subcommand in (
     listing.show,
     making.register,
     making.diff,
+    validate,
+    compare,
     story.history,
     story.lineage,
     making.policy,

@@ -36,7 +36,7 @@ class Anthropic:
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
         if operation == "messages":
-            return self._request("/messages", _capped(body, target))
+            return self._request("/messages", capped(body, target))
         if operation == "chat":
             return self._request("/messages", messages_request(body, target))
         raise CALLER.fault("model", f"leads to {NAME}, which offers no {operation}")
@@ -61,7 +61,7 @@ class Anthropic:
         return UpstreamRequest(self._base + path, self._headers, dumped(body))
 
 
-def _capped(body: Json, target: TargetConfig) -> Json:
+def capped(body: Json, target: TargetConfig) -> Json:
     """A Claude client's request, with the target's model and never more output than the target allows.
 
     Raises:

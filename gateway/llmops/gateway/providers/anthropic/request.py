@@ -227,20 +227,26 @@ def _tool(tool: chat.Tool) -> Json:
 
 
 def _put_thinking(body: Json, request: Json, model: str) -> None:
-    """Anthropic's own words are passed on; `reasoning_effort` becomes an effort, or a budget for models up to 4.5."""
+    request |= thinking(body, model, request["max_tokens"], unthought=_acts_unthought(request["messages"]))
+
+
+def thinking(body: Json, model: str, limit: int, *, unthought: bool) -> Json:
+    """How much to think, in Anthropic's fields.
+
+    Its own words are passed on; `reasoning_effort` becomes an effort, or a budget for models up to 4.5, but for a
+    conversation that goes on from a turn without its thinking (`unthought`).
+    """
     effort = chat.reasoning_effort(body)
-    if body.get("thinking") is not None or body.get("output_config") is not None:
-        for name in ("thinking", "output_config"):
-            if body.get(name) is not None:
-                request[name] = CALLER.object(body[name], name)
-    elif effort == "none":
-        request["thinking"] = {"type": "disabled"}
-    elif effort is not None and _BUDGETED.search(model):
-        if not _acts_unthought(request["messages"]):
-            request["thinking"] = {"type": "enabled", "budget_tokens": _budget(effort, request["max_tokens"])}
-    elif effort is not None:
-        request["thinking"] = {"type": "adaptive", "display": "summarized"}
-        request["output_config"] = {"effort": _effort(effort)}
+    given = [name for name in ("thinking", "output_config") if body.get(name) is not None]
+    if given:
+        return {name: CALLER.object(body[name], name) for name in given}
+    if effort == "none":
+        return {"thinking": {"type": "disabled"}}
+    if effort is None:
+        return {}
+    if _BUDGETED.search(model):
+        return {} if unthought else {"thinking": {"type": "enabled", "budget_tokens": _budget(effort, limit)}}
+    return {"thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": _effort(effort)}}
 
 
 def _acts_unthought(turns: list[Json]) -> bool:

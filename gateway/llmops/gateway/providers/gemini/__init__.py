@@ -1,7 +1,6 @@
 """Speaks Gemini's API: chat by `generateContent`, whole and streamed, embeddings by `batchEmbedContents`.
 
-Knows the endpoints and the header; the words are in `request`, `reply` and `stream`. Vertex AI has the same words but
-another sign-in, which is not known here.
+Knows the endpoints and the header; the words are in `request`, `reply` and `stream`, which Vertex AI has too.
 
 Source: https://ai.google.dev/api, https://ai.google.dev/api/embeddings
 """

@@ -190,6 +190,7 @@ def _retry_delay(body: bytes) -> float | None:
         told: Any = orjson.loads(body[: 64 * 1024])
     except orjson.JSONDecodeError:
         return None
+    told = told[0] if isinstance(told, list) and told else told
     error = told.get("error") if isinstance(told, dict) else None
     details = error.get("details") if isinstance(error, dict) else None
     for detail in details if isinstance(details, list) else ():
