@@ -58,6 +58,9 @@ def test_unchanged_settings_keep_their_version(config: RagConfig, registry: Regi
     assert str(first.prompt.ref) == "dev.docs.chat_prompt/1"
     assert first.chain.params["index_version"] == str(first.index.ref) == "dev.docs.index/1"
     assert first.chain.params["generation"] == first.index.params["generation"]
+    made_of = {(found.edge.relation.value, found.node) for found in registry.lineage(first.chain.ref)}
+    assert made_of == {("prompt", str(first.prompt.ref)), ("index", str(first.index.ref))}
+    assert [found.node for found in registry.lineage(first.prompt.ref, impact=True)] == [str(first.chain.ref)]
 
 
 @pytest.mark.parametrize(

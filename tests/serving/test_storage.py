@@ -14,10 +14,10 @@ from llmops.core.ids import new_id
 from llmops.core.lake import Lake
 from llmops.core.spool import Spool, SpoolConfig
 from llmops.core.state import StateConfig
-from llmops.serving.config import ServeConfig
+from llmops.serving.config import EndpointConfig, ServeConfig
 from llmops.serving.judgements import Wanted, read_judgements
 from llmops.serving.record import Thumb, feedback_rows
-from llmops.serving.storage import SpoolTables
+from llmops.serving.storage import SpoolTables, note_served, standard_backing
 
 CONFIG = ServeConfig()
 
@@ -105,3 +105,18 @@ def test_judgements_join_the_last_word_with_what_was_asked(tmp_path: Path) -> No
 def test_a_folder_without_feedback_gives_none(tmp_path: Path) -> None:
     lake = Lake(StateConfig(dir=tmp_path))
     assert read_judgements(lake, CONFIG.feedback, CONFIG.inference_log, Wanted()) == []
+
+
+def test_the_impact_of_a_version_names_the_endpoints_that_follow_its_alias(tmp_path: Path) -> None:
+    from tests.support.promotions import found
+    from tests.support.registry_rows import seed
+
+    with standard_backing(StateConfig(dir=tmp_path / "state")) as backing:
+        assert backing.rooms is not None
+        registry = backing.rooms.registry
+        one, two = seed(registry.sql, "dev.docs.chat", 2)
+        for _ in range(2):  # every start says it; it is written down once
+            note_served(backing.rooms, [EndpointConfig(name="help", asset="dev.docs.chat@champion")])
+        registry.point("champion", two.ref, found(two), etag=None)
+        assert [item.node for item in registry.lineage(two.ref, impact=True)] == ["endpoint:help"]
+        assert registry.lineage(one.ref, impact=True) == []

@@ -20,7 +20,7 @@ from llmops.serving.app import Backing, build_app
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
 from llmops.serving.registry_pages.app import with_registry_pages
-from llmops.serving.storage import standard_backing
+from llmops.serving.storage import note_served, standard_backing
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info) ->
         standard_backing(config.state) as backing,
         Endpoints(config.endpoints, backing.source, poll_s=config.poll_s) as endpoints,
     ):
+        if backing.rooms is not None:
+            note_served(backing.rooms, config.endpoints)
         server_for(config, backing, endpoints, lambda: announce(address(listener))).run(sockets=[listener])
 
 

@@ -5,12 +5,13 @@ The one module of serving that knows how core and registry store things.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from llmops.core.chain import Chain
-from llmops.core.errors import UnavailableError
+from llmops.core.errors import LlmopsError, UnavailableError
 from llmops.core.keys import REGISTRY_SCOPE, Keys, acting_principal
 from llmops.core.lake import Lake
 from llmops.core.names import Ref
@@ -18,9 +19,13 @@ from llmops.core.spool import Spool
 from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
 from llmops.registry.assets import Registry
+from llmops.registry.lineage import Edge, Relation, node
 from llmops.registry.workflow import Workflows
 from llmops.serving.app import Backing
+from llmops.serving.config import EndpointConfig
 from llmops.serving.registry_pages.app import Rooms
+
+log = logging.getLogger(__name__)
 
 
 class RegistrySource:
@@ -66,3 +71,18 @@ def standard_backing(state: StateConfig) -> Iterator[Backing]:
     ):
         tables, rooms = SpoolTables(spool, Lake(state)), Rooms(registry, workflows)
         yield Backing(RegistrySource(registry), tables, Keys(sql), rooms)
+
+
+def note_served(rooms: Rooms, endpoints: Iterable[EndpointConfig]) -> None:
+    """Write down which endpoint serves what, so that a version's impact names it; where it can't, serving goes on.
+
+    An endpoint that follows an alias hangs on the alias: whoever holds it is what is served.
+    """
+    edges = [
+        Edge(str(Ref.parse(endpoint.asset)), Relation.SERVED_BY, node("endpoint", endpoint.name))
+        for endpoint in endpoints
+    ]
+    try:
+        rooms.registry.link(edges)
+    except LlmopsError as error:
+        log.warning("lineage does not know these endpoints: %s", error.what)
