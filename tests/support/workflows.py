@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ def job(folder: Path, tasks: list[dict[str, Any]], overrides: tuple[str, ...] = 
 
 
 def carry(state: StateConfig, run_id: str) -> None:
-    """An engine's whole life, for a process of its own."""
+    """An engine's whole life, for a process of its own: a fork server may be older than what its tasks have to find."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     with Workflows(state) as flows:
         flows.engine().carry(run_id)
 
