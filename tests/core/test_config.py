@@ -58,6 +58,18 @@ def test_each_layer_overrides_the_one_below(file: Path) -> None:
     assert origins["limit"] == "default"
 
 
+def test_the_program_s_own_variables_are_no_values_of_a_job_that_has_the_same_key() -> None:
+    class Training(BaseModel):
+        model_config = ConfigDict(frozen=True, extra="forbid")
+        data: Source = Source(path="here")
+
+    def path(environment: dict[str, str]) -> str:
+        return load_config(Training, environment=environment).value.data.path
+
+    assert path({"LLMOPS_DATA": "/somewhere"}) == "here"
+    assert path({"LLMOPS_DATA": "/somewhere", "LLMOPS_DATA__PATH": "there"}) == "there"
+
+
 def test_the_hash_follows_the_values_not_their_origin(file: Path) -> None:
     same = load_config(
         Job, None, overrides=["name=from-file", "chunking.size=400", "sources=[{path: docs}, {path: wiki}]"]

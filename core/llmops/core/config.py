@@ -23,6 +23,8 @@ from llmops.core.positions import Path_, Positions, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 PREFIX = "LLMOPS_"
+OWN = frozenset({"bench", "complete", "data", "env", "job", "key", "log_level"})
+"""Variables that speak to the program itself (`LLMOPS_ENV`): no value of a job, though a job may have that key."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def load_config(
         if not name.startswith(PREFIX):
             continue
         keys = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
-        if keys[0] in model.model_fields:
+        if keys[0] in model.model_fields and not (len(keys) == 1 and keys[0] in OWN):
             _lay(values, keys, _scalar(text, f"environment variable {name}"), origins, f"environment variable {name}")
     for override in overrides:
         key, equals, text = override.partition("=")
