@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from llmops.core.config import Loaded, load_config
 from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 from llmops.core.positions import load_yaml
+from llmops.finetune.config import FinetuneConfig
 from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
 from llmops.registry.gates.spec import ComparisonSpec, ValidationSpec
@@ -22,6 +23,7 @@ JOBS: dict[str, type[BaseModel]] = {
     "rag": RagConfig,
     "serve": ServeConfig,
     "gateway": GatewayConfig,
+    "finetune": FinetuneConfig,
     "validation": ValidationSpec,
     "comparison": ComparisonSpec,
     "workflow": WorkflowConfig,
