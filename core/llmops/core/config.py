@@ -23,8 +23,8 @@ from llmops.core.positions import Path_, Positions, load_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 PREFIX = "LLMOPS_"
-OWN = frozenset({"bench", "complete", "data", "env", "job", "key", "log_level"})
-"""Variables that speak to the program itself (`LLMOPS_ENV`): no value of a job, though a job may have that key."""
+OWN = frozenset({"bench", "complete", "data", "job", "key", "log_level"})
+"""Variables that speak to the program itself (`LLMOPS_KEY`): no value of a job, though a job may have that key."""
 
 
 @dataclass(frozen=True)
