@@ -67,12 +67,12 @@ def run(file: Path, overrides: tuple[str, ...], as_json: bool, **how: Any) -> in
 @config_option
 @json_option
 def resume(run_id: str, waits: bool, config: Path | None, as_json: bool) -> int:
-    """Go on with RUN (its id, or the beginning of it): interrupted, waiting, failed or cancelled.
+    """Go on with RUN (as `show` takes it): interrupted, waiting, failed or cancelled.
 
     What has succeeded is not run again. A run that a gate refused stays refused.
     """
     with _flows(config) as flows:
-        return _report(flows, _carry(flows, flows.repair(run_id), waits=waits), as_json, 0)
+        return _report(flows, _carry(flows, flows.repair(_find(flows, run_id)[0].run_id), waits=waits), as_json, 0)
 
 
 @command.command("cancel")
