@@ -219,6 +219,9 @@ class IndexConfig(Section):
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=1, le=200, description="Passages an answer may draw on")
     pool: int = Field(100, ge=1, le=2000, description="Candidates taken from each of the two searches")
+    hops: int = Field(
+        1, ge=1, le=6, description="Searches for one question at most; with more than one the LLM says what is missing"
+    )
     dense_weight: float = Field(0.6, ge=0, le=1, description="Share of the dense score; the rest is lexical")
 
 
