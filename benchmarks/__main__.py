@@ -24,6 +24,7 @@ PROGRAMS = {
     "embedding": "Embedding",
     "ingest": "Ingest",
     "retrieval": "Retrieval and citation quality",
+    "hops": "Several searches for one question",
     "chat": "Chat",
     "serving": "The door",
     "spool": "The spool",

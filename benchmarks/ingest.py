@@ -41,10 +41,10 @@ import json, os, resource, sys, time
 began = time.perf_counter()
 from pathlib import Path
 from llmops.core.state import StateConfig
-from llmops.rag.config import IndexConfig, SourceConfig
+from llmops.rag.config import IndexConfig, FolderSource
 from llmops.rag.ingest.refresh import Options, refresh
 docs, state, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-config = IndexConfig(sources=(SourceConfig(path=str(docs)),))
+config = IndexConfig(sources=(FolderSource(path=str(docs)),))
 embedder = None
 def cpu():
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llmops.rag.config import ChunkingConfig, ParsingConfig, SourceConfig
+from llmops.rag.config import ChunkingConfig, FolderSource, ParsingConfig
 from llmops.rag.document import Parsed, SourceItem
 from llmops.rag.ingest.chunk import chunk
 from llmops.rag.parse.pool import ParserPool
@@ -141,7 +141,7 @@ def alternate(rounds: int, *programs: Callable[[], Any]) -> list[float]:
 
 
 def documents(folder: Path) -> list[SourceItem]:
-    return [found for found in scan(SourceConfig(path=str(folder))) if isinstance(found, SourceItem)]
+    return [found for found in scan(FolderSource(path=str(folder))) if isinstance(found, SourceItem)]
 
 
 def parse_all(pool: ParserPool, items: list[SourceItem]) -> list[Parsed]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.core.state import StateConfig
-from llmops.rag.config import IndexConfig, SourceConfig
+from llmops.rag.config import FolderSource, IndexConfig
 from llmops.rag.ingest.progress import silent
 from llmops.rag.ingest.refresh import Options, refresh
 
@@ -47,7 +47,7 @@ class Corpus:
 
     @property
     def index(self) -> IndexConfig:
-        return IndexConfig(name=f"bench.{self.name}.index", sources=(SourceConfig(path=str(self.folder)),))
+        return IndexConfig(name=f"bench.{self.name}.index", sources=(FolderSource(path=str(self.folder)),))
 
 
 def data_folder() -> Path | None:

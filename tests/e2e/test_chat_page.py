@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 from tests.e2e.conftest import SUGGESTION, Reader, open_reader
+from tests.support.chain import HOPPING
 from tests.support.serving import Running, eventually, running
 from tests.support.upstream import Reply, Upstream
 
@@ -26,6 +29,27 @@ def test_an_answer_streams_with_its_sources_and_version(reader: Reader, upstream
     expect(page.get_by_role("status").filter(has_text="Answer finished, with 1 source")).to_have_count(1)
     assert server.log()[-1]["requester"].startswith("session:")
     assert server.log()[-1]["session_id"]
+
+
+def test_the_searches_on_the_way_are_shown_then_folded_away(
+    reader: Reader, upstream: Upstream, server: Running
+) -> None:
+    page = reader.page
+    upstream.script(Reply(pieces=("Found it [1]. ", "All of it."), delay_s=0.6, piece_delay_s=0.3))
+    reader.ask(f"{HOPPING}{QUESTION}")
+    steps = page.get_by_role("article", name="Answer 1").locator("details.steps")
+    expect(steps.get_by_role("listitem")).to_contain_text([QUESTION, "who repairs broken files"])
+    expect(steps).to_have_attribute("open", "")
+    reader.answered()
+    expect(steps).not_to_have_attribute("open", "")
+    steps.get_by_text("Searched 2 times").click()
+    expect(steps.get_by_role("listitem").last).to_be_visible()
+    page.reload()
+    page.get_by_role("button", name="In steps").first.click()
+    expect(page.get_by_text("Searched 2 times")).to_be_visible()
+    assert [step["query"] for step in json.loads(server.log()[-1]["response_json"])["steps"]][1:] == [
+        "who repairs broken files"
+    ]
 
 
 def test_finished_blocks_are_not_made_again(reader: Reader, upstream: Upstream) -> None:

@@ -15,7 +15,7 @@ from tests.support.zygote import Zygote
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.identity import LOCAL, Principal
-from llmops.rag.config import IndexConfig, SourceConfig
+from llmops.rag.config import FolderSource, IndexConfig
 from llmops.rag.index import open_index
 from llmops.rag.index.guard import writing
 from llmops.rag.index.reader import Index
@@ -101,8 +101,8 @@ def test_a_private_document_is_never_scored_nor_told_from_a_missing_one(place, o
     secret = place.docs / "private"
     place.write("private/pay.md", "# Pay\n\ntopic3 paragraph2 salary")
     sources = (
-        SourceConfig(path=str(place.docs)),
-        SourceConfig(path=str(secret), acl=("hr",), metadata={"team": "pay"}),
+        FolderSource(path=str(place.docs)),
+        FolderSource(path=str(secret), acl=("hr",), metadata={"team": "pay"}),
     )
     for order in (sources, sources[::-1]):
         config = IndexConfig(name=NAME, sources=order)

@@ -13,7 +13,7 @@ from llmops.core.chain import ChainContext, Citation
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.state import StateConfig
 from llmops.rag.answer.prompt import DEFAULT_TEMPLATE
-from llmops.rag.config import AnswerConfig, IndexConfig, LlmConfig, RagConfig, RetrievalConfig, SourceConfig
+from llmops.rag.config import AnswerConfig, FolderSource, IndexConfig, LlmConfig, RagConfig, RetrievalConfig
 from llmops.rag.index import open_index
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.packaging import assemble, open_chain, register_chain
@@ -34,7 +34,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RagConfig:
     (root / "docs" / "pump.md").write_text("# Aurora\n\nThe Aurora pump was designed by Ingrid Halvorsen in 1987.\n")
     (root / "docs" / "hall.md").write_text("# Hall\n\nThe turbine hall was opened by the mayor of Tromso.\n")
     config = RagConfig(
-        state=StateConfig(dir=root / "state"), index=IndexConfig(sources=(SourceConfig(path=str(root / "docs")),))
+        state=StateConfig(dir=root / "state"), index=IndexConfig(sources=(FolderSource(path=str(root / "docs")),))
     )
     refresh(config.index, config.state, Options(embedder=WordEmbedder()))
     return config

@@ -22,6 +22,7 @@ from llmops.core.chain import (
     PassageRef,
     PassageView,
     Retrieval,
+    Step,
     Usage,
 )
 from llmops.core.errors import NotFoundError
@@ -68,6 +69,10 @@ TEXTS = (
 )
 
 
+HOPPING = "In steps: "
+"""What a question begins with that takes two searches."""
+
+
 class SmallChain:
     """Answers from `texts`; from `llm` where one is given, by quoting otherwise."""
 
@@ -90,6 +95,9 @@ class SmallChain:
 
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
         question = messages[-1]["content"]
+        if question.startswith(HOPPING):
+            yield Step(1, question, 3)
+            yield Step(2, "who repairs broken files", 1)
         passages = self._retrieve(question, context.principal)
         yield Retrieval(passages, "g1", 12)
         told: list[str] = []

@@ -10,7 +10,7 @@ from tests.support.embedder import WordEmbedder
 
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
-from llmops.rag.config import ChunkingConfig, IndexConfig, SourceConfig
+from llmops.rag.config import ChunkingConfig, FolderSource, IndexConfig
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import store_folder
@@ -41,7 +41,7 @@ class Workplace:
 
     @property
     def config(self) -> IndexConfig:
-        source = SourceConfig(path=str(self.docs), acl=self.acl, metadata=self.metadata)
+        source = FolderSource(path=str(self.docs), acl=self.acl, metadata=self.metadata)
         return IndexConfig(name=NAME, sources=(source,), chunking=ChunkingConfig(size_chars=self.chunk_chars))
 
     @property

@@ -90,6 +90,16 @@ class PassageRef:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1."""
+
+    number: int
+    query: str
+    passages: int
+    type: Literal["step"] = "step"
+
+
+@dataclass(frozen=True)
 class Retrieval:
     """The passages an answer may draw on, best first; `index_seq` is the index refresh they came from."""
 
@@ -141,7 +151,7 @@ class Done:
     type: Literal["done"] = "done"
 
 
-Event = Retrieval | Delta | Citation | Done
+Event = Step | Retrieval | Delta | Citation | Done
 
 
 def event_json(event: Event) -> dict[str, Any]:
@@ -170,7 +180,8 @@ class Chain(Protocol):
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
         """Answer the last user message.
 
-        Gives one `Retrieval`, then `Delta`s, each `Citation` right after the delta that holds its marker, then `Done`.
+        Gives `Step`s where it may search more than once, one `Retrieval`, then `Delta`s, each `Citation` right after
+        the delta that holds its marker, then `Done`.
 
         Raises:
             UserError: the question is empty or too long.

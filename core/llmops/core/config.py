@@ -128,19 +128,40 @@ def _explain(
 ) -> ConfigError:
     """The first problem in the words of the configuration's author; the number of others in the hint."""
     problem = error.errors(include_url=False)[0]
-    path = tuple(part for part in problem["loc"])
+    path = _as_written(tuple(problem["loc"]), file.values)
     where = _nearest(path, origins) or file.where(path)
     others = error.error_count() - 1
     if problem["type"] == "extra_forbidden":
         what = f"unknown key `{dotted(path)}`"
         hint = did_you_mean(str(path[-1]), _known_keys(model, path[:-1]))
     else:
-        what = f"`{dotted(path)}`: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        what = f"`{dotted(path)}`: {_lower(problem['msg'])}"
         hint = problem.get("ctx", {}).get("hint") or None  # a check of the model's own may know what to do
     if others:
         more = f"{others} more problem{'s' * (others > 1)} in this configuration"
         hint = f"{hint} ({more})" if hint else more
     return ConfigError(what, where=where, hint=hint)
+
+
+def _lower(message: str) -> str:
+    """A validator's message in the middle of a sentence."""
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _as_written(path: Path_, values: Any) -> Path_:
+    """A place as the author wrote it: without the names of alternatives, which pydantic puts between its keys."""
+    written: list[str | int] = []
+    for position, part in enumerate(path):
+        last = position == len(path) - 1
+        if isinstance(values, dict) and (part in values or last):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        elif isinstance(values, dict | list):
+            continue
+        written.append(part)
+    return tuple(written) or path
 
 
 def _nearest(path: Path_, origins: Mapping[Path_, str]) -> str | None:
@@ -152,14 +173,13 @@ def _nearest(path: Path_, origins: Mapping[Path_, str]) -> str | None:
 
 
 def _known_keys(model: type[BaseModel], path: Path_) -> list[str]:
-    """The keys of the section at `path`: its fields, found through optional and repeated sections."""
-    current: type[BaseModel] | None = model
+    """The keys of the section at `path`: its fields, found through optional, repeated and alternative sections."""
+    sections: list[type[BaseModel]] = [model]
     for part in path:
-        if isinstance(part, int) or current is None:
-            continue
-        field = _fields(current).get(part)
-        current = _section(field.annotation) if field else None
-    return list(_fields(current)) if current else []
+        if isinstance(part, str):
+            fields = [found for section in sections if (found := _fields(section).get(part))]
+            sections = [section for field in fields for section in _sections(field.annotation)]
+    return list(dict.fromkeys(key for section in sections for key in _fields(section)))
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -167,10 +187,10 @@ def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for argument in get_args(annotation) if (found := _section(argument))), None)
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _sections(argument)]
 
 
 def _leaves(value: Any, path: Path_ = ()) -> list[tuple[Path_, Any]]:

@@ -26,7 +26,8 @@ from llmops.core.identity import Principal
 from llmops.core.llm import Sampling
 from llmops.rag.answer.asked import Answered, Answerer, Asked
 from llmops.rag.config import AnswerConfig
-from llmops.rag.retrieve import Retriever, SearchIndex, StoredDocument
+from llmops.rag.hops import Planner, search_in_hops
+from llmops.rag.retrieve import Retrieved, Retriever, SearchIndex, StoredDocument
 
 _VIEW_CHARS = 1200
 """How much of a document without pages is shown around a cited span, on each side."""
@@ -72,6 +73,7 @@ class ChainParts:
 
     Args:
         reader: gives the current state of the pinned generation.
+        planner: says what to search for next, where the settings allow several searches and there is an LLM.
         close: lets go of what the parts hold open.
     """
 
@@ -81,6 +83,7 @@ class ChainParts:
     condense: Condense
     config: AnswerConfig
     version_info: dict[str, Any] = field(default_factory=dict)
+    planner: Planner | None = None
     close: Callable[[], None] = lambda: None
 
 
@@ -100,7 +103,18 @@ class RagChain:
         config = self._parts.retriever.config
         if settings.top_k is not None:
             config = config.model_copy(update={"top_k": settings.top_k})
-        found = self._parts.retriever.retrieve(standalone, context.principal, settings.filters, config)
+
+        def search(query: str, /) -> Retrieved:
+            return self._parts.retriever.retrieve(query, context.principal, settings.filters, config)
+
+        if self._parts.planner is None or config.hops == 1:
+            found = search(standalone)
+        else:
+            for event in search_in_hops(standalone, search, self._parts.planner, config.hops, context):
+                if isinstance(event, Retrieved):
+                    found = event
+                else:
+                    yield event
         context.cancel.check()
         yield Retrieval(tuple(passage.ref() for passage in found.passages), found.generation, found.index_seq)
         asked = Asked(question, history, found, self._sampling(settings), context)

@@ -5,9 +5,9 @@ Light to import: pydantic only. Each section is read by the module of its name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from llmops.core.errors import ConfigError
 from llmops.core.names import Name
@@ -19,14 +19,156 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SourceConfig(Section):
+def _reference(value: str | None) -> str | None:
+    """A secret's reference, checked; for validators."""
+    try:
+        return value if value is None else check_reference(value)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; {error.hint}") from None
+
+
+class Labels(Section):
+    """What every source says of its documents."""
+
+    acl: tuple[str, ...] = Field(("everyone",), description="Groups that may read these documents")
+    metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, description="Facts to filter by")
+
+
+class Files(Labels):
+    """A source of files, which patterns choose from, and whose own file may say who reads what."""
+
+    include: tuple[str, ...] = Field((), description="Glob patterns within the source; empty: every supported type")
+    exclude: tuple[str, ...] = Field((), description="Glob patterns to leave out")
+    acl_file: str | None = Field(
+        None, description="YAML file within the source: a list of `path` (pattern) and `groups`; the last match decides"
+    )
+
+
+class FolderSource(Files):
     """A folder, a file, or a glob of documents."""
 
     path: str = Field(description="Folder, file or glob, relative to the working folder")
-    include: tuple[str, ...] = Field((), description="Glob patterns within the folder; empty: every supported type")
-    exclude: tuple[str, ...] = Field((), description="Glob patterns to leave out")
-    acl: tuple[str, ...] = Field(("everyone",), description="Groups that may read these documents")
-    metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, description="Facts to filter by")
+
+
+class Remote(Section):
+    """What every source beyond this machine needs to be told."""
+
+    private: bool = Field(False, description="Allow private, link-local and loopback addresses")
+    timeout_s: float = Field(30.0, gt=0, description="Patience with each answer")
+
+
+class GitSource(Files, Remote):
+    """The files of one branch of a git repository."""
+
+    git: str = Field(description="https://, ssh:// or git:// URL, user@host:path, or a folder of this machine")
+    branch: str | None = Field(None, description="Branch or tag; default: the repository's own default branch")
+    path: str = Field("", description="Folder within the repository")
+    token: str | None = Field(None, description="Reference to a token for https: env:NAME or file:PATH")
+
+    @field_validator("git")
+    @classmethod
+    def _plain_transport(cls, value: str) -> str:
+        if (
+            "::" in value
+            or value.startswith("-")
+            or ("://" in value and value.partition("://")[0] not in ("https", "http", "ssh", "git", "file"))
+        ):
+            raise ValueError("only https, http, ssh, git and file transports are allowed")
+        return value
+
+    _by_reference = field_validator("token")(_reference)
+
+
+class WebSource(Labels, Remote):
+    """Pages and files of the web: a list of URLs, a sitemap, or both."""
+
+    urls: tuple[str, ...] = ()
+    sitemap: str | None = Field(None, description="URL of a sitemap, or of an index of sitemaps")
+    include: tuple[str, ...] = Field((), description="Glob patterns over the paths of a sitemap's URLs; empty: all")
+    exclude: tuple[str, ...] = ()
+    most: int = Field(10_000, ge=1, description="More pages than this are an error, not a long night")
+    robots: bool = Field(True, description="Leave out what robots.txt forbids")
+    pause_s: float = Field(0.0, ge=0, description="Pause between two requests; robots.txt may ask for more")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent to the listed hosts; values by reference")
+
+    @model_validator(mode="after")
+    def _names_something(self) -> WebSource:
+        if not self.urls and not self.sitemap:
+            raise ValueError("name urls, a sitemap, or both")
+        return self
+
+    @field_validator("headers")
+    @classmethod
+    def _values_by_reference(cls, value: dict[str, str]) -> dict[str, str]:
+        for reference in value.values():
+            _reference(reference)
+        return value
+
+
+class BucketSource(Files):
+    """Objects of a bucket, or of any file system that fsspec knows."""
+
+    bucket: str = Field(description="s3://bucket/prefix, gs://..., abfs://..., file:///...")
+    options: dict[str, str | bool | int] = Field(
+        default_factory=dict, description="Of the fsspec file system (endpoint_url, key, ...); env: and file: resolve"
+    )
+
+
+class Rows(Labels):
+    """Rows that are documents: which columns are what."""
+
+    key: str = Field(description="Column that names a row for good")
+    text: tuple[str, ...] = Field(min_length=1, description="Columns that make the text, in order")
+    title: str | None = Field(None, description="Column of the title")
+    facts: tuple[str, ...] = Field((), description="Columns to filter by, kept as metadata")
+    acl_column: str | None = Field(None, description="Column of groups: a list, or text parted by commas")
+
+
+class QuerySource(Rows):
+    """The rows of an SQL query."""
+
+    query: str = Field(description="One SELECT")
+    database: str = Field(description="Reference to the SQLAlchemy URL: env:NAME or file:PATH")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Begins the uris of its documents: sql:name/key")
+
+    _by_reference = field_validator("database")(_reference)
+
+
+class TableSource(Rows):
+    """The rows of a table of the lake."""
+
+    table: str = Field(description="Name of three levels")
+    where: str | None = Field(None, description="SQL condition")
+
+
+_SOURCES: dict[str, type[Section]] = {
+    "git": GitSource,
+    "urls": WebSource,
+    "sitemap": WebSource,
+    "bucket": BucketSource,
+    "query": QuerySource,
+    "table": TableSource,
+    "path": FolderSource,
+}
+"""Which key makes a source what it is; the first that stands there decides."""
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, Section):
+        return type(value).__name__
+    keys = value if isinstance(value, dict) else {}
+    return next((kind.__name__ for key, kind in _SOURCES.items() if key in keys), FolderSource.__name__)
+
+
+Source = Annotated[
+    Annotated[FolderSource, Tag("FolderSource")]
+    | Annotated[GitSource, Tag("GitSource")]
+    | Annotated[WebSource, Tag("WebSource")]
+    | Annotated[BucketSource, Tag("BucketSource")]
+    | Annotated[QuerySource, Tag("QuerySource")]
+    | Annotated[TableSource, Tag("TableSource")],
+    Discriminator(_source_kind),
+]
 
 
 class ParsingConfig(Section):
@@ -60,7 +202,10 @@ class IndexConfig(Section):
     name: str = Field(
         "docs.index", validate_default=True, description="Name of the index; of two levels: in the catalog of --env"
     )
-    sources: tuple[SourceConfig, ...] = (SourceConfig(path="docs"),)
+    sources: tuple[Source, ...] = (FolderSource(path="docs"),)
+    most_removed: float = Field(
+        0.5, gt=0, le=1, description="A refresh that would remove a larger share (and 20 or more) is refused"
+    )
     parsing: ParsingConfig = ParsingConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -74,6 +219,9 @@ class IndexConfig(Section):
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=1, le=200, description="Passages an answer may draw on")
     pool: int = Field(100, ge=1, le=2000, description="Candidates taken from each of the two searches")
+    hops: int = Field(
+        1, ge=1, le=6, description="Searches for one question at most; with more than one the LLM says what is missing"
+    )
     dense_weight: float = Field(0.6, ge=0, le=1, description="Share of the dense score; the rest is lexical")
 
 
@@ -87,13 +235,7 @@ class LlmConfig(Section):
     max_tokens: int = Field(1024, gt=0)
     temperature: float = Field(0.0, ge=0)
 
-    @field_validator("api_key")
-    @classmethod
-    def _by_reference(cls, value: str | None) -> str | None:
-        try:
-            return value if value is None else check_reference(value)
-        except ConfigError as error:
-            raise ValueError(f"{error.what}; {error.hint}") from None
+    _by_reference = field_validator("api_key")(_reference)
 
 
 class AnswerConfig(Section):

@@ -66,6 +66,7 @@ CODES: Mapping[str, str] = {
     "timeout": "parsing took longer than allowed",
     "too_large": "the file is larger than allowed",
     "too_much_text": "the text is longer than allowed",
+    "unreachable": "its source did not give it",
     "unreadable": "the file cannot be opened",
     "unsupported": "no parser for this type",
     "wrong_encoding": "the characters cannot be decoded",

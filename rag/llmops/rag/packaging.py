@@ -26,6 +26,7 @@ from llmops.rag.answer.prompt import DEFAULT_PROMPT, PromptTemplate
 from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, Condense, RagChain
 from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
+from llmops.rag.hops import LlmPlanner
 from llmops.rag.manifest import CURRENT, Manifest
 from llmops.rag.retrieve import QueryEmbedder, Retriever
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 OPENER = "llmops.rag.packaging:open_chain"
 FORMAT = 1
 """Of the pinned configuration. Rises when an older one can no longer be read."""
-ANSWERING = 1
+ANSWERING = 2
 """Rises when the same configuration would answer otherwise: it is part of a chain's digest."""
 QUOTING = "llmops/quoting"
 
@@ -170,6 +171,7 @@ def assemble(
             condense=condense,
             config=answer,
             version_info=version_info(configuration),
+            planner=LlmPlanner(client) if client is not None else None,
             close=close,
         )
     )

@@ -142,6 +142,12 @@ class Ranking:
     lexical: Scores
 
 
+class Search(Protocol):
+    """One search of whoever asks, under their rights and filters."""
+
+    def __call__(self, question: str, /) -> Retrieved: ...
+
+
 class Retriever:
     """Searches whatever state of the index is current. Safe to share between threads."""
 
@@ -210,7 +216,7 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
         rows = ranking.rows[start : start + top_k]
         for place, chunk in enumerate(index.chunks(rows), start):
             terms = frozenset(analyze(chunk.text))
-            if any(_alike(terms, other) for other in seen):
+            if any(_share_words(terms, other) for other in seen):
                 continue
             seen.append(terms)
             scores = (float(values[place]) for values in (ranking.scores, ranking.dense, ranking.lexical))
@@ -218,7 +224,12 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
     return tuple(kept[:top_k])
 
 
-def _alike(terms: frozenset[str], other: frozenset[str]) -> bool:
+def alike(text: str, other: str) -> bool:
+    """Whether two passages say nearly the same words."""
+    return text == other or _share_words(frozenset(analyze(text)), frozenset(analyze(other)))
+
+
+def _share_words(terms: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two passages share nearly all their words (Jaccard index)."""
     if not terms or not other or min(len(terms), len(other)) < _NEAR_DUPLICATE * max(len(terms), len(other)):
         return terms == other

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llmops.core.chain import Cancelled, Chain, ChainContext, Retrieval
+from llmops.core.chain import Cancelled, Chain, ChainContext, Retrieval, Step
 from llmops.core.errors import LlmopsError, NotFoundError, UnavailableError, did_you_mean
 from llmops.core.names import Ref
 from llmops.serving.config import EndpointConfig
@@ -173,7 +173,7 @@ def warm(chain: Chain) -> None:
     events = chain.stream([{"role": "user", "content": WARM_UP_QUESTION}], context)
     try:
         for event in events:
-            if isinstance(event, Retrieval):
+            if isinstance(event, Step | Retrieval):
                 break
     finally:
         context.cancel.cancel()

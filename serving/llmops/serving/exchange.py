@@ -14,7 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.core.chain import Cancelled, ChainContext, Citation, Delta, Done, Event, Message, PassageRef, Retrieval
+from llmops.core.chain import (
+    Cancelled,
+    ChainContext,
+    Citation,
+    Delta,
+    Done,
+    Event,
+    Message,
+    PassageRef,
+    Retrieval,
+    Step,
+)
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
 from llmops.serving.bridge import Bridge
 from llmops.serving.characters import CharacterJoiner
@@ -46,6 +57,7 @@ class Outcome:
 
     text: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     passages: tuple[PassageRef, ...] = ()
     generation: str | None = None
     index_seq: int | None = None
@@ -79,6 +91,8 @@ class Outcome:
             self.text.append(event.text)
         elif isinstance(event, Citation):
             self.citations.append(event)
+        elif isinstance(event, Step):
+            self.steps.append(event)
         else:
             self.generation, self.index_seq = event.generation, event.index_seq
             if isinstance(event, Retrieval):

@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from llmops.core.chain import Citation, PassageRef
+from llmops.core.chain import Citation, PassageRef, Step
 from llmops.core.ids import digest
 from llmops.serving.characters import whole_characters
 from llmops.serving.exchange import Outcome, Question
@@ -101,6 +101,11 @@ def citation_json(citation: Citation) -> dict[str, Any]:
     return value
 
 
+def step_json(step: Step) -> dict[str, Any]:
+    """A search as the API shows it."""
+    return {"number": step.number, "query": step.query, "passages": step.passages}
+
+
 def _identifiers(question: Question) -> dict[str, Any]:
     context = question.context
     return {
@@ -140,6 +145,7 @@ def _response(outcome: Outcome) -> dict[str, Any]:
         "content": outcome.answer,
         "citations": [citation_json(citation) for citation in outcome.citations],
         "passages": [_passage(passage) for passage in outcome.passages],
+        "steps": [step_json(step) for step in outcome.steps],
         "refused": done.refused if done else None,
         "quoted": done.quoted if done else None,
         "finish_reason": done.finish_reason if done else None,

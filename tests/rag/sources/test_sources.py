@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from llmops.core.errors import NotFoundError
-from llmops.rag.config import SourceConfig
+from llmops.rag.config import FolderSource
 from llmops.rag.document import Rejected, SourceItem
-from llmops.rag.sources import scan, scan_all
+from llmops.rag.sources import scan
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -25,17 +25,17 @@ def tree(root: Path, *names: str) -> Path:
 
 
 def uris(root: Path, path: str = "docs", **config: Any) -> list[str]:
-    return [found.uri for found in scan(SourceConfig(path=path, **config), root)]
+    return [found.uri for found in scan(FolderSource(path=path, **config), root)]
 
 
 def codes(root: Path, path: str = "docs", **config: Any) -> dict[str, str]:
-    found = scan(SourceConfig(path=path, **config), root)
+    found = scan(FolderSource(path=path, **config), root)
     return {one.uri: one.code if isinstance(one, Rejected) else "ok" for one in found}
 
 
 def test_a_folder_gives_its_documents_in_order_with_what_a_refresh_needs(tmp_path: Path) -> None:
     tree(tmp_path, "docs/b.md", "docs/a/z.txt", "docs/a.pdf", "docs/picture.png", "docs/Makefile", "other/c.md")
-    found = list(scan(SourceConfig(path="docs", acl=("staff",), metadata={"team": "ops"}), tmp_path))
+    found = list(scan(FolderSource(path="docs", acl=("staff",), metadata={"team": "ops"}), tmp_path))
     assert [one.uri for one in found] == ["docs/a/z.txt", "docs/a.pdf", "docs/b.md"]
     first = found[0]
     status = (tmp_path / "docs/a/z.txt").stat()
@@ -54,7 +54,7 @@ def test_the_same_names_in_other_folders_are_other_documents(tmp_path: Path) -> 
 )
 def test_names_are_kept_as_they_are_on_disk(tmp_path: Path, name: str) -> None:
     tree(tmp_path, f"docs/{name}")
-    (found,) = scan(SourceConfig(path="docs"), tmp_path)
+    (found,) = scan(FolderSource(path="docs"), tmp_path)
     assert isinstance(found, SourceItem)
     assert found.uri == f"docs/{name}"
     assert Path(found.path).read_text() == f"text of docs/{name}"
@@ -88,13 +88,13 @@ def test_a_hidden_root_that_is_named_is_meant(tmp_path: Path) -> None:
 def test_a_missing_root_is_an_error_at_once(tmp_path: Path) -> None:
     for path in ("docs", "docs/a.md", "docs/*.md", "docs/**/*.md"):
         with pytest.raises(NotFoundError, match="not there"):
-            scan(SourceConfig(path=path), tmp_path)
+            scan(FolderSource(path=path), tmp_path)
 
 
 def test_a_dangling_root_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "docs").symlink_to("nowhere")
     with pytest.raises(NotFoundError, match="cannot be read"):
-        scan(SourceConfig(path="docs"), tmp_path)
+        scan(FolderSource(path="docs"), tmp_path)
 
 
 def test_links(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_folder_without_permission_is_unknown_not_deleted() -> None:
                 if os.geteuid() == 0:
                     os.setgid(65534)
                     os.setuid(65534)
-                os.write(writer, repr(list(scan(SourceConfig(path="docs"), root))).encode())
+                os.write(writer, repr(list(scan(FolderSource(path="docs"), root))).encode())
             finally:
                 os._exit(0)
         os.close(writer)
@@ -198,13 +198,6 @@ def test_documents_outside_the_working_folder_have_their_absolute_path(tmp_path:
     tree(tmp_path, "elsewhere/a.md", "work/b.md")
     assert uris(tmp_path / "work", "../elsewhere") == [str(tmp_path / "elsewhere/a.md")]
     assert uris(tmp_path / "work", ".") == ["b.md"]
-
-
-def test_the_first_source_of_a_document_decides(tmp_path: Path) -> None:
-    tree(tmp_path, "docs/private/a.md", "docs/b.md")
-    sources = [SourceConfig(path="docs/private", acl=("hr",)), SourceConfig(path="docs")]
-    found = {one.uri: one.acl for one in scan_all(sources, tmp_path) if isinstance(one, SourceItem)}
-    assert found == {"docs/private/a.md": ("hr",), "docs/b.md": ("everyone",)}
 
 
 def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import json_option, print_json, say, set_option
 from llmops.cli.registry_job import open_registry
-from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message
+from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message, Step
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
@@ -97,7 +97,7 @@ class _Conversation:
     def ask(self, question: str, *, echo: bool = False) -> dict[str, Any]:
         """One exchange, logged however it ends."""
         from llmops.serving.exchange import Outcome, Question
-        from llmops.serving.record import inference_row
+        from llmops.serving.record import inference_row, step_json
 
         self._messages.append({"role": "user", "content": question})
         context = ChainContext()
@@ -110,6 +110,8 @@ class _Conversation:
                 outcome.observe(event, time.perf_counter() - began)
                 if echo and isinstance(event, Delta):
                     click.echo(event.text, nl=False)
+                elif echo and isinstance(event, Step):
+                    say(f"search {event.number}: {event.query} ({event.passages} passages)")
         except KeyboardInterrupt:
             outcome.error = Cancelled()
             raise
@@ -124,6 +126,7 @@ class _Conversation:
         return {
             "answer": outcome.answer,
             "citations": [_citation(citation) for citation in outcome.citations],
+            "steps": [step_json(step) for step in outcome.steps],
             "refused": bool(outcome.done and outcome.done.refused),
             "quoted": bool(outcome.done and outcome.done.quoted),
             "model_version": str(self._loaded.ref),

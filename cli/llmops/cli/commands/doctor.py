@@ -20,6 +20,7 @@ from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import exists
 from llmops.core.errors import LlmopsError
 from llmops.core.state import StateConfig
+from llmops.rag.config import FolderSource, Source
 
 PACKAGES = {
     "mlflow": "registry",
@@ -101,7 +102,7 @@ def _configuration() -> Iterator[Check]:
     yield _state(rag.state.root)
     yield from _audit(rag.state)
     for source in rag.index.sources:
-        yield _source(source.path)
+        yield _source(source)
     try:
         serve = serve_job(None).value
         yield Check(str(SERVE_FILE), "ok", f"{len(serve.endpoints)} endpoint(s)")
@@ -174,7 +175,16 @@ def _audit(state: StateConfig) -> Iterator[Check]:
         yield Check("audit anchor", "ok", f"{state.anchor}: row {anchor.seq} of {ends.seq}")
 
 
-def _source(path: str) -> Check:
+def _source(source: Source) -> Check:
+    """Whether a folder is there; a remote source is named only, as asking it may take its time."""
+    if not isinstance(source, FolderSource):
+        name = next(
+            str(value)
+            for key, value in source
+            if key in ("git", "sitemap", "urls", "bucket", "name", "table") and value
+        )
+        return Check(f"source {name}", "ok", "remote: `llmops ingest --plan` asks it")
+    path = source.path
     if any(mark in path for mark in "*?["):
         return Check(f"source {path}", "ok", "a glob")
     if Path(path).exists():

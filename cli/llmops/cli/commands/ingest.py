@@ -11,7 +11,7 @@ from llmops.cli.jobs import rag_job
 from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
 from llmops.core.errors import UserError
-from llmops.rag.config import IndexConfig, RagConfig, SourceConfig
+from llmops.rag.config import FolderSource, IndexConfig, RagConfig
 
 if TYPE_CHECKING:
     from llmops.rag.ingest.forecast import Forecast
@@ -50,6 +50,7 @@ def command() -> None:
 @click.option("--full", is_flag=True, help="Parse every document again (known texts keep their vectors).")
 @click.option("--verify", "checked", is_flag=True, help="Compare all parts of the index, and mend what differs.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where a document could not be read.")
+@click.option("--allow-mass-delete", is_flag=True, help="Remove documents, however many are gone from the sources.")
 @click.option("--yes", is_flag=True, help="Let PATHs remove documents of other sources from the index.")
 @set_option
 @json_option
@@ -62,7 +63,8 @@ def refresh_command(paths: tuple[str, ...], overrides: tuple[str, ...], as_json:
         return _verify(job, as_json=as_json)
     if any(not _is_config(path) for path in paths) and not flags["yes"]:
         _guard_other_sources(job)
-    done, registered = refresh_and_register(job, full=flags["full"])
+    removing = flags["allow_mass_delete"] or flags["yes"]
+    done, registered = refresh_and_register(job, full=flags["full"], allow_mass_delete=removing)
     if as_json:
         print_json({**done.as_json(), "chain": registered})
     else:
@@ -118,13 +120,16 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
     say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
 
 
-def refresh_and_register(job: RagConfig, *, full: bool = False) -> tuple[Refresh, dict[str, Any]]:
+def refresh_and_register(
+    job: RagConfig, *, full: bool = False, allow_mass_delete: bool = False
+) -> tuple[Refresh, dict[str, Any]]:
     """Refresh the index, then register what answers from it; what is unchanged keeps its version."""
     from llmops.rag.ingest.refresh import Options, refresh
     from llmops.rag.packaging import register_chain
 
     with progress() as bars:
-        done = refresh(job.index, job.state, Options(full=full, progress=bars))
+        options = Options(full=full, allow_mass_delete=allow_mass_delete, progress=bars)
+        done = refresh(job.index, job.state, options)
     with open_registry(job.state) as registry:
         chain = register_chain(job, registry).chain
         champion = registry.alias(chain.name, "champion")
@@ -164,7 +169,7 @@ def _job(paths: tuple[str, ...], overrides: tuple[str, ...]) -> RagConfig:
         return rag_job(None, overrides).value
     standard = Path("configs/rag.yaml")
     job = rag_job(standard, overrides).value if standard.exists() else RagConfig()
-    sources = tuple(SourceConfig(path=path) for path in paths)
+    sources = tuple(FolderSource(path=path) for path in paths)
     return job.model_copy(update={"index": job.index.model_copy(update={"sources": sources})})
 
 
@@ -187,8 +192,9 @@ def _guard_other_sources(job: RagConfig) -> None:
         known = {uri for number, _ in manifest.generations() for uri in known_of(manifest, number, job.index).documents}
     finally:
         manifest.close()
-    lost = known - set(look(job.index.sources).items)
-    outside = [uri for uri in lost if not any(_lies_in(uri, source.path) for source in job.index.sources)]
+    lost = known - set(look(job.index.sources, job.state).items)
+    paths = [source.path for source in job.index.sources if isinstance(source, FolderSource)]
+    outside = [uri for uri in lost if not any(_lies_in(uri, path) for path in paths)]
     if outside:
         raise UserError(
             f"the index would lose {len(outside):,} documents of other sources",

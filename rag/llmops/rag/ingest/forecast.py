@@ -68,7 +68,7 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         number = {name: number for number, name in manifest.generations()}.get(chosen.name, 0)
         head = manifest.head(number)
         known = known_of(manifest, number, config)
-        work = compare(look(config.sources), known, full=options.full)
+        work = compare(look(config.sources, state), known, full=options.full)
         parsing = Meter("parse", options.progress, len(work.parse) + len(work.reuse))
         stages = Stages(
             config,

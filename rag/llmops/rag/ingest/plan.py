@@ -14,15 +14,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from llmops.core.errors import ConflictError
 from llmops.core.identity import EVERYONE
-from llmops.rag.config import SourceConfig
+from llmops.core.state import StateConfig
+from llmops.rag.config import Source
 from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.manifest import Quarantined
 from llmops.rag.records import DocumentStat, acl_json, metadata_json
-from llmops.rag.sources import scan
+from llmops.rag.sources import documents
 
 RACY_NS = 2_000_000_000
 """A file changed within 2 s before a scan may change again unseen: some file systems keep whole seconds only."""
+
+FEW_REMOVED = 20
+"""So many documents may always go at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +83,21 @@ class Found:
     scanned_ns: int
 
 
-def look(sources: Iterable[SourceConfig]) -> Found:
-    """List every document of every source.
+def look(sources: Iterable[Source], state: StateConfig) -> Found:
+    """List every document of every source; what remote ones changed is fetched.
 
     A document that two sources hold may be read only by those who may read it through both, and has the metadata of
     both, the later source's first: naming a private folder within a public one makes it private, in whatever order.
 
     Raises:
         NotFoundError: a source is not there; nothing is taken for deleted.
+        UnavailableError: a remote one does not answer; nothing is taken for deleted.
     """
     began = time.time_ns()
     items: dict[str, SourceItem] = {}
     rejected: dict[str, Rejected] = {}
     for source in sources:
-        for found in scan(source):
+        for found in documents(source, state):
             if isinstance(found, Rejected):
                 rejected[found.uri] = found
             else:
@@ -124,6 +130,25 @@ def compare(found: Found, known: Known, *, full: bool = False) -> Work:
     work.removed = gone
     _find_copies(new, known, work)
     return work
+
+
+def refuse_mass_removal(work: Work, known: Known, most: float) -> None:
+    """Stop before a refresh that would remove most of an index: more often a source's fault than anybody's wish.
+
+    Args:
+        most: share of the index' documents that may go at once.
+
+    Raises:
+        ConflictError: more would go; nothing was changed.
+    """
+    gone = len(work.removed) - len(work.renamed)
+    if gone >= FEW_REMOVED and gone > most * len(known.documents):
+        raise ConflictError(
+            f"this refresh would remove {gone:,} of {len(known.documents):,} documents",
+            where=min(work.removed),
+            hint="look at the sources; `llmops ingest --allow-mass-delete` removes them if that is meant",
+            code="mass_delete",
+        )
 
 
 def sha256_of(path: str) -> str | None:

@@ -18,7 +18,7 @@ from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.index.stamp import is_whole
 from llmops.rag.ingest.generation import Chosen, choose
-from llmops.rag.ingest.plan import Known, Work, compare, look
+from llmops.rag.ingest.plan import Known, Work, compare, look, refuse_mass_removal
 from llmops.rag.ingest.progress import Meter, Progress, silent
 from llmops.rag.ingest.recovery import lost_vectors, recover
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
@@ -40,9 +40,11 @@ class Options:
     Attributes:
         full: parse every document again; vectors of known texts are still taken from the cache.
         embedder: in place of the one that the configuration names.
+        allow_mass_delete: remove documents, however many.
     """
 
     full: bool = False
+    allow_mass_delete: bool = False
     embedder: Embedder | None = None
     progress: Progress = silent
 
@@ -96,8 +98,9 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
     """Make the index equal its documents.
 
     Raises:
-        ConflictError: another process refreshes this index.
+        ConflictError: another process refreshes this index, or most of its documents would go.
         NotFoundError: a source is not there; the index stays as it is.
+        UnavailableError: a remote one does not answer; the index stays as it is.
         StorageError: the disk is full or refuses; the old head stays.
     """
     options = options or Options()
@@ -107,7 +110,7 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
     with exclusive_lock(folder / "ingest.lock", what=f"ingesting {config.name}"):
         manifest = Manifest.open(folder, create=True)
         try:
-            done = _Run(config, options, chosen, manifest).run()
+            done = _Run(config, state, options, chosen, manifest).run()
         finally:
             manifest.close()
     done.seconds["total"] = time.monotonic() - began
@@ -117,8 +120,11 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
 class _Run:
     """One refresh under the lock."""
 
-    def __init__(self, config: IndexConfig, options: Options, chosen: Chosen, manifest: Manifest) -> None:
+    def __init__(
+        self, config: IndexConfig, state: StateConfig, options: Options, chosen: Chosen, manifest: Manifest
+    ) -> None:
         self.config = config
+        self.state = state
         self.options = options
         self.chosen = chosen
         self.manifest = manifest
@@ -132,6 +138,8 @@ class _Run:
         head = self.manifest.head(self.generation)
         known = known_of(self.manifest, self.generation, self.config)
         work = self._compare(known)
+        if not self.options.allow_mass_delete:
+            refuse_mass_removal(work, known, self.config.most_removed)
         if head is not None and work.is_empty and not interrupted and self._store_is_whole():
             return self._unchanged(head, known, work)
         return self._changed(head, known, work, certain=not interrupted)
@@ -139,7 +147,7 @@ class _Run:
     def _compare(self, known: Known) -> Work:
         meter = Meter("scan", self.options.progress)
         began = time.monotonic()
-        work = compare(look(self.config.sources), known, full=self.options.full)
+        work = compare(look(self.config.sources, self.state), known, full=self.options.full)
         meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
         meter.end()
         self.seconds["scan"] = time.monotonic() - began

@@ -114,7 +114,7 @@ def _examine(config: IndexConfig, state: StateConfig, options: Options, *, repai
     try:
         with exclusive_lock(folder / "ingest.lock", what=f"ingesting {config.name}"):
             generation = manifest.generation(chosen.name)
-            examination = _Examination(manifest, generation, config)
+            examination = _Examination(manifest, generation, config, state)
             problems = tuple(examination.run(chosen.name, chosen.embedder_fingerprint))
             head = manifest.head(generation)
             if repair:
@@ -128,10 +128,11 @@ def _examine(config: IndexConfig, state: StateConfig, options: Options, *, repai
 class _Examination:
     """One pass over one generation."""
 
-    def __init__(self, manifest: Manifest, generation: int, config: IndexConfig) -> None:
+    def __init__(self, manifest: Manifest, generation: int, config: IndexConfig, state: StateConfig) -> None:
         self.manifest = manifest
         self.generation = generation
         self.config = config
+        self.state = state
         self.damage = _Damage()
 
     def run(self, name: str, embedder: str) -> Iterator[Problem]:
@@ -164,7 +165,7 @@ class _Examination:
 
     def _sources(self) -> Iterator[Problem]:
         known = known_of(self.manifest, self.generation, self.config)
-        work = compare(look(self.config.sources), known)
+        work = compare(look(self.config.sources, self.state), known)
         for item in work.parse:
             what = (
                 "the file changed since it was ingested"

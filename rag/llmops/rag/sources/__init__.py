@@ -1,5 +1,68 @@
-"""Where documents come from. A source lists documents; it never reads one."""
+"""Where documents come from. A source lists documents and keeps a copy of remote ones; it never reads what they say."""
 
-from llmops.rag.sources.files import scan, scan_all
+from __future__ import annotations
 
-__all__ = ["scan", "scan_all"]
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+
+from llmops.core.ids import canonical_json
+from llmops.core.state import StateConfig
+from llmops.rag.config import BucketSource, FolderSource, GitSource, QuerySource, Source, TableSource, WebSource
+from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.sources.files import scan
+
+__all__ = ["documents", "scan"]
+
+Found = SourceItem | Rejected
+
+
+def documents(source: Source, state: StateConfig) -> Iterator[Found]:
+    """Every document that a source holds now; of a remote one, its copy on this machine, brought up to date.
+
+    Args:
+        state: remote sources are copied into its folder; tables lie in its lake.
+
+    Raises:
+        NotFoundError: the source is not there.
+        UnavailableError: it does not answer; whoever asked changes nothing.
+    """
+    if isinstance(source, FolderSource):
+        return scan(source)
+    return _mirrored(source, state)
+
+
+def _mirrored(source: Source, state: StateConfig) -> Iterator[Found]:
+    from llmops.rag.sources.mirror import Mirror
+
+    read = _reader(source, state)
+    place = source.model_dump(mode="json", exclude={"acl", "metadata", "acl_file", "timeout_s", "pause_s", "private"})
+    mirror = Mirror(state.root / "sources" / sha256(canonical_json(place)).hexdigest()[:24])
+    try:
+        with mirror.lock():
+            yield from read(mirror)
+    finally:
+        mirror.close()
+
+
+def _reader(source: Source, state: StateConfig) -> Callable[..., Iterator[Found]]:
+    """The function that brings a mirror of this kind of source up to date; its libraries are imported only now."""
+    if isinstance(source, GitSource):
+        from llmops.rag.sources.git import scan_git
+
+        return lambda mirror: scan_git(source, mirror)
+    if isinstance(source, WebSource):
+        from llmops.rag.sources.web import scan_web
+
+        return lambda mirror: scan_web(source, mirror)
+    if isinstance(source, BucketSource):
+        from llmops.rag.sources.bucket import scan_bucket
+
+        return lambda mirror: scan_bucket(source, mirror)
+    if isinstance(source, QuerySource):
+        from llmops.rag.sources.rows import scan_query
+
+        return lambda mirror: scan_query(source, mirror)
+    from llmops.rag.sources.rows import scan_table
+
+    assert isinstance(source, TableSource)
+    return lambda mirror: scan_table(source, mirror, state)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import NotFoundError
-from llmops.rag.config import SourceConfig
+from llmops.rag.config import FolderSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
 from llmops.rag.parse.media import EXTENSIONS, extension
+from llmops.rag.sources.acl import MAX_BYTES, Rules
 from llmops.rag.sources.patterns import Patterns, is_glob, split_base
 
 VERSION_CONTROL = frozenset({"CVS", "RCS", "SCCS", "_darcs"})
@@ -28,17 +29,7 @@ Found = SourceItem | Rejected
 Identity = tuple[int, int]
 
 
-def scan_all(sources: Iterable[SourceConfig], base: Path | None = None) -> Iterator[Found]:
-    """List several sources. A document that two of them hold is the first one's, with its access list."""
-    seen: set[str] = set()
-    for source in sources:
-        for found in scan(source, base):
-            if found.uri not in seen:
-                seen.add(found.uri)
-                yield found
-
-
-def scan(source: SourceConfig, base: Path | None = None) -> Iterator[Found]:
+def scan(source: FolderSource, base: Path | None = None) -> Iterator[Found]:
     """List the documents of one source in a fixed order.
 
     Args:
@@ -56,7 +47,7 @@ class _Walk:
 
     root: str
     base: str
-    acl: tuple[str, ...]
+    rules: Rules
     metadata: dict[str, Any]
     glob: Patterns
     include: Patterns
@@ -64,7 +55,7 @@ class _Walk:
     followed: set[Identity] = field(default_factory=set)
 
     @classmethod
-    def of(cls, source: SourceConfig, base: Path) -> _Walk:
+    def of(cls, source: FolderSource, base: Path) -> _Walk:
         path = str(Path(source.path).expanduser())
         glob: tuple[str, ...] = ()
         if is_glob(path) and not os.path.lexists(base / path):
@@ -78,7 +69,7 @@ class _Walk:
                 hint="mount it or correct `path`; a source that is gone for good is removed from the configuration",
             )
         patterns = (Patterns(glob, anchored=True), Patterns(source.include), Patterns(source.exclude))
-        return cls(root, os.path.normpath(base), source.acl, dict(source.metadata), *patterns)
+        return cls(root, os.path.normpath(base), _rules(source, root), dict(source.metadata), *patterns)
 
     def run(self) -> Iterator[Found]:
         try:
@@ -167,11 +158,23 @@ class _Walk:
             return RefusedDocumentError("bad_name").as_rejected(uri.encode(errors="backslashreplace").decode())
         if not stat.S_ISREG(status.st_mode):
             return Rejected(uri, "it is not a regular file", "unreadable")
-        return SourceItem(uri, path, status.st_size, status.st_mtime_ns, self.acl, self.metadata)
+        groups = self.rules.groups(path[len(self.root) + 1 :])
+        return SourceItem(uri, path, status.st_size, status.st_mtime_ns, groups, self.metadata)
 
     def _uri(self, path: str) -> str:
         prefix = self.base.rstrip("/") + "/"
         return path[len(prefix) :] if path.startswith(prefix) else path
+
+
+def _rules(source: FolderSource, root: str) -> Rules:
+    if source.acl_file is None:
+        return Rules(default=source.acl)
+    path = Path(root) / source.acl_file
+    try:
+        with path.open("rb") as file:
+            return Rules.read(file.read(MAX_BYTES + 1), source.acl, str(path))
+    except OSError as error:
+        raise NotFoundError(f"the access file cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _entry_name(entry: os.DirEntry[str]) -> str:

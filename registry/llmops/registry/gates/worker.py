@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from llmops.core.chain import Chain, ChainContext, Citation, Delta, Done, PassageRef, Retrieval
+from llmops.core.chain import Chain, ChainContext, Citation, Delta, Done, PassageRef, Retrieval, Step
 from llmops.core.confined import Channel, pack
 from llmops.core.errors import LlmopsError
 from llmops.core.fences import Fence, confine, die_with_parent
@@ -134,7 +134,7 @@ class _ChainBench:
                 cited.append(event)
             elif isinstance(event, Done):
                 done = event
-            elif not isinstance(event, Retrieval):
+            elif not isinstance(event, Retrieval | Step):
                 raise TypeError(f"`{type(event).__name__}` is no event of a chain")
         ended = perf_counter()
         if done is None:

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmops.core.chain import Citation, Delta, Event, Retrieval
+from llmops.core.chain import Citation, Delta, Event, Retrieval, Step
 from llmops.core.errors import LlmopsError
 from llmops.serving.api.wire import KEEP_ALIVE, Chunks, completion, failure
 from llmops.serving.exchange import Exchange
@@ -93,6 +93,8 @@ class ExchangeReply(Response):
                     waiting += chunks.delta(event)
                 elif isinstance(event, Citation):
                     waiting += chunks.citation(event)
+                elif isinstance(event, Step):
+                    waiting += chunks.step(event)
                 if not begun or not self._exchange.ready or len(waiting) > ONE_WRITE_BYTES:
                     await _piece(send, waiting)
                     waiting, begun = b"", True

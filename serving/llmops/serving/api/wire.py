@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmops.core.chain import Citation, Delta, Message
+from llmops.core.chain import Citation, Delta, Message, Step
 from llmops.core.errors import LlmopsError, TooLargeError, UserError
 from llmops.serving.config import LimitsConfig
 from llmops.serving.exchange import Exchange
-from llmops.serving.record import citation_json, encode
+from llmops.serving.record import citation_json, encode, step_json
 
 
 class Part(BaseModel):
@@ -151,6 +151,7 @@ def completion(exchange: Exchange) -> dict[str, Any]:
         "content": outcome.answer,
         "refusal": None,
         "citations": [citation_json(citation) for citation in outcome.citations],
+        "steps": [step_json(step) for step in outcome.steps],
     }
     return {
         **_head(exchange, "chat.completion"),
@@ -178,6 +179,10 @@ class Chunks:
         """One citation; `index` is its place, by which OpenAI's clients put lists together from their pieces."""
         self._cited += 1
         return self._chunk({"citations": [{"index": self._cited - 1, **citation_json(event)}]})
+
+    def step(self, event: Step) -> bytes:
+        """One search on the way to the answer."""
+        return self._chunk({"steps": [{"index": event.number - 1, **step_json(event)}]})
 
     def closing(self, *, include_usage: bool) -> bytes:
         finish = self._chunk(

@@ -25,6 +25,7 @@ export class Answer extends Component {
     return html`
       <article class="answer" aria-labelledby=${`answer-${message.id}`} aria-busy=${writing}>
         <h2 class="unseen" id=${`answer-${message.id}`}>Answer ${number}</h2>
+        <${Steps} steps=${message.steps ?? []} open=${writing && !message.content} />
         <div class="prose">
           <${Blocks} text=${message.content} citations=${message.citations} onCite=${onCite} />
           ${writing && (message.content ? html`<span class="caret" aria-hidden="true"></span>` : html`<${Thinking} />`)}
@@ -47,6 +48,18 @@ export class Answer extends Component {
 }
 
 const Thinking = () => html`<p class="thinking"><span></span><span></span><span></span><em class="unseen">Reading the documents</em></p>`;
+
+/** The searches on the way: shown while nothing else is there to read, folded away after that. */
+function Steps({ steps, open }) {
+  if (!steps.length) return null;
+  return html`
+    <details class="steps" open=${open}>
+      <summary>${steps.length === 1 ? "Searched once" : `Searched ${steps.length} times`}</summary>
+      <ol>${steps.map((s) => html`
+        <li key=${s.number}><q>${s.query}</q> <span class="count">${s.passages} ${s.passages === 1 ? "passage" : "passages"}</span></li>`)}
+      </ol>
+    </details>`;
+}
 
 function Sources({ citations, onCite }) {
   if (!citations.length) return null;

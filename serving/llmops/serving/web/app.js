@@ -96,13 +96,13 @@ class App extends Component {
   async answer(conversationId, messages) {
     if (this.state.busy) return;
     const { model } = this.state;
-    const writing = { id: newId(), role: "assistant", content: "", citations: [], info: null, status: "writing", model };
+    const writing = { id: newId(), role: "assistant", content: "", citations: [], steps: [], info: null, status: "writing", model };
     this.abort = new AbortController();
     this.setState({ busy: true, panel: null, said: "Reading the documents" });
     this.change(conversationId, () => ({ messages: [...messages, writing], updated: Date.now() }), {
       after: () => this.thread.current?.toEnd(),
     });
-    const draft = { content: "", citations: [], info: null };
+    const draft = { content: "", citations: [], steps: [], info: null };
     const paint = oncePerFrame(() => this.changeMessage(conversationId, writing.id, { ...draft }, { save: false }));
     const outcome = await this.stream({ model, messages: asked(messages), sessionId: conversationId }, draft, paint);
     paint.cancel();
@@ -240,6 +240,7 @@ function take(draft, chunk) {
   const delta = chunk.choices?.[0]?.delta ?? {};
   if (delta.content) draft.content += delta.content;
   if (delta.citations) draft.citations = [...draft.citations, ...delta.citations];
+  if (delta.steps) draft.steps = [...draft.steps, ...delta.steps];
   if (chunk.llmops) draft.info = chunk.llmops;
 }
 

@@ -1,0 +1,250 @@
+"""A copy on this machine of what a remote source holds, brought up to date by what the source says has changed.
+
+A document is fetched when its *signal* (an ETag, a blob's id, a row's hash) is another than that of the copy. Each
+fetched document is durable before it is recorded, so a refresh that is killed goes on where it was. What a complete
+listing no longer names is dropped; a listing that ends in an error drops nothing. Knows files and its own ledger; no
+network.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED as FIRST
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from llmops.core.errors import LlmopsError, UnavailableError
+from llmops.core.files import exclusive_lock, sync_directory, write_atomic
+from llmops.rag.disk import storage_errors
+from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    uri TEXT PRIMARY KEY, signal TEXT NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    acl TEXT NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_log = logging.getLogger("llmops.rag.sources")
+_AT_ONCE = 8
+_HOPELESS = 10
+"""Fetches that fail in a row, with none that succeeds, before the source counts as down."""
+
+
+class Gone(Exception):
+    """The source says that this document is no more."""
+
+
+class Same(Exception):
+    """The source says that this document is as it was fetched last."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was fetched: bytes, the extension that says what they are, and the signal they came with."""
+
+    data: bytes
+    extension: str
+    signal: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One document that the source holds now.
+
+    Args:
+        current: whether a copy with this signal is the document as it is now; False where only fetching can tell.
+        fetch: gets it, given the signal it was fetched with last (None: never); may raise `Gone` or `Same`.
+    """
+
+    uri: str
+    current: Callable[[str], bool]
+    fetch: Callable[[str | None], Content]
+    acl: tuple[str, ...] = ("everyone",)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    signal: str
+    file: str
+    size: int
+    mtime_ns: int
+    acl: str
+    metadata: str
+
+
+class Mirror:
+    """The copy of one source; one process at a time.
+
+    Args:
+        folder: for this source alone.
+        at_once: documents fetched side by side.
+    """
+
+    def __init__(self, folder: Path, *, at_once: int = _AT_ONCE) -> None:
+        self.folder = folder
+        self._at_once = at_once
+        with storage_errors(folder):
+            (folder / "files").mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(folder / "ledger.db", isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def fact(self, name: str) -> str | None:
+        """Something the source remembers between refreshes, such as the commit it was brought up to."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_fact(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def lock(self) -> Any:
+        """Held while the mirror is brought up to date."""
+        return exclusive_lock(self.folder / "lock", what="reading this source", wait_s=600.0)
+
+    def items(self, acl: Callable[[str], tuple[str, ...]] | None = None) -> Iterator[SourceItem]:
+        """What was fetched, in the order of the uris.
+
+        Args:
+            acl: who may read a document now, by uri; default: as it was listed.
+        """
+        for uri, kept in sorted(self._kept().items()):
+            groups = acl(uri) if acl else tuple(json.loads(kept.acl))
+            path = str(self.folder / "files" / kept.file)
+            yield SourceItem(uri, path, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
+
+    def update(self, listing: Iterable[Listed]) -> Iterator[Rejected]:
+        """Fetch what changed, and drop what is gone once the listing came to its end.
+
+        Gives the documents that could not be fetched and of which there is no older copy; one with an older copy keeps
+        it, and is tried again next time.
+
+        Raises:
+            UnavailableError: the source is down: nothing is dropped, and what was fetched stays for the next time.
+        """
+        known, seen = self._kept(), set[str]()
+        failures = _Failures()
+        with ThreadPoolExecutor(self._at_once) as pool, storage_errors(self.folder):
+            running: dict[Future[Content], Listed] = {}
+            try:
+                for listed in listing:
+                    if listed.uri in seen:
+                        continue
+                    seen.add(listed.uri)
+                    before = known.get(listed.uri)
+                    signal = before.signal if before is not None and self._is_whole(before) else None
+                    if before is not None and signal is not None and listed.current(signal):
+                        self._relabel(listed, before)
+                        continue
+                    running[pool.submit(listed.fetch, signal)] = listed
+                    if len(running) >= self._at_once:
+                        yield from self._collect(running, known, seen, failures)
+                while running:
+                    yield from self._collect(running, known, seen, failures)
+            finally:
+                for future in running:
+                    future.cancel()
+            self._drop(known.keys() - seen, known)
+        self._sweep()
+
+    def _collect(
+        self, running: dict[Future[Content], Listed], known: Mapping[str, _Kept], seen: set[str], failures: _Failures
+    ) -> Iterator[Rejected]:
+        done, _ = wait(running, return_when=FIRST)
+        for future in done:
+            listed = running.pop(future)
+            before = known.get(listed.uri)
+            try:
+                self._keep(listed, future.result())
+                failures.none()
+            except Same:
+                failures.none()
+                assert before is not None
+                self._relabel(listed, before)
+            except Gone:
+                failures.none()
+                seen.discard(listed.uri)
+            except LlmopsError as error:
+                failures.one(error)
+                if before is not None:
+                    _log.warning("%s could not be fetched, the last copy stays: %s", listed.uri, error)
+                elif isinstance(error, RefusedDocumentError):
+                    yield error.as_rejected(listed.uri)
+                else:
+                    code = "too_large" if error.error_code == "too_large" else "unreachable"
+                    yield Rejected(listed.uri, error.what, code)
+
+    def _kept(self) -> dict[str, _Kept]:
+        rows = self._db.execute("SELECT uri, signal, file, size, mtime_ns, acl, metadata FROM documents")
+        return {row[0]: _Kept(*row[1:]) for row in rows}
+
+    def _is_whole(self, kept: _Kept) -> bool:
+        try:
+            return (self.folder / "files" / kept.file).stat().st_size == kept.size
+        except OSError:
+            return False
+
+    def _keep(self, listed: Listed, content: Content) -> None:
+        name = sha256(listed.uri.encode()).hexdigest()[:32] + "-" + sha256(content.data).hexdigest()[:16]
+        file = self.folder / "files" / (name + content.extension)
+        write_atomic(file, content.data)
+        status = file.stat()
+        self._db.execute(
+            "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(listed.uri, content.signal, file.name, status.st_size, status.st_mtime_ns, json.dumps(listed.acl)),
+                json.dumps({**listed.metadata, **content.metadata}, sort_keys=True),
+            ),
+        )
+
+    def _relabel(self, listed: Listed, before: _Kept) -> None:
+        """The same bytes, perhaps for other readers; what the fetch itself had learned stays."""
+        acl = json.dumps(listed.acl)
+        metadata = json.dumps({**json.loads(before.metadata), **listed.metadata}, sort_keys=True)
+        if (acl, metadata) != (before.acl, before.metadata):
+            self._db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE uri = ?", (acl, metadata, listed.uri))
+
+    def _drop(self, uris: Iterable[str], known: Mapping[str, _Kept]) -> None:
+        gone = [uri for uri in uris if uri in known]
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("DELETE FROM documents WHERE uri = ?", [(uri,) for uri in gone])
+        self._db.execute("COMMIT")
+
+    def _sweep(self) -> None:
+        """Remove files that no row names: old contents, and what a killed refresh left."""
+        named = {kept.file for kept in self._kept().values()}
+        for entry in os.scandir(self.folder / "files"):
+            if entry.name not in named:
+                Path(entry.path).unlink(missing_ok=True)
+        sync_directory(self.folder / "files")
+
+
+class _Failures:
+    """Counts fetches that fail in a row; a source that answers nothing is down, not empty."""
+
+    def __init__(self) -> None:
+        self._row = 0
+        self._any_good = False
+
+    def none(self) -> None:
+        self._any_good = True
+        self._row = 0
+
+    def one(self, error: LlmopsError) -> None:
+        self._row += 1
+        if self._row >= _HOPELESS and not self._any_good:
+            raise UnavailableError(
+                f"the source answers nothing: {error.what}", where=error.where, hint="nothing was removed; run again"
+            ) from error
