@@ -89,6 +89,7 @@ class MemoryDocument:
                 end,
                 self.text[start:end],
                 self.title or "",
+                self.metadata,
             )
             for n, (start, end, page) in enumerate(spans)
             if self.text[start:end].strip()

@@ -216,11 +216,32 @@ class IndexConfig(Section):
         return str(Name.parse(value))
 
 
+class RerankConfig(Section):
+    """A cross-encoder judges the best passages again; about 20 ms a passage on two cores for a small one."""
+
+    model: str = Field(description="Name of the hub, such as cross-encoder/ms-marco-MiniLM-L6-v2, or a folder")
+    pool: int = Field(30, ge=1, le=200, description="Passages that it reads")
+
+
+class FreshnessConfig(Section):
+    """Newer documents gain."""
+
+    field: str = Field(description="Metadata with a date: ISO 8601, or seconds since 1970")
+    half_life_days: float = Field(90.0, gt=0)
+    weight: float = Field(0.5, gt=0, description="What a new document gains; scores differ by about 1 a spread")
+
+
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=1, le=200, description="Passages an answer may draw on")
     pool: int = Field(100, ge=1, le=2000, description="Candidates taken from each of the two searches")
     hops: int = Field(
         1, ge=1, le=6, description="Searches for one question at most; with more than one the LLM says what is missing"
+    )
+    rerank: RerankConfig | None = None
+    freshness: FreshnessConfig | None = None
+    diversity: float = Field(0.0, ge=0, lt=1, description="How much passages that say the same give way to others")
+    expand: Literal["none", "around", "page"] = Field(
+        "none", description="What an answer sees of a passage: itself, the paragraphs around it, its page"
     )
     dense_weight: float = Field(0.6, ge=0, le=1, description="Share of the dense score; the rest is lexical")
 

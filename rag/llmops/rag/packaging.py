@@ -28,6 +28,7 @@ from llmops.rag.chain import ChainParts, Condense, RagChain
 from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
 from llmops.rag.hops import LlmPlanner
 from llmops.rag.manifest import CURRENT, Manifest
+from llmops.rag.refine import CrossScores
 from llmops.rag.retrieve import QueryEmbedder, Retriever
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def assemble(
         reader: gives the current `SearchIndex`.
     """
     answer = AnswerConfig(**configuration["answer"])
-    retriever = Retriever(reader, embedder, RetrievalConfig(**configuration["retrieval"]))
+    retrieval = RetrievalConfig(**configuration["retrieval"])
+    retriever = Retriever(reader, embedder, retrieval, _cross(retrieval))
     answerer: Answerer
     condense: Condense
     client = None
@@ -260,6 +262,14 @@ def _requirement() -> str:
 
 def _endpoint(llm: LlmConfig) -> LlmEndpoint:
     return LlmEndpoint(llm.url, llm.model, api_key=llm.api_key, timeout_s=llm.timeout_s)
+
+
+def _cross(config: RetrievalConfig) -> CrossScores | None:
+    if config.rerank is None:
+        return None
+    from llmops.rag.embed.cross import open_cross_encoder
+
+    return open_cross_encoder(config.rerank.model)
 
 
 def _by_rule(question: str, history: Sequence[Message], context: ChainContext) -> str:

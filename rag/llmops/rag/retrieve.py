@@ -17,6 +17,7 @@ from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
 from llmops.rag.config import RetrievalConfig
 from llmops.rag.lexical import analyze
+from llmops.rag.refine import CrossScores, refine, wanted, widen
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -152,10 +153,15 @@ class Retriever:
     """Searches whatever state of the index is current. Safe to share between threads."""
 
     def __init__(
-        self, reader: Callable[[], SearchIndex], embedder: QueryEmbedder, config: RetrievalConfig | None = None
+        self,
+        reader: Callable[[], SearchIndex],
+        embedder: QueryEmbedder,
+        config: RetrievalConfig | None = None,
+        cross: CrossScores | None = None,
     ) -> None:
         self._reader = reader
         self._embedder = embedder
+        self._cross = cross
         self.config = config or RetrievalConfig()
 
     def retrieve(
@@ -171,7 +177,9 @@ class Retriever:
         vector = self._embedder.embed_query(question)
         allowed = index.allowed(principal, dict(filters or {}))
         ranking = rank(index, question, vector, allowed, config)
-        passages = _distinct(index, ranking, config.top_k)
+        passages = refine(question, _distinct(index, ranking, wanted(config)), config, self._cross)
+        if config.expand != "none":
+            passages = widen(passages, config.expand, index, principal)
         return Retrieved(question, vector, passages, index.head.generation, index.head.seq, index)
 
 
