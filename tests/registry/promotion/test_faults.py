@@ -177,7 +177,7 @@ def test_mlflow_is_behind_after_a_kill_and_put_right_by_the_rerun(
     with Registry(state) as registry:
         assert registry.resolve(str(made.name)) == registry.resolve(made.ref)
         assert Promoter(registry).promote(made.ref).state is State.PROMOTED
-        assert registry.repair(plan=True).aliases == []
+        assert registry.repair(plan=True).copies.aliases == []
     with MlflowStore(state, "dev").client() as (_, client):
         assert client.get_prompt_version(str(made.name), 1).tags["validation_status"] == "PASSED"
 

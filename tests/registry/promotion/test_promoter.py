@@ -47,7 +47,7 @@ def test_from_nothing_to_a_champion_step_by_step(desk: Desk, versions: list[Vers
     assert aliases(desk) == {"champion": 1}
     assert promoter.promote(one.ref) == done
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.store.tags == {(str(CHAT), 1, "validation_status"): "PASSED"}
+    assert desk.store.kept == {(str(CHAT), 1, "validation_status"): "PASSED"}
     held = desk.alias(CHAT, "champion")
     assert held is not None
     decision = next(record for record in desk.evidence(one) if record.evidence_id == held.evidence_id)
@@ -309,7 +309,7 @@ def test_mlflow_down_leaves_the_record_right_and_the_next_call_repairs(
     desk.store.down = False
     promoter.promote(one.ref)
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.store.tags[str(CHAT), 1, "validation_status"] == "PASSED"
+    assert desk.store.kept[str(CHAT), 1, "validation_status"] == "PASSED"
 
 
 def test_an_alias_moved_behind_our_back_is_told_and_put_right(
@@ -317,12 +317,12 @@ def test_an_alias_moved_behind_our_back_is_told_and_put_right(
 ) -> None:
     crown(promoter, versions[0], None)
     desk.store.held[str(CHAT)] = {"champion": 3, "challenger": 2}
-    told = [(d.alias, d.record, d.mlflow) for d in desk.repair(plan=True).aliases]
+    told = [(d.alias, d.record, d.mlflow) for d in desk.repair(plan=True).copies.aliases]
     assert told == [("challenger", None, 2), ("champion", 1, 3)]
     assert desk.resolve(str(CHAT)).version == 1
     desk.repair()
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.repair(plan=True).aliases == []
+    assert desk.repair(plan=True).copies.aliases == []
 
 
 def test_a_clock_that_goes_back_changes_no_order(
