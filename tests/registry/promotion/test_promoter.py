@@ -12,6 +12,7 @@ from tests.support.registry_processes import CHAT
 
 from llmops.core.errors import ConflictError, DeniedError, IntegrityError, NotFoundError, UserError
 from llmops.core.identity import Principal
+from llmops.core.names import working_in
 from llmops.registry import Version
 from llmops.registry.access import Privilege
 from llmops.registry.evidence import Method
@@ -185,15 +186,30 @@ def test_live_stages_stand_ready(desk: Desk, versions: list[Version], promoter: 
 
 def test_policies_are_looked_up_from_near_to_far(versions: list[Version], promoter: Promoter) -> None:
     assert promoter.policy(CHAT).scope is None
-    for scope in ("dev", "dev.docs", str(CHAT)):
+    for scope in ("dev", "dev.docs.*", str(CHAT)):
         promoter.set_policy(scope, Policy(approvals=(scope,)))
-        assert promoter.policy(CHAT).scope == scope
+        assert promoter.policy(CHAT).named == scope
         assert promoter.policy(CHAT).policy.approvals == (scope,)
-    assert promoter.policy("dev.other.thing").scope == "dev"
+    assert promoter.policy("dev.other.thing").named == "dev"
     promoter.set_policy(str(CHAT), None)
-    assert promoter.policy(CHAT).scope == "dev.docs"
-    with pytest.raises(UserError, match="no scope"):
-        promoter.set_policy("dev.docs.", Policy())
+    assert promoter.policy(CHAT).named == "dev.docs.*"
+    for wrong in ("dev.docs.", "docs.*", "*", "dev.docs.chat.x", "Dev"):
+        with pytest.raises(UserError, match="no scope"):
+            promoter.set_policy(wrong, Policy())
+
+
+def test_a_policy_of_a_two_level_name_is_the_assets_in_the_catalog_worked_in(promoter: Promoter) -> None:
+    promoter.set_policy("docs.chat", Policy(approvals=("risk",)))
+    assert promoter.policy("dev.docs.chat").named == "dev.docs.chat"
+    assert promoter.policy("docs.chat.*").scope is None  # the schema `chat` of a catalog `docs`
+    with working_in("prod"):
+        assert promoter.policy("docs.chat").scope is None
+        promoter.set_policy("docs.chat", Policy(approvals=("legal",)))
+    assert promoter.policy("prod.docs.chat").policy.approvals == ("legal",)
+    for unclear in ("dev.docs", "prod.docs"):
+        with pytest.raises(UserError, match="could be a schema") as caught:
+            promoter.set_policy(unclear, Policy())
+        assert f"write {unclear}.* for the schema" in str(caught.value.hint)
 
 
 def test_a_promotion_walks_by_the_policy_it_was_started_with(versions: list[Version], promoter: Promoter) -> None:
@@ -370,4 +386,4 @@ def test_a_rollback_withdraws_what_was_under_way_for_its_version(
     standing = promoter.promote(one.ref)
     assert (standing.state, standing.promotion_id) == (State.PROMOTED, first.promotion_id)
     told = [entry for entry in promoter.history(CHAT) if entry.detail.get("promotion_id") == open_again.promotion_id]
-    assert (told[0].what, told[0].why) == ("retired", "a rollback made it champion")
+    assert (told[0].what, told[0].why) == ("withdrawn", "a rollback made it champion")
