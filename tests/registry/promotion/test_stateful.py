@@ -282,7 +282,7 @@ class Flow(RuleBasedStateMachine):
 
 
 BUDGET = settings(
-    max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
