@@ -172,7 +172,7 @@ def test_a_killed_registration_is_finished_by_its_rerun(state: StateConfig, step
         assert registry.load_chain(made)
         found = registry.repair()
         assert found.registrations == []
-        assert [(d.record, d.mlflow) for d in found.aliases] == ([(1, None)] if step == "commit" else [])
+        assert [(d.record, d.mlflow) for d in found.copies.aliases] == ([(1, None)] if step == "commit" else [])
 
 
 @pytest.mark.kill
