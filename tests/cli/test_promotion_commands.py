@@ -116,8 +116,9 @@ def test_approval_by_key_holders(
     policy = tmp_path / "policy.yaml"
     policy.write_text("approvals: [risk]\n")
     assert shell("models", "policy", "dev", "--set", str(policy))[0] == 0
-    shown = json.loads(shell("models", "policy", "dev.docs", "--json")[1])
-    assert (shown["from"], shown["policy"]["approvals"]) == ("dev", ["risk"])
+    shown = json.loads(shell("models", "policy", "docs.chat", "--json")[1])
+    assert (shown["scope"], shown["from"], shown["policy"]["approvals"]) == ("dev.docs.chat", "dev", ["risk"])
+    assert "dev.docs.* for the schema" in shell("models", "policy", "dev.docs", "--set", str(policy))[2]
     one = versions[0]
     file(one, found(one), against(one, None))
     code, out, err = shell("promote", str(one.ref))
@@ -146,6 +147,34 @@ def test_a_wrong_policy_is_refused_with_its_place(versions: list[Version], shell
     assert code == 1
     assert "did you mean `approvals`?" in err
     assert "policy.yaml:1:1" in err
+
+
+def test_withdrawing_and_retiring(versions: list[Version], shell: Shell) -> None:
+    one, two, _ = versions
+    file(one, found(one), against(one, None))
+    shell("promote", str(one.ref))
+    shell("promote", str(two.ref))
+    withdraw = ("promote", str(two.ref), "--withdraw")
+    assert shell(*withdraw, "--plan")[:2] == (0, "would withdraw dev.docs.chat/2, which is validating\n")
+    assert "needs a reason" in shell(*withdraw)[2]
+    assert "--reason goes with --withdraw" in shell("promote", str(two.ref), "--reason", "x")[2]
+    assert "neither --to nor --again" in shell(*withdraw, "--reason", "x", "--again")[2]
+    code, out, err = shell(*withdraw, "--reason", "wrong data")
+    assert (code, out) == (0, "dev.docs.chat/2 is withdrawn (wrong data)\n")
+    assert "--again` begins anew" in err
+    code, out, _ = shell(*withdraw, "--reason", "wrong data", "--json")
+    assert (code, json.loads(out)["state"]) == (0, "withdrawn")
+    assert shell("promote", str(two.ref))[:2] == (3, "dev.docs.chat/2 is withdrawn (wrong data)\n")
+    retire = ("rollback", str(CHAT), "--retire")
+    assert shell(*retire, "--plan")[1] == "would retire dev.docs.chat/1; dev.docs.chat would have no champion\n"
+    assert json.loads(shell(*retire, "--plan", "--json")[1])["to_version"] is None
+    assert "version 2 is not champion" in shell(*retire, "--from", "2", "--reason", "x")[2]
+    code, out, _ = shell(*retire, "--reason", "the product ended")
+    assert (code, out) == (0, "dev.docs.chat has no champion in place of dev.docs.chat/1\n")
+    told = json.loads(shell(*retire, "--reason", "the product ended", "--json")[1])
+    assert (told["from_version"], told["to_version"], told["again"]) == (1, None, True)
+    code, _, err = shell("models", "show", f"{CHAT}@champion")
+    assert (code, "`dev.docs.chat` has no champion" in err, "llmops models history" in err) == (1, True, True)
 
 
 def test_diff_shows_both_sides(versions: list[Version], shell: Shell) -> None:

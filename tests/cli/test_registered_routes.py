@@ -20,6 +20,7 @@ from llmops.gateway.config import GatewayConfig
 from llmops.gateway.registered import definition, with_registered
 from llmops.registry import Candidate, Definition, Evidence, Kind, Registry
 from llmops.registry.evidence import Method, Subject
+from llmops.registry.promotion import Promoter
 
 FROM_THE_REGISTRY = """job: gateway
 providers:
@@ -64,13 +65,20 @@ def test_an_alias_that_moves_changes_the_route_while_calls_go_on(
         with Registry(StateConfig()) as registry:
             crown(registry, "dev.gateway.fast/2")
         eventually(lambda: ask(url, "fast").status_code == 200 and upstream.requests[-1].body["model"] == "smaller", 30)
+        with Registry(StateConfig()) as registry:
+            Promoter(registry).retire("dev.gateway.fast", "leaks names")
+        eventually(lambda: ask(url, "fast").status_code == 404, 30)
+        assert ask(url, "deep").status_code == 200  # its fallback is gone, and it is not
+        with Registry(StateConfig()) as registry:
+            crown(registry, "dev.gateway.fast/1")
+        eventually(lambda: ask(url, "fast").status_code == 200 and upstream.requests[-1].body["model"] == "small", 30)
     state = StateConfig(dir=folder / ".llmops")
     rows = Lake(state).rows("dev.gateway.inference_log", {"endpoint": "fast"})
     assert {(row["asset_name"], row["asset_version"]) for row in rows} == {
         ("dev.gateway.fast", "1"),
         ("dev.gateway.fast", "2"),
     }
-    assert all(row["status_code"] == 200 for row in rows)
+    assert all(row["status_code"] == 200 for row in rows if row["asset_name"])
 
 
 def gateway(folder: Path, *registered: str) -> GatewayConfig:  # noqa: F811

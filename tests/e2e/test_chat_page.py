@@ -184,6 +184,10 @@ def test_a_thumb_after_a_reload_is_still_the_readers_own(reader: Reader, server:
     before = len(server.feedback())
     page.get_by_role("button", name="Good answer").click()
     eventually(lambda: len(server.feedback()) == before + 1)
+    thumb = server.feedback()[-1]
+    (asked,) = [row for row in server.log() if row["request_id"] == thumb["request_id"]]
+    assert thumb["source_id"] == asked["requester"], "the reader after the reload is the one who asked"
+    expect(page.get_by_role("button", name="Good answer")).to_have_attribute("aria-pressed", "true")
 
 
 def test_a_suggested_question_is_asked_by_a_click(reader: Reader) -> None:

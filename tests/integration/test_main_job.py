@@ -6,7 +6,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import httpx
 import pytest
 from tests.support.commands import llmops, printed, running
 from tests.support.upstream import Reply, Seen, running_upstream
+from tests.support.workflows import task, write
 
 from llmops.core.ids import new_id
+from llmops.registry.workflow import Workflows, load_job
+from llmops.registry.workflow.schedule import tick
 
 LEAVE = "# Leave\n\nEvery employee has thirty days of paid leave a year. Unused days expire in March.\n"
 TRAVEL = "# Travel\n\nTrain tickets are booked by the travel desk. Hotels may cost at most 140 euros a night.\n"
@@ -174,3 +178,39 @@ def test_the_command_line_tells_the_same_story(project: Path) -> None:
         assert wrong.returncode == 1, (arguments, wrong)
         assert hint in wrong.stderr
         assert "Traceback" not in wrong.stderr
+
+
+def test_workflows_with_a_schedule_are_started_and_end_with_the_chat(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project / "configs" / "workflows"
+    folder.mkdir(parents=True)
+    write(folder, [task("wait", "hang")], name="nightly", schedule={"cron": "0 3 * * *"})
+    write(folder, [task("echo")], name="by_hand")
+    monkeypatch.chdir(project)
+    job = load_job(folder / "nightly.yaml")
+    with Workflows(job.config.state) as flows:
+        tick(flows, job, now=datetime.now(UTC) - timedelta(days=2))  # it was scheduled before, and a time was missed
+    with up(project):
+        eventually(lambda: [run["status"] for run in printed(project, "workflow", "list")] == ["running"], 60)
+        (run,) = printed(project, "workflow", "list")
+        assert (run["workflow"], run["cause"]["means"]) == ("nightly", "schedule")
+        assert processes_of(project) != []
+    eventually(lambda: processes_of(project) == [], 20)
+    (run,) = printed(project, "workflow", "list")
+    assert run["status"] == "interrupted"  # it was, and resumed by the next `up`
+    wrong = folder / "wrong.yaml"
+    wrong.write_text("job: workflow\nname: wrong\nscedule: {}\n")
+    refused = llmops(project, "up", "--port", "0")
+    assert refused.returncode == 1
+    assert "configs/workflows/wrong.yaml:1:1" in refused.stderr
+
+
+def processes_of(project: Path) -> list[str]:
+    """The processes that schedule this project's workflows, or run their tasks."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (place / "cwd").resolve() == project and b"workflow" in (place / "cmdline").read_bytes():
+                found.append(place.name)
+    return found

@@ -35,6 +35,10 @@ def test_compiled_python_is_no_part_of_an_artefact(folder: Path) -> None:
     (folder / "code" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"x")
     (folder / "loose.pyc").write_bytes(b"x")
     require(folder, recorded, where="here")
+    assert manifest(folder) == recorded  # the digest is the same on a machine that has run the code
+    (folder / "loose.py").write_bytes(b"x")
+    with pytest.raises(IntegrityError, match=r"loose\.py"):  # the source beside it is part of it
+        require(folder, recorded, where="here")
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,10 @@ def test_versions_aliases_and_repairs_keep_to_their_catalog(
         assert MlflowStore(state, "staging").aliases()[str(STAGED)] == {"champion": 2}
         for catalog, name in (("dev", CHAT), ("staging", STAGED)):
             MlflowStore(state, catalog).set_alias(str(name), "champion", None, prompt=False)
-        found = spanning.repair().aliases
+        found = spanning.repair().copies.aliases
         assert [(each.name, each.record, each.mlflow) for each in found] == [
             (str(CHAT), 1, None),
             (str(STAGED), 2, None),
         ]
-        assert spanning.repair(plan=True).aliases == []
+        assert spanning.repair(plan=True).copies.aliases == []
         assert spanning.audit.verify().ok

@@ -29,7 +29,7 @@ from tests.support.registry_processes import chain
 with Registry(StateConfig(dir=Path(sys.argv[1]))) as registry:
     version = registry.register(chain("a"))
     registry.load_chain(version)
-    assert registry.repair(plan=True).aliases == []
+    assert registry.repair(plan=True).copies.aliases == []
 names = [thread.name for thread in threading.enumerate()]
 assert names == ["MainThread"], names
 from mlflow.telemetry import get_telemetry_client

@@ -40,7 +40,13 @@ def test_references(sql: Sql, chats: list[Version], ref: str, number: int) -> No
     [
         ("dev.docs.chat@champon", "unknown_alias", "did you mean `champion`?"),
         ("dev.docs.chat@zzz", "unknown_alias", "its aliases are champion"),
-        ("dev.docs.index@champion", "unknown_alias", "it has none; name a version: dev.docs.index/1"),
+        ("dev.docs.index@old", "unknown_alias", "it has none; name a version: dev.docs.index/1"),
+        (
+            "dev.docs.index@champion",
+            "no_champion",
+            "`llmops models history dev.docs.index` tells why; "
+            "name a version, such as dev.docs.index/1, or promote one",
+        ),
         ("dev.docs.chat/9", "unknown_version", "its latest is dev.docs.chat/3"),
         ("dev.docs.cat", "unknown_asset", "did you mean `dev.docs.chat`?"),
         ("prod.risk.zzzzzzzzz", "unknown_asset", "see `llmops models list`"),

@@ -56,7 +56,7 @@ def test_the_first_version_is_champion_and_says_why_and_later_ones_leave_it(regi
     assert (second.version, second.aliases) == (2, ())
     assert registry.resolve(str(CHAT)) == first
     assert registry.evidence(second) == []
-    assert registry.repair(plan=True).aliases == []
+    assert registry.repair(plan=True).copies.aliases == []
 
 
 def test_the_same_digest_is_the_same_version_and_needs_no_mlflow(registry: Registry, state: StateConfig) -> None:
@@ -172,7 +172,7 @@ def test_a_killed_registration_is_finished_by_its_rerun(state: StateConfig, step
         assert registry.load_chain(made)
         found = registry.repair()
         assert found.registrations == []
-        assert [(d.record, d.mlflow) for d in found.aliases] == ([(1, None)] if step == "commit" else [])
+        assert [(d.record, d.mlflow) for d in found.copies.aliases] == ([(1, None)] if step == "commit" else [])
 
 
 @pytest.mark.kill

@@ -100,6 +100,27 @@ def test_a_version_that_fails_leaves_the_old_one_in_service(state: Path, version
     assert all(chain.closed.is_set() for chain in shelf.loaded)
 
 
+def test_a_retired_champion_answers_nobody_until_there_is_another(state: Path) -> None:
+    shelf = shelf_of()
+    with running(state, shelf) as server, server.client() as client:
+        assert ask(client)["llmops"]["version"] == 1
+        del shelf.aliases["champion"]
+        refused = eventually(
+            lambda: (told := client.post("/v1/chat/completions", json=question())).status_code == 503 and told
+        )
+        error = refused.json()["error"]
+        assert error["code"] == "no_champion"
+        assert error["message"].startswith("endpoint `chat` serves nothing: `dev.docs.chat` has no champion")
+        assert eventually(shelf.loaded[0].closed.is_set)
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["endpoints"]["chat"]["serving"]) == (503, None)
+        assert ready.json()["endpoints"]["chat"]["problem"] == "`dev.docs.chat` has no champion"
+        assert client.get("/v1/models/chat").json()["llmops"]["version"] is None
+        shelf.aliases["champion"] = 2
+        assert eventually(lambda: client.get("/readyz").status_code == 200)
+        assert ask(client)["llmops"]["version"] == 2
+
+
 def test_a_failing_version_is_not_tried_at_every_look() -> None:
     tries: list[int] = []
 

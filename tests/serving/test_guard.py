@@ -216,4 +216,8 @@ def test_an_open_door_is_refused(settings: dict[str, Any], what: str) -> None:
     ],
 )
 def test_a_guarded_door_opens(settings: dict[str, Any]) -> None:
-    refuse_open_door(ServeConfig(**settings))
+    config = ServeConfig(**settings)
+    refuse_open_door(config)
+    strangers = config.model_copy(update={"host": "0.0.0.0", "require_keys": False, "allowed_hosts": ()})
+    with pytest.raises(ConfigError):  # the same door, open to strangers: what guards it is what was asked for
+        refuse_open_door(strangers)

@@ -169,6 +169,8 @@ class Shelf:
     def resolve(self, ref: Ref) -> Ref:
         version = ref.version if ref.version is not None else self.aliases.get(str(ref.alias))
         if version is None:
+            if ref.alias == "champion":
+                raise NotFoundError(f"`{ref.name}` has no champion", where=str(ref), code="no_champion")
             raise NotFoundError(f"`{ref.name}` has no alias `{ref.alias}`", where=str(ref))
         return Ref(ref.name, version=version)
 

@@ -16,7 +16,7 @@ from llmops.core.state import StateConfig
 from llmops.registry import Registry, evidence, projection
 from llmops.registry.audit import Acting
 from llmops.registry.authority import Authority
-from llmops.registry.promotion import Promoter, approvals, effects, rollback, rows, transition
+from llmops.registry.promotion import Promoter, approvals, effects, endings, rollback, rows, transition
 
 PLACES: dict[str, tuple[Any, str]] = {
     "intent": (Authority, "acting"),
@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "step": (transition.Transitions, "take"),
     "said": (approvals, "record"),
     "undone": (rollback, "undo"),
+    "ended": (endings, "retire"),
     "mirror": (Registry, "mirror"),
     "seen": (projection, "_write"),
     "caught_up": (projection, "_caught_up"),

@@ -26,7 +26,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.held: dict[str, dict[str, int]] = {}
-        self.tags: dict[tuple[str, int, str], str] = {}
+        self.kept: dict[tuple[str, int, str], str] = {}
         self.down = False
 
     def aliases(self) -> dict[str, dict[str, int]]:
@@ -44,8 +44,11 @@ class MemoryStore:
         else:
             held[alias] = version
 
+    def tags(self) -> dict[tuple[str, int], dict[str, str]]:
+        return {}  # it holds no versions
+
     def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
-        self.tags[name, version, key] = value
+        self.kept[name, version, key] = value
 
 
 class Desk(Registry):

@@ -134,7 +134,7 @@ def story(folder: Path, *, runs: bool = True) -> Iterator[Story]:
 def tell(told: Story) -> None:
     """From the first champion to the one that waits."""
     deploy = told.promoter("deploy")
-    deploy.set_policy("dev.fraud", Policy(approvals=("risk",)))
+    deploy.set_policy("dev.fraud.*", Policy(approvals=("risk",)))
     told.registry.tag(told.versions[1].ref, "note", HOSTILE)
     _promoted(told, 1, (0.31, 0.27, 0.35), "The heuristic it replaces missed half of it")
     told._gates(told.versions[2], "fail", (-0.02, -0.031, -0.009))

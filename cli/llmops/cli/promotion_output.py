@@ -25,6 +25,8 @@ def tell(promotion: Promotion) -> int:
     if promotion.state is State.AWAITING_APPROVAL:
         groups = [need.group for need in promotion.needs if need.group]
         say(f"`llmops approve {promotion.ref} --group {groups[0] if groups else 'GROUP'}` approves it")
+    elif promotion.state is State.WITHDRAWN:
+        say(f"`llmops promote {promotion.ref} --again` begins anew")
     elif promotion.refused:
         say(f"`llmops models show {promotion.ref}` shows its evidence")
     elif not promotion.ended:

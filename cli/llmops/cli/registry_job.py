@@ -13,7 +13,9 @@ from llmops.core.errors import NotFoundError
 from llmops.core.state import StateConfig
 
 if TYPE_CHECKING:
+    from llmops.core.identity import Principal
     from llmops.registry.assets import Registry
+    from llmops.registry.promotion import Promotion
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,3 +63,12 @@ def existing_registry(state: StateConfig, wanted: str = "") -> Registry:
             hint="run `llmops ingest` first, or name a job file with --config",
         )
     return open_registry(state)
+
+
+def wake_waiting(promotion: Promotion, state: StateConfig, *, principal: Principal) -> None:
+    """Let a workflow that waits for a word about this promotion look again at once, where a scheduler runs."""
+    from llmops.registry.workflow import Workflows
+    from llmops.registry.workflow.tasks import approval_word
+
+    with Workflows(state, principal=principal) as flows:
+        flows.wake(approval_word(promotion.ref))

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from llmops.core import deltafiles
+from llmops.core.deltastore import file_system
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, NotFoundError, StorageError
 from llmops.core.files import exclusive_lock
 from llmops.core.names import Name
@@ -195,15 +196,12 @@ class DeltaTables:
         return next((str(entry[_NOTE]) for entry in handle.history() if _NOTE in entry), None)
 
     def dataset(self, handle: Any, table: str, files: Sequence[str] | None = None) -> Any:
-        """The table's files for Arrow to read; local ones by Arrow's own code.
+        """The table's files for Arrow to read, by Arrow's own code.
 
-        deltalake's file system calls back into Python. An Arrow thread that lets go of its file while the interpreter
-        ends is killed inside C++, and the whole process with it: one reading command in four ended so.
+        Raises:
+            ConfigError: the root is in a store that Arrow can't read.
         """
-        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
-
-        system = SubTreeFileSystem(str(self.path(table)), LocalFileSystem()) if self.is_local else None
-        found = handle.to_pyarrow_dataset(filesystem=system)
+        found = handle.to_pyarrow_dataset(filesystem=file_system(self._uri(table)))
         if files is None:
             return found
         import pyarrow.dataset as ds

@@ -6,6 +6,7 @@ answers on stdout, in JSON. Knows definitions; what a route does is the engine's
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import orjson
 from pydantic import ValidationError
 
 from llmops.core import errors
-from llmops.core.errors import ConfigError, IntegrityError, LlmopsError, UnavailableError
+from llmops.core.errors import ConfigError, IntegrityError, LlmopsError, NotFoundError, UnavailableError
 from llmops.core.ids import canonical_json
-from llmops.core.names import Name
+from llmops.core.names import Name, Ref
 from llmops.gateway.config import GatewayConfig, RouteConfig
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "gateway"
 ANSWER_S = 60.0
+NO_CHAMPION = "no_champion"
+_log = logging.getLogger(__name__)
 
 
 def register_routes(config: GatewayConfig, routes: Iterable[RouteConfig], registry: Registry) -> list[Version]:
@@ -81,12 +84,11 @@ def with_registered(config: GatewayConfig) -> GatewayConfig:
 
 
 def read_definitions(references: Iterable[str], registry: Registry) -> list[dict[str, Any]]:
-    """What each reference names now: its version and definition."""
+    """What each reference names now: its version and definition. A route that was retired is not there."""
     from llmops.registry.records import Kind
 
     found = []
-    for reference in references:
-        version = registry.resolve(reference)
+    for version in _in_service(references, registry):
         text = registry.load_definition(version, Kind.ROUTE)
         try:
             found.append({"version": str(version.ref), "definition": orjson.loads(text)})
@@ -95,11 +97,24 @@ def read_definitions(references: Iterable[str], registry: Registry) -> list[dict
     return found
 
 
-def moved(config: GatewayConfig, registry: Registry) -> tuple[str, ...]:
-    """The versions that the references name now, where they are others than those in force; else nothing."""
-    wanted = tuple(str(registry.resolve(reference).ref) for reference in config.registered)
-    in_force = {route.version for route in config.routes}
-    return () if in_force.issuperset(wanted) else wanted
+def moved(config: GatewayConfig, registry: Registry) -> tuple[str, ...] | None:
+    """The versions that the references name now, where they are others than those in force; else None."""
+    wanted = tuple(str(version.ref) for version in _in_service(config.registered, registry))
+    in_force = {route.version for route in config.routes if route.version is not None}
+    return None if in_force == set(wanted) else wanted
+
+
+def _in_service(references: Iterable[str], registry: Registry) -> list[Version]:
+    """The versions that references name; one whose champion was retired names none, one that never had any is wrong."""
+    found = []
+    for reference in references:
+        try:
+            found.append(registry.resolve(reference))
+        except NotFoundError as error:
+            if error.error_code != NO_CHAMPION or not registry.history(Ref.parse(reference).name, "champion"):
+                raise
+            _log.warning("the route of %s is not served: %s", reference, error.what)
+    return found
 
 
 def _ask(config: GatewayConfig) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ from sqlalchemy import Connection, func, select
 
 from llmops.registry import aliases, evidence, tables
 from llmops.registry.aliases import Move
+from llmops.registry.queries import CHAMPION
 from llmops.registry.records import Alias, Version
 
-CHAMPION = "champion"
+__all__ = ["CHAMPION", "GATE", "crown"]
+
 GATE = "bootstrap"
 _METHOD = evidence.Method(name="first-version", version="1")
 

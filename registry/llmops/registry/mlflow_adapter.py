@@ -42,6 +42,8 @@ _QUIET = {
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_PROMPTS = "tags.`mlflow.prompt.is_prompt` = 'true'"
+_PAGE = 1000
 _log = logging.getLogger(__name__)
 _LOCK = threading.RLock()  # MLflow's URIs and its "model being loaded" are process-wide
 
@@ -153,7 +155,7 @@ class MlflowStore:
     def find(self, name: Name, registration: str) -> Stored | None:
         """The version that an interrupted registration had got to."""
         with self.client() as (_, client):
-            for prompts in ("", " and tags.`mlflow.prompt.is_prompt` = 'true'"):
+            for prompts in ("", f" and {_PROMPTS}"):
                 query = f"name = '{name}' and tags.`{REGISTRATION_TAG}` = '{registration}'{prompts}"
                 for found in client.search_model_versions(query, max_results=1):
                     source = "" if prompts else _location(client, found.source)
@@ -196,28 +198,36 @@ class MlflowStore:
         """Every alias MLflow holds, by model or prompt name; names without one are there too, empty."""
         held: dict[str, dict[str, int]] = {}
         with self.client() as (_, client):
-            for query in (None, "tags.`mlflow.prompt.is_prompt` = 'true'"):
-                token = None
-                while True:
-                    page = client.search_registered_models(query, max_results=1000, page_token=token)
-                    held |= {model.name: {a: int(v) for a, v in model.aliases.items()} for model in page}
-                    token = page.token
-                    if not token:
-                        break
+            for query in (None, _PROMPTS):
+                for model in _paged(client.search_registered_models, query):
+                    held[model.name] = {alias: int(version) for alias, version in model.aliases.items()}
         return held
 
     def aliases_of(self, name: str, *, prompt: bool) -> dict[str, int]:
         """The aliases MLflow holds of one model or prompt."""
-        query = f"name = '{name}'" + (" and tags.`mlflow.prompt.is_prompt` = 'true'" if prompt else "")
+        query = f"name = '{name}'" + (f" and {_PROMPTS}" if prompt else "")
         with self.client() as (_, client):
             found = client.search_registered_models(query, max_results=1)
         return {alias: int(version) for model in found for alias, version in model.aliases.items()}
 
-    def set_tag(self, name: str, version: int, key: str, value: str, *, prompt: bool) -> None:
-        """Copy a tag of a version to MLflow."""
+    def tags(self) -> dict[tuple[str, int], dict[str, str]]:
+        """The tags of every version that MLflow holds, by model or prompt name and number."""
+        held: dict[tuple[str, int], dict[str, str]] = {}
         with self.client() as (_, client):
-            if prompt:
+            for query in (None, _PROMPTS):
+                for found in _paged(client.search_model_versions, query):
+                    held[found.name, int(found.version)] = dict(found.tags)
+        return held
+
+    def set_tag(self, name: str, version: int, key: str, value: str | None, *, prompt: bool) -> None:
+        """Copy a tag of a version to MLflow (None: take MLflow's away)."""
+        with self.client() as (_, client):
+            if prompt and value is None:
+                client.delete_prompt_version_tag(name, version, key)
+            elif prompt:
                 client.set_prompt_version_tag(name, version, key, value)
+            elif value is None:
+                client.delete_model_version_tag(name, str(version), key)
             else:
                 client.set_model_version_tag(name, str(version), key, value)
 
@@ -440,6 +450,17 @@ def _origin(run: Any) -> Origin:
     inputs = [item.dataset for item in run.inputs.dataset_inputs]
     datasets = tuple((str(item.name), str(item.digest), str(item.source)) for item in inputs)
     return Origin(str(run.info.run_id), datasets, run.data.tags.get("mlflow.source.git.commit"))
+
+
+def _paged(search: Any, query: str | None) -> Iterator[Any]:
+    """Everything that a search of MLflow's client finds, page after page."""
+    token = None
+    while True:
+        page = search(query, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""MLflow's copies of the aliases of record: written after the record moves, compared with it, and put right.
+"""MLflow's copies of aliases and tags: written after the record moves, compared with it, and put right.
 
 Knows both sides. The record is never changed from here: where the two differ, MLflow is what is wrong.
 """
@@ -6,7 +6,7 @@ Knows both sides. The record is never changed from here: where the two differ, M
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from sqlalchemy import Connection, select, update
 from llmops.core.errors import LlmopsError
 from llmops.core.names import Name
 from llmops.core.sql import Sql
-from llmops.registry import queries, tables
-from llmops.registry.mlflow_adapter import MlflowStore
-from llmops.registry.records import Kind
+from llmops.registry import queries, tables, version_tags
+from llmops.registry.mlflow_adapter import DIGEST_TAG, KIND_TAG, MlflowStore
+from llmops.registry.records import Asset, Kind, Version
+from llmops.registry.sequence import mark
 
 _log = logging.getLogger(__name__)
 _LOOKS = 5
@@ -39,6 +40,40 @@ class Difference:
         return {"name": self.name, "alias": self.alias, "record": self.record, "mlflow": self.mlflow}
 
 
+@dataclass(frozen=True)
+class TagDifference:
+    """One tag of a version on which MLflow and the record disagree; None: it has no such tag."""
+
+    name: str
+    version: int
+    key: str
+    record: str | None
+    mlflow: str | None
+    kind: Kind
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("name", "version", "key", "record", "mlflow")}
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Where MLflow's copies are not the record's; false where they are."""
+
+    aliases: list[Difference]
+    tags: list[TagDifference]
+
+    def __bool__(self) -> bool:
+        return bool(self.aliases or self.tags)
+
+    @property
+    def names(self) -> list[str]:
+        """The assets they are about."""
+        return sorted({one.name for one in self.aliases} | {one.name for one in self.tags})
+
+    def as_json(self) -> dict[str, Any]:
+        return {"aliases": [one.as_json() for one in self.aliases], "tags": [one.as_json() for one in self.tags]}
+
+
 def follow(sql: Sql, store: MlflowStore, name: Name) -> bool:
     """Bring MLflow's copies of an asset's aliases and tags up to the record; False where they stay behind.
 
@@ -56,7 +91,7 @@ def follow(sql: Sql, store: MlflowStore, name: Name) -> bool:
             with sql.begin() as connection:
                 _caught_up(connection, behind)
     except LlmopsError as error:
-        _log.warning("MLflow's copies of %s's aliases are behind (%s); run `llmops models repair`", name, error.what)
+        _log.warning("MLflow's copies of %s are behind (%s); run `llmops models repair`", name, error.what)
     return False
 
 
@@ -66,25 +101,56 @@ def lagging(connection: Connection) -> list[Name]:
     return [Name.parse(name) for name in connection.execute(query).scalars()]
 
 
-def differences(sql: Sql, stores: Stores) -> list[Difference]:
-    """Where MLflow's aliases of our assets are not the record's; models that are not ours are left alone."""
+def differences(sql: Sql, stores: Stores) -> Differences:
+    """Where MLflow's copies of our assets are not the record's; models that are not ours are left alone.
+
+    A tag that MLflow alone has is somebody else's and stays, unless its key is one that promotion alone writes.
+    """
     with sql.read() as connection:
-        assets = queries.assets(connection)
-    held = {catalog: stores(catalog).aliases() for catalog in sorted({asset.name.catalog for asset in assets})}
-    found = []
-    for asset in assets:
-        theirs = held[asset.name.catalog].get(str(asset.name), {})
-        for alias in sorted(asset.aliases.keys() | theirs.keys()):
-            ours = asset.aliases.get(alias)
-            if ours != theirs.get(alias):
-                found.append(Difference(str(asset.name), alias, ours, theirs.get(alias), asset.kind))
-    return found
+        assets, versions = queries.assets(connection), queries.versions(connection)
+    catalogs = sorted({asset.name.catalog for asset in assets})
+    held = {catalog: stores(catalog).aliases() for catalog in catalogs}
+    tagged = {catalog: stores(catalog).tags() for catalog in catalogs}
+    wrong_aliases = [one for asset in assets for one in _aliases_apart(asset, held[asset.name.catalog])]
+    wrong_tags = [one for version in versions for one in _tags_apart(version, tagged[version.name.catalog])]
+    return Differences(wrong_aliases, wrong_tags)
 
 
-def mend(stores: Stores, difference: Difference) -> None:
-    """Make MLflow's alias equal to the record's."""
-    store = stores(Name.parse(difference.name).catalog)
-    store.set_alias(difference.name, difference.alias, difference.record, prompt=difference.kind is Kind.PROMPT)
+def _aliases_apart(asset: Asset, held: Mapping[str, Mapping[str, int]]) -> Iterator[Difference]:
+    theirs = held.get(str(asset.name), {})
+    for alias in sorted(asset.aliases.keys() | theirs.keys()):
+        ours = asset.aliases.get(alias)
+        if ours != theirs.get(alias):
+            yield Difference(str(asset.name), alias, ours, theirs.get(alias), asset.kind)
+
+
+def _tags_apart(version: Version, tagged: Mapping[tuple[str, int], Mapping[str, str]]) -> Iterator[TagDifference]:
+    name = str(version.name)
+    theirs = tagged.get((name, version.version))
+    if theirs is None:
+        return  # MLflow has lost the version itself: no tag will bring it back
+    ours = {**version.tags, KIND_TAG: version.kind.value, DIGEST_TAG: version.digest}
+    for key in sorted(ours.keys() | (theirs.keys() & version_tags.RESERVED)):
+        if ours.get(key) != theirs.get(key):
+            yield TagDifference(name, version.version, key, ours.get(key), theirs.get(key), version.kind)
+
+
+def mend(stores: Stores, found: Differences) -> None:
+    """Make MLflow's copies equal to the record, as it was when the differences were found."""
+    for alias in found.aliases:
+        store = stores(Name.parse(alias.name).catalog)
+        store.set_alias(alias.name, alias.alias, alias.record, prompt=alias.kind is Kind.PROMPT)
+    for tag in found.tags:
+        store = stores(Name.parse(tag.name).catalog)
+        store.set_tag(tag.name, tag.version, tag.key, tag.record, prompt=tag.kind is Kind.PROMPT)
+
+
+def doubt(connection: Connection, names: Sequence[Name]) -> None:
+    """Have the copies of these assets written once more: the record may have moved while they were mended."""
+    for name in names:
+        mark(connection, name)
+        tags = tables.version_tags
+        connection.execute(update(tags).where(tags.c.name == str(name)).values(mirrored=False))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from llmops.registry.records import Asset, Kind, Version
 _COLUMNS = [column for column in tables.versions.c if column.name not in {"files", "content"}]
 
 
+CHAMPION = "champion"
+NO_CHAMPION = "no_champion"
+"""The error code where nobody is champion: not yet, or no more."""
 _KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -114,6 +117,9 @@ def resolve(connection: Connection, ref: Ref) -> Version:
     ).scalar()
     if number is None:
         held = require_asset(connection, ref.name).aliases
+        if ref.alias == CHAMPION:
+            hint = f"`llmops models history {ref.name}` tells why; name a version, such as {ref.name}/1, or promote one"
+            raise NotFoundError(f"`{ref.name}` has no champion", hint=hint, code=NO_CHAMPION)
         hint = did_you_mean(str(ref.alias), held) or (
             f"its aliases are {', '.join(sorted(held))}" if held else f"it has none; name a version: {ref.name}/1"
         )

@@ -16,7 +16,8 @@ from llmops.registry.sequence import mark
 
 VALIDATION_STATUS = "validation_status"
 PENDING, PASSED, FAILED = "PENDING", "PASSED", "FAILED"
-_RESERVED = frozenset({VALIDATION_STATUS})
+RESERVED = frozenset({VALIDATION_STATUS})
+"""What promotion alone writes."""
 
 
 def require_free(ref: Ref, key: str) -> None:
@@ -25,7 +26,7 @@ def require_free(ref: Ref, key: str) -> None:
     Raises:
         UserError: it is reserved, empty or too long.
     """
-    if key in _RESERVED:
+    if key in RESERVED:
         raise UserError(f"`{key}` is set by promotion", where=str(ref), hint="run `llmops promote`")
     if not key or len(key) > 128:
         raise UserError("a tag's key has 1 to 128 characters", where=str(ref))

@@ -1,7 +1,8 @@
 """Endpoints: named doors that follow an alias, and change what they serve without dropping a request.
 
 A new version is loaded and warmed beside the one in service, then swapped in; the old one closes after its last answer.
-A version that fails to load or to warm leaves the one in service in place. It knows no HTTP and no requester.
+A version that fails to load or to warm leaves the one in service in place; where the alias was taken away on purpose,
+nobody is in service. It knows no HTTP and no requester.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from llmops.serving.config import EndpointConfig
 log = logging.getLogger(__name__)
 
 WARM_UP_QUESTION = "What is this about?"
+NO_CHAMPION = "no_champion"
+"""The code of the error by which a source says that an alias was taken away, or is nobody's yet."""
+VACANT_HINT = "its operators took the version out of service; another one is served as soon as it is champion"
 RETRY_FIRST_S = 2.0
 RETRY_MOST_S = 60.0
 
@@ -87,6 +91,7 @@ class Endpoint:
         self._failed: Ref | None = None
         self._retry_at = 0.0
         self._retry_s = RETRY_FIRST_S
+        self._vacant: NotFoundError | None = None
 
     @property
     def loaded(self) -> Loaded | None:
@@ -96,11 +101,14 @@ class Endpoint:
         """The version in service, kept open until `release`.
 
         Raises:
-            UnavailableError: the first version is still loading.
+            UnavailableError: the first version is still loading, or nobody is champion any more.
         """
         while (loaded := self._loaded) is not None:
             if loaded.acquire():
                 return loaded
+        if self._vacant is not None:
+            what = f"endpoint `{self.name}` serves nothing: {self._vacant.what}"
+            raise UnavailableError(what, hint=VACANT_HINT, code=self._vacant.error_code)
         raise UnavailableError(f"endpoint `{self.name}` is still loading", hint="try again in a moment")
 
     @contextmanager
@@ -129,10 +137,23 @@ class Endpoint:
             if target == self._failed and time.monotonic() < self._retry_at:
                 return False
             self._swap(target)
+        except NotFoundError as error:
+            if error.error_code == NO_CHAMPION:
+                self._vacate(error)
+            else:
+                self._note_failure(error)
+            return False
         except Exception as error:  # noqa: BLE001 - the boundary of the reload job: the version in service stays
             self._note_failure(error)
             return False
         return True
+
+    def _vacate(self, why: NotFoundError) -> None:
+        """Take the version out of service whose alias was taken away; running answers end."""
+        if self._vacant is None:
+            log.warning("endpoint %s serves nothing from now on: %s", self.name, why.what)
+        self._vacant, self.problem, self._failed = why, why.what, None
+        self.close()
 
     def close(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -148,7 +169,7 @@ class Endpoint:
             chain.close()
             raise
         before, self._loaded = self._loaded, Loaded(chain, target, self.config.ref.alias)
-        self.problem = self._failed = None
+        self.problem = self._failed = self._vacant = None
         self._retry_s = RETRY_FIRST_S
         self.swaps += 1
         log.info("endpoint %s serves %s", self.name, target)

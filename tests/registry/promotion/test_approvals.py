@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import pytest
 from tests.support.promotions import BOTH, LEGAL, MAKER, RISK, Desk, against, found
@@ -12,8 +15,10 @@ from llmops.core.errors import DeniedError, NotFoundError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.registry import Version
 from llmops.registry.access import Grants, Privilege
+from llmops.registry.audit import Wanted
 from llmops.registry.authority import Authority
 from llmops.registry.promotion import Policy, Promoter, Promotion, State
+from llmops.registry.promotion.transition import Transitions
 
 STARTER = Principal("sam", "person", frozenset({"risk"}))
 
@@ -165,3 +170,51 @@ def test_people_approve_in_prod_where_only_services_write(desk: Desk, as_: Calla
     with pytest.raises(DeniedError, match="service principals only"):
         as_(RISK).promote(version.ref)
     assert deployer.promote(version.ref).state is State.PROMOTED
+
+
+def test_words_that_race_are_all_told_the_truth(
+    waiting: Promotion,
+    promoter: Promoter,
+    desk: Desk,
+    as_: Callable[[Principal], Promoter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are written down before either has its effect; then both draw the same conclusion."""
+    together, take = Barrier(2, timeout=30), Transitions.take
+
+    def at_once(self: Transitions, *step: Any) -> Promotion | None:
+        together.wait()
+        return take(self, *step)
+
+    monkeypatch.setattr(Promoter, "_follow", _after(Barrier(2, timeout=30), Promoter._follow))
+    monkeypatch.setattr(Transitions, "take", at_once)
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(lambda who: as_(who[0]).approve(waiting.ref, who[1]), [(RISK, "risk"), (LEGAL, "legal")]))
+    monkeypatch.undo()
+    assert [(one.state, one.needs) for one in told] == [(State.APPROVED, ())] * 2
+    outcomes = [entry.phase for entry in desk.audit.read(Wanted(about=str(waiting.ref))) if entry.phase != "intent"]
+    assert set(outcomes) == {"done"}
+    assert promoter.promote(waiting.ref).state is State.PROMOTED
+
+
+def test_a_word_whose_promotion_goes_on_meanwhile_is_told_where_it_is(
+    waiting: Promotion, promoter: Promoter, as_: Callable[[Principal], Promoter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_(RISK).approve(waiting.ref, "risk")
+    follow = Promoter._follow
+
+    def overtaken(self: Promoter, promotion: Promotion) -> Promotion:
+        monkeypatch.setattr(Promoter, "_follow", follow)
+        promoter.promote(waiting.ref)  # a pipeline looks just then, and makes it champion
+        return follow(self, promotion)
+
+    monkeypatch.setattr(Promoter, "_follow", overtaken)
+    assert as_(LEGAL).approve(waiting.ref, "legal").state is State.PROMOTED
+
+
+def _after(barrier: Barrier, call: Callable[..., Promotion]) -> Callable[..., Promotion]:
+    def waited(*arguments: Any) -> Promotion:
+        barrier.wait()
+        return call(*arguments)
+
+    return waited

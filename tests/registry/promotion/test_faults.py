@@ -8,16 +8,18 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from tests.support.promotion_processes import act, act_and_die, act_on_mlflow_and_die, race
 from tests.support.promotions import Desk, against, found
 from tests.support.registry_processes import CHAT, prompt, start
 
 from llmops.core import sql as core_sql
-from llmops.core.errors import ConflictError, LlmopsError, UnavailableError
+from llmops.core.errors import ConflictError, LlmopsError, StorageError, UnavailableError
 from llmops.core.state import StateConfig
 from llmops.registry import Registry, Version
 from llmops.registry.mlflow_adapter import MlflowStore
@@ -177,7 +179,7 @@ def test_mlflow_is_behind_after_a_kill_and_put_right_by_the_rerun(
     with Registry(state) as registry:
         assert registry.resolve(str(made.name)) == registry.resolve(made.ref)
         assert Promoter(registry).promote(made.ref).state is State.PROMOTED
-        assert registry.repair(plan=True).aliases == []
+        assert registry.repair(plan=True).copies.aliases == []
     with MlflowStore(state, "dev").client() as (_, client):
         assert client.get_prompt_version(str(made.name), 1).tags["validation_status"] == "PASSED"
 
@@ -259,3 +261,67 @@ def test_a_server_that_is_gone_is_told(tmp_path: Path, postgresql_url: str) -> N
         Desk(gone)
     with Desk(state) as desk:
         assert Promoter(desk).promote(one.ref, [found(one)]).state is State.VALIDATED
+
+
+@pytest.mark.parametrize("act", ["promote", "rollback", "retire"])
+def test_a_disk_that_fills_up_in_the_middle_is_told_and_the_rerun_goes_on(
+    prepared: Path, tmp_path: Path, act: str
+) -> None:
+    """The disk is full after one more page, then after two, and so on: each place of the action is the last once."""
+    told = []
+    for spare in range(40):
+        folder = tmp_path / f"state-{spare}"
+        shutil.copytree(prepared, folder)
+        with Desk(StateConfig(dir=folder)) as desk:
+            if act != "promote":
+                _act(desk, "promote")
+            before = desk.show(CHAT).aliases
+            with _disk_of(desk, spare):
+                try:
+                    _act(desk, act)
+                except StorageError as error:
+                    told.append(error.what)
+            assert desk.show(CHAT).aliases in (before, before | {"challenger": 2}, _AFTER[act])
+            assert desk.audit.verify().ok
+            _act(desk, act)
+            assert desk.show(CHAT).aliases == desk.store.held[str(CHAT)] == _AFTER[act]
+            desk.audit.recover()
+            assert desk.audit.left_open() == []
+            report = desk.audit.verify()
+            assert report.ok, report
+        if len(told) == spare:
+            break  # the action went through: there was room for all of it
+    assert len(told) >= 2
+    assert all("cannot write" in what for what in told)
+
+
+_AFTER = {
+    "promote": {"champion": 2, "previous_champion": 1},
+    "rollback": {"champion": 1},
+    "retire": {},
+}
+
+
+def _act(desk: Desk, act: str) -> None:
+    if act == "promote":
+        assert Promoter(desk).promote(f"{CHAT}/2").state is State.PROMOTED
+    else:
+        getattr(Promoter(desk), act)(CHAT, "because " * 1000)  # longer than a page
+
+
+@contextmanager
+def _disk_of(desk: Desk, spare: int) -> Iterator[None]:
+    """Let the database grow by so many pages and no more."""
+    engine = desk.sql._engine
+
+    def limit(raw: sqlite3.Connection, _: object) -> None:
+        pages = raw.execute("PRAGMA page_count").fetchone()[0]
+        raw.execute(f"PRAGMA max_page_count = {pages + spare}")
+
+    engine.dispose()
+    event.listen(engine, "connect", limit)
+    try:
+        yield
+    finally:
+        event.remove(engine, "connect", limit)
+        engine.dispose()

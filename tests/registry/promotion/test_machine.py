@@ -21,7 +21,7 @@ from llmops.registry.promotion.machine import (
     stages,
 )
 from llmops.registry.promotion.policy import Policy
-from llmops.registry.promotion.states import EDGES, ENDED, FAILED, State
+from llmops.registry.promotion.states import EDGES, ENDED, STOPPED, State
 
 FULL = Policy(approvals=("risk", "legal"), readiness=("readiness",), shadow=("shadow",), canary=(0.01, 0.25))
 policies = st.builds(
@@ -157,7 +157,7 @@ def test_the_last_edge_looks_at_everything_again() -> None:
 def test_what_has_ended_stays() -> None:
     for state in ENDED:
         assert decide(Position(state), Policy(), passing(Policy())) == Wait()
-    assert {state for state in State if not EDGES[state]} == FAILED
+    assert {state for state in State if not EDGES[state]} == STOPPED
 
 
 @pytest.mark.parametrize(

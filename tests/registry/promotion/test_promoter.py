@@ -12,6 +12,7 @@ from tests.support.registry_processes import CHAT
 
 from llmops.core.errors import ConflictError, DeniedError, IntegrityError, NotFoundError, UserError
 from llmops.core.identity import Principal
+from llmops.core.names import working_in
 from llmops.registry import Version
 from llmops.registry.access import Privilege
 from llmops.registry.evidence import Method
@@ -47,7 +48,7 @@ def test_from_nothing_to_a_champion_step_by_step(desk: Desk, versions: list[Vers
     assert aliases(desk) == {"champion": 1}
     assert promoter.promote(one.ref) == done
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.store.tags == {(str(CHAT), 1, "validation_status"): "PASSED"}
+    assert desk.store.kept == {(str(CHAT), 1, "validation_status"): "PASSED"}
     held = desk.alias(CHAT, "champion")
     assert held is not None
     decision = next(record for record in desk.evidence(one) if record.evidence_id == held.evidence_id)
@@ -185,15 +186,30 @@ def test_live_stages_stand_ready(desk: Desk, versions: list[Version], promoter: 
 
 def test_policies_are_looked_up_from_near_to_far(versions: list[Version], promoter: Promoter) -> None:
     assert promoter.policy(CHAT).scope is None
-    for scope in ("dev", "dev.docs", str(CHAT)):
+    for scope in ("dev", "dev.docs.*", str(CHAT)):
         promoter.set_policy(scope, Policy(approvals=(scope,)))
-        assert promoter.policy(CHAT).scope == scope
+        assert promoter.policy(CHAT).named == scope
         assert promoter.policy(CHAT).policy.approvals == (scope,)
-    assert promoter.policy("dev.other.thing").scope == "dev"
+    assert promoter.policy("dev.other.thing").named == "dev"
     promoter.set_policy(str(CHAT), None)
-    assert promoter.policy(CHAT).scope == "dev.docs"
-    with pytest.raises(UserError, match="no scope"):
-        promoter.set_policy("dev.docs.", Policy())
+    assert promoter.policy(CHAT).named == "dev.docs.*"
+    for wrong in ("dev.docs.", "docs.*", "*", "dev.docs.chat.x", "Dev"):
+        with pytest.raises(UserError, match="no scope"):
+            promoter.set_policy(wrong, Policy())
+
+
+def test_a_policy_of_a_two_level_name_is_the_assets_in_the_catalog_worked_in(promoter: Promoter) -> None:
+    promoter.set_policy("docs.chat", Policy(approvals=("risk",)))
+    assert promoter.policy("dev.docs.chat").named == "dev.docs.chat"
+    assert promoter.policy("docs.chat.*").scope is None  # the schema `chat` of a catalog `docs`
+    with working_in("prod"):
+        assert promoter.policy("docs.chat").scope is None
+        promoter.set_policy("docs.chat", Policy(approvals=("legal",)))
+    assert promoter.policy("prod.docs.chat").policy.approvals == ("legal",)
+    for unclear in ("dev.docs", "prod.docs"):
+        with pytest.raises(UserError, match="could be a schema") as caught:
+            promoter.set_policy(unclear, Policy())
+        assert f"write {unclear}.* for the schema" in str(caught.value.hint)
 
 
 def test_a_promotion_walks_by_the_policy_it_was_started_with(versions: list[Version], promoter: Promoter) -> None:
@@ -309,7 +325,7 @@ def test_mlflow_down_leaves_the_record_right_and_the_next_call_repairs(
     desk.store.down = False
     promoter.promote(one.ref)
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.store.tags[str(CHAT), 1, "validation_status"] == "PASSED"
+    assert desk.store.kept[str(CHAT), 1, "validation_status"] == "PASSED"
 
 
 def test_an_alias_moved_behind_our_back_is_told_and_put_right(
@@ -317,12 +333,12 @@ def test_an_alias_moved_behind_our_back_is_told_and_put_right(
 ) -> None:
     crown(promoter, versions[0], None)
     desk.store.held[str(CHAT)] = {"champion": 3, "challenger": 2}
-    told = [(d.alias, d.record, d.mlflow) for d in desk.repair(plan=True).aliases]
+    told = [(d.alias, d.record, d.mlflow) for d in desk.repair(plan=True).copies.aliases]
     assert told == [("challenger", None, 2), ("champion", 1, 3)]
     assert desk.resolve(str(CHAT)).version == 1
     desk.repair()
     assert desk.store.held[str(CHAT)] == {"champion": 1}
-    assert desk.repair(plan=True).aliases == []
+    assert desk.repair(plan=True).copies.aliases == []
 
 
 def test_a_clock_that_goes_back_changes_no_order(
@@ -370,4 +386,4 @@ def test_a_rollback_withdraws_what_was_under_way_for_its_version(
     standing = promoter.promote(one.ref)
     assert (standing.state, standing.promotion_id) == (State.PROMOTED, first.promotion_id)
     told = [entry for entry in promoter.history(CHAT) if entry.detail.get("promotion_id") == open_again.promotion_id]
-    assert (told[0].what, told[0].why) == ("retired", "a rollback made it champion")
+    assert (told[0].what, told[0].why) == ("withdrawn", "a rollback made it champion")

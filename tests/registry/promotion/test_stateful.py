@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,7 +24,7 @@ from tests.support.promotion_processes import PLACES
 from tests.support.promotions import BOTH, LEGAL, RISK, Desk, against, found
 from tests.support.registry_processes import CHAT
 
-from llmops.core.errors import ConflictError, DeniedError, LlmopsError, UserError
+from llmops.core.errors import ConflictError, DeniedError, LlmopsError, NotFoundError, UserError
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
 from llmops.registry import Version, evidence
@@ -33,7 +33,21 @@ from llmops.registry.promotion.history import _with_parents
 from llmops.registry.promotion.states import EDGES
 
 NUMBERS = st.integers(1, 4)
-CRASHES = ("guard", "effect", "moves", "decision", "swap", "outcome", "said", "undone", "mirror", "seen", "caught_up")
+ACTS = ("promote", "promote", "rollback", "retire")
+CRASHES = (
+    "guard",
+    "effect",
+    "moves",
+    "decision",
+    "swap",
+    "outcome",
+    "said",
+    "undone",
+    "ended",
+    "mirror",
+    "seen",
+    "caught_up",
+)
 
 
 class Crash(BaseException):
@@ -44,6 +58,8 @@ class Flow(RuleBasedStateMachine):
     """Every operator does what they like; after each act the record must still tell one story."""
 
     state: StateConfig
+    done: ClassVar[set[str]]
+    """What came about in any of the runs: a machine that never gets anywhere would show nothing."""
 
     @initialize(approvals=st.sampled_from([(), ("risk",), ("risk", "legal")]), champions=st.sampled_from([3, 2, 0]))
     def begin(self, approvals: tuple[str, ...], champions: int) -> None:
@@ -53,7 +69,7 @@ class Flow(RuleBasedStateMachine):
         self.promoter.set_policy("dev", Policy(approvals=approvals))
         self.approvals = approvals
         self.reigns: list[int] = []  # the model: champions one after the other, without those rolled back
-        self.rollbacks = 0
+        self.rollbacks = self.endings = 0
         for _ in range(champions):
             self.prove(1, people=True)
 
@@ -135,12 +151,42 @@ class Flow(RuleBasedStateMachine):
         else:
             refused = ""
             self.reigns.pop()
+            self.done.add("rollback")
         assert refused in {"", "no_previous_champion", "not_found"}
         assert not refused or len(self.reigns) < 2
         self._agree()
 
-    @rule(place=st.sampled_from(CRASHES), times=st.integers(1, 4), ahead=st.integers(1, 3), back=st.booleans())
-    def crash(self, place: str, times: int, ahead: int, back: bool) -> None:
+    @precondition(lambda self: getattr(self, "rollbacks", 0) >= 2)  # seldom: it leaves nothing to roll back
+    @rule(retried=st.booleans())
+    def retire(self, retried: bool) -> None:
+        self.endings += 1
+        try:
+            self.promoter.retire(CHAT, f"reason {self.endings}")
+            if retried:
+                assert self.promoter.retire(CHAT, f"reason {self.endings}").again
+        except NotFoundError:
+            assert not self.reigns
+            return
+        assert self.reigns
+        self.reigns.clear()
+        self.done.add("retire")
+        self._agree()
+
+    @rule(number=NUMBERS)
+    def withdraw(self, number: int) -> None:
+        self.endings += 1
+        self.promote(number, again=True)
+        try:
+            promotion = self.promoter.withdraw(Ref(CHAT, version=number), f"reason {self.endings}")
+        except UserError:
+            return
+        assert promotion.state is State.WITHDRAWN
+        assert self.desk.show(CHAT).aliases.get("challenger") != number
+        self.done.add("withdraw")
+        self._agree()
+
+    @rule(place=st.sampled_from(CRASHES), times=st.integers(1, 4), ahead=st.integers(1, 3), act=st.sampled_from(ACTS))
+    def crash(self, place: str, times: int, ahead: int, act: str) -> None:
         """An operator's process dies in the middle; then another comes and looks."""
         number = 1 + ((self._now() or 0) - 1 + ahead) % 4
         self.find(number, "validation", "pass")
@@ -159,18 +205,22 @@ class Flow(RuleBasedStateMachine):
         setattr(owner, name, last)
         self.rollbacks += 1
         try:
-            if back:
-                self.promoter.rollback(CHAT, f"reason {self.rollbacks}")
-            else:
+            if act == "promote":
                 self.promoter.promote(Ref(CHAT, version=number))
-        except (Crash, LlmopsError):
+            else:
+                getattr(self.promoter, act)(CHAT, f"crash {self.rollbacks}")
+        except Crash:
+            self.done.add("crash")
+        except LlmopsError:
             pass
         finally:
             setattr(owner, name, before)
         self.desk.close()
         self.desk = Desk(self.state, store=self.desk.store)
-        if back and self._now() != (reigns[-1] if reigns else None):
+        if act == "rollback" and self._now() != (reigns[-1] if reigns else None):
             self.reigns.pop()
+        if act == "retire" and self._now() is None:
+            self.reigns.clear()
         self._follow()
 
     @precondition(lambda self: hasattr(self, "desk"))
@@ -222,6 +272,7 @@ class Flow(RuleBasedStateMachine):
         now = self._now()
         if now is not None and (not self.reigns or self.reigns[-1] != now):
             self.reigns.append(now)
+            self.done.add("promote")
         self._agree()
 
     def _agree(self) -> None:
@@ -231,24 +282,30 @@ class Flow(RuleBasedStateMachine):
 
 
 BUDGET = settings(
-    max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
 def test_any_order_of_acts_leaves_one_story(migrated: Path) -> None:
     class InSqlite(Flow):
+        done: ClassVar[set[str]] = set()
+
         def empty(self) -> StateConfig:
             folder = Path(tempfile.mkdtemp(prefix="llmops-flow-"))
             shutil.copytree(migrated, folder, dirs_exist_ok=True)
             return StateConfig(dir=folder)
 
     run_state_machine_as_test(InSqlite, settings=BUDGET)
+    assert InSqlite.done == {"promote", "rollback", "retire", "withdraw", "crash"}
 
 
 @pytest.mark.postgresql
 def test_the_same_in_postgresql(copied_database: Callable[[], str]) -> None:
     class InPostgresql(Flow):
+        done: ClassVar[set[str]] = set()
+
         def empty(self) -> StateConfig:
             return StateConfig(dir=Path(tempfile.mkdtemp(prefix="llmops-flow-")), sql_url=copied_database())
 
     run_state_machine_as_test(InPostgresql, settings=settings(BUDGET, max_examples=2))
+    assert "promote" in InPostgresql.done

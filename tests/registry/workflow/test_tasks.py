@@ -53,7 +53,7 @@ def flow(fraud: Fraud, version: str) -> list[dict[str, Any]]:
 def asked(desk: Bench, version: Version, group: str) -> tuple[Run, dict[str, Task]]:
     """A run that asks a group and deploys, of a version that has passed its gates."""
     with Registry(desk.state) as registry:
-        Promoter(registry).set_policy("dev.fraud", Policy(approvals=("risk",)))
+        Promoter(registry).set_policy("dev.fraud.*", Policy(approvals=("risk",)))
         Promoter(registry).promote(version.ref, [found(version), against(version, None)], within=OFFLINE)
     settings = {"version": str(version.ref)}
     return desk.run([{"name": f"approval_{group}", "with": settings}, {"name": "deploy", "with": settings}])
@@ -108,6 +108,17 @@ def test_an_approval_waits_for_its_group_and_a_word_wakes_it(desk: Bench, fraud:
     assert run.status is RunStatus.SUCCEEDED, run.error
     assert tasks["approval_risk"].values == {"version": str(fraud.good.ref), "approved": True, "group": "risk"}
     assert champion(desk) == fraud.good.version
+
+
+def test_a_withdrawal_ends_the_run_that_waits(desk: Bench, fraud: Fraud) -> None:
+    run, _ = asked(desk, fraud.good, "risk")
+    with Registry(desk.state) as registry:
+        Promoter(registry).withdraw(fraud.good.ref, "the data was wrong")
+    run, _ = desk.carry(run.run_id)
+    assert (run.status, run.exit_code) == (RunStatus.FAILED, 3)
+    assert run.error is not None
+    assert "withdrawn: the data was wrong" in run.error.what
+    assert champion(desk) is None
 
 
 def test_a_denial_ends_the_run_at_the_gate(desk: Bench, fraud: Fraud) -> None:

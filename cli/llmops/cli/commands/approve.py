@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from llmops.cli.output import json_option, print_json
 from llmops.cli.promotion_output import tell
-from llmops.cli.registry_job import config_option, existing_registry, job_state
-
-if TYPE_CHECKING:
-    from llmops.core.identity import Principal
-    from llmops.core.state import StateConfig
-    from llmops.registry.promotion import Promotion
+from llmops.cli.registry_job import config_option, existing_registry, job_state, wake_waiting
 
 
 @click.command("approve")
@@ -45,17 +39,8 @@ def command(ref: str, group: str, decision: str | None, plan: bool, as_json: boo
             return
         say_it = {"deny": promoter.deny, "revoke": promoter.revoke}.get(decision or "", promoter.approve)
         promotion = say_it(ref, group, comment)
-    _wake(promotion, job_state(config), principal=registry.authority.principal)
+    wake_waiting(promotion, job_state(config), principal=registry.authority.principal)
     if as_json:
         print_json(promotion.as_json())
     else:
         tell(promotion)
-
-
-def _wake(promotion: Promotion, state: StateConfig, *, principal: Principal) -> None:
-    """Let a workflow that waits for this word go on at once, where a scheduler runs."""
-    from llmops.registry.workflow import Workflows
-    from llmops.registry.workflow.tasks import approval_word
-
-    with Workflows(state, principal=principal) as flows:
-        flows.wake(approval_word(promotion.ref))

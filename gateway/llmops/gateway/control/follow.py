@@ -24,7 +24,7 @@ class Follower:
         self._published = published
         self._reload = reload
         self._registry: Registry | None = None
-        self._asked: tuple[str, ...] = ()
+        self._asked: tuple[str, ...] | None = None
         self._asked_at = 0.0
 
     def __call__(self) -> None:
@@ -37,7 +37,7 @@ class Follower:
         if not config.registered:
             return
         wanted = moved(config, self._open(config))
-        if not wanted or (wanted == self._asked and time.monotonic() < self._asked_at + AGAIN_S):
+        if wanted is None or (wanted == self._asked and time.monotonic() < self._asked_at + AGAIN_S):
             return
         self._asked, self._asked_at = wanted, time.monotonic()
         self._reload(config.folder)

@@ -168,7 +168,8 @@ def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) 
         for route in config.routes
     }
     for route in routes.values():
-        route.fallbacks = tuple(routes[name] for name in route.config.fallbacks)
+        # One that is not there was retired in the registry: nobody falls back to it.
+        route.fallbacks = tuple(routes[name] for name in route.config.fallbacks if name in routes)
     host = Host(config.host, config.allowed_hosts)
     return Plan(config, routes, connected, host, keys_needed=config.require_keys or not host.loopback)
 

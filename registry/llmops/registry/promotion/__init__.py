@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmops.registry.promotion.endings import Retirement
     from llmops.registry.promotion.history import Entry, Reign
     from llmops.registry.promotion.planning import Plan
     from llmops.registry.promotion.policy import Policy
@@ -25,11 +26,12 @@ _HOMES = {
     "Promoter": "promoter",
     "Promotion": "records",
     "Reign": "history",
+    "Retirement": "endings",
     "Rollback": "rollback",
     "State": "states",
 }
 
-__all__ = ["Approval", "Entry", "Plan", "Policy", "Promoter", "Promotion", "Reign", "Rollback", "State"]
+__all__ = ["Approval", "Entry", "Plan", "Policy", "Promoter", "Promotion", "Reign", "Retirement", "Rollback", "State"]
 
 
 def __getattr__(name: str) -> Any:

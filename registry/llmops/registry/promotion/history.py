@@ -18,12 +18,22 @@ from llmops.core.names import Name
 from llmops.registry import aliases, bootstrap, evidence, lineage, queries
 from llmops.registry.aliases import Moved
 from llmops.registry.evidence import Evidence
-from llmops.registry.promotion import approvals, effects, rollback, rows
+from llmops.registry.promotion import approvals, effects, endings, rollback, rows
 from llmops.registry.promotion.records import Approval, Taken
 from llmops.registry.promotion.states import State
 from llmops.registry.records import Version
 
-_DECISIONS = frozenset({effects.DECISION, effects.SUCCESSION, effects.DENIAL, rollback.GATE, bootstrap.GATE})
+_DECISIONS = frozenset(
+    {
+        effects.DECISION,
+        effects.SUCCESSION,
+        effects.DENIAL,
+        rollback.GATE,
+        endings.WITHDRAWAL,
+        endings.RETIREMENT,
+        bootstrap.GATE,
+    }
+)
 _SAID = {approvals.APPROVE: "approved", approvals.DENY: "denied", approvals.REVOKE: "took back their word"}
 
 

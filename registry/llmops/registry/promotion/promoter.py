@@ -12,41 +12,39 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from llmops.core.errors import ConflictError, DeniedError, LlmopsError, NotFoundError, UserError
-from llmops.core.identity import Principal
 from llmops.core.names import Name, Ref
 from llmops.registry import sequence
-from llmops.registry.access import Privilege, Securable
-from llmops.registry.assets import Registry
-from llmops.registry.authority import Authority
+from llmops.registry.access import Privilege
 from llmops.registry.bootstrap import CHAMPION
 from llmops.registry.evidence import Evidence
-from llmops.registry.promotion import approvals, copying, findings, history, planning, policies, rollback, rows
+from llmops.registry.promotion import (
+    approvals,
+    copying,
+    endings,
+    findings,
+    planning,
+    policies,
+    rollback,
+    rows,
+)
 from llmops.registry.promotion.approvals import APPROVE, DENY, REVOKE, Said
-from llmops.registry.promotion.history import Entry, Reign
-from llmops.registry.promotion.machine import Need, Step, Wait
+from llmops.registry.promotion.endings import Retirement
+from llmops.registry.promotion.machine import Step, Wait
+from llmops.registry.promotion.overview import Overview, needs
 from llmops.registry.promotion.planning import Plan
-from llmops.registry.promotion.policies import Ruling
 from llmops.registry.promotion.policy import Policy
-from llmops.registry.promotion.records import Approval, Promotion
+from llmops.registry.promotion.records import Promotion
 from llmops.registry.promotion.rollback import Planned, Rollback
-from llmops.registry.promotion.states import FAILED, State
-from llmops.registry.promotion.transition import Transitions, guard
+from llmops.registry.promotion.states import STOPPED, State
+from llmops.registry.promotion.transition import guard
 from llmops.registry.records import Version
 
 _STEPS = 100
 """More than any way has: a walk that long goes in circles."""
 
 
-class Promoter:
+class Promoter(Overview):
     """Promotion in the name of one principal; by default of whoever the registry acts for."""
-
-    def __init__(self, registry: Registry, *, principal: Principal | None = None) -> None:
-        self._registry = registry
-        authority = registry.authority
-        if principal is not None:
-            authority = Authority(principal, authority.access, authority.audit)
-        self._authority = authority
-        self._transitions = Transitions(registry.sql, authority)
 
     # --- the way to champion
 
@@ -62,7 +60,7 @@ class Promoter:
 
         Args:
             evidence: records to file first; those filed already count as well.
-            again: start anew where an earlier promotion of this version was refused.
+            again: start anew where an earlier promotion of this version was refused or withdrawn.
             within: enter no state but these; None: all.
 
         Returns:
@@ -130,11 +128,6 @@ class Promoter:
                 return error
         return None
 
-    def words(self, promotion: Promotion) -> builtins.list[Approval]:
-        """Of each person the last word for each group; what was taken back is not among them."""
-        with self._registry.sql.read() as connection:
-            return approvals.in_force(approvals.of_promotion(connection, promotion.promotion_id))
-
     def plan_word(self, ref: Ref | str, group: str, decision: str = APPROVE) -> builtins.list[str]:
         """Check that a word for a group would be heard; gives the groups that are waited for now. Changes nothing.
 
@@ -146,7 +139,43 @@ class Promoter:
             promotion = _underway(connection, version)
             said = Said(group, decision, "", datetime.now(UTC), self._authority.actor)
             approvals.check(connection, self._authority, promotion, said)
-            return [need.group for need in _needs(guard(connection, promotion)) if need.group]
+            return [need.group for need in needs(guard(connection, promotion)) if need.group]
+
+    def withdraw(self, ref: Ref | str, reason: str) -> Promotion:
+        """End a version's promotion before it is champion; `promote` with `again` begins another.
+
+        A call repeated after an interruption does nothing where the last one was carried out: the same reason means the
+        same withdrawal.
+
+        Raises:
+            UserError: no reason, or the promotion has ended already.
+            NotFoundError: the version is not being promoted.
+            DeniedError: the principal may not promote here.
+        """
+        version = self._registry.resolve(ref)
+        _require_reason(reason, "a withdrawal", str(version.ref))
+        with self._registry.sql.read() as connection:
+            done = endings.withdrawn_before(connection, version, reason)
+        if done is None:
+            params = {"reason": reason}
+            with (
+                self._authority.acting("withdraw", version.ref, params) as acting,
+                self._registry.sql.begin() as connection,
+            ):
+                done = endings.withdraw(connection, version, reason, self._authority)
+                acting.concluded(connection, result={"promotion_id": done.promotion_id}, evidence_id=done.evidence_id)
+        self._registry.mirror(version.name)
+        return done
+
+    def plan_withdrawal(self, ref: Ref | str) -> Promotion:
+        """The promotion that `withdraw` would end; changes nothing.
+
+        Raises:
+            UserError, NotFoundError: as `withdraw`.
+        """
+        version = self._registry.resolve(ref)
+        with self._registry.sql.read() as connection:
+            return endings.under_way(connection, version)
 
     # --- back
 
@@ -165,8 +194,7 @@ class Promoter:
             DeniedError: the principal may not move champion.
         """
         name = Name.parse(name) if isinstance(name, str) else name
-        if not reason.strip():
-            raise UserError("a rollback needs a reason", where=str(name), hint='--reason "what went wrong"')
+        _require_reason(reason, "a rollback", str(name))
         self._registry.show(name)
         params = {"reason": reason, "from_version": from_version}
         with self._registry.sql.read() as connection:
@@ -188,6 +216,43 @@ class Promoter:
         with self._registry.sql.read() as connection:
             return rollback.plan(connection, name)
 
+    def retire(self, name: Name | str, reason: str, *, from_version: int | None = None) -> Retirement:
+        """Take the champion out of service with nobody in its place; readers are told that there is none.
+
+        A call repeated after an interruption does nothing where the last one was carried out, as with `rollback`.
+
+        Args:
+            from_version: the champion that is meant.
+
+        Raises:
+            UserError: no reason.
+            NotFoundError: nobody is champion.
+            ConflictError: `from_version` is not champion.
+            DeniedError: the principal may not move champion.
+        """
+        name = Name.parse(name) if isinstance(name, str) else name
+        _require_reason(reason, "a retirement", str(name))
+        self._registry.show(name)
+        params = {"reason": reason, "from_version": from_version}
+        with self._registry.sql.read() as connection:
+            done = endings.retired_before(connection, name, reason, from_version)
+        if done is None:
+            about = f"{name}@{CHAMPION}"
+            with self._authority.acting("retire", about, params) as acting, self._registry.sql.begin() as connection:
+                sequence.lock(connection, name)
+                done = endings.retired_before(connection, name, reason, from_version)
+                done = done or endings.retire(connection, name, reason, self._authority)
+                acting.concluded(connection, result={"champion": None}, evidence_id=done.evidence_id)
+        self._registry.mirror(name)
+        return done
+
+    def plan_retirement(self, name: Name | str) -> Version:
+        """The champion that `retire` would take out of service; changes nothing."""
+        name = Name.parse(name) if isinstance(name, str) else name
+        self._registry.show(name)
+        with self._registry.sql.read() as connection:
+            return endings.reigning(connection, name)
+
     # --- other catalogs, policies
 
     def copy(self, ref: Ref | str, catalog: str) -> Version:
@@ -203,57 +268,18 @@ class Promoter:
         """The name that `copy` would register a version under."""
         return copying.target(self._registry.resolve(ref), catalog)
 
-    def policy(self, scope: Name | str) -> Ruling:
-        """The policy that the next promotion in a catalog, a schema or of an asset will follow, and where it is set.
-
-        Raises:
-            UserError: the scope is no catalog, schema or asset.
-        """
-        policies.check_scope(str(scope))
-        with self._registry.sql.read() as connection:
-            return policies.of(connection, scope)
-
     def set_policy(self, scope: str, policy: Policy | None) -> None:
         """Give a catalog, a schema or an asset its policy (None: take its own away).
 
         Raises:
             DeniedError: the principal lacks MANAGE on it.
         """
-        policies.check_scope(scope)
+        place = policies.scope(scope)
         params = {"policy": None if policy is None else policy.as_json()}
-        with self._authority.acting("policy", scope, params) as acting, self._registry.sql.begin() as connection:
-            self._authority.require(connection, Privilege.MANAGE, scope)
-            policies.put(connection, scope, policy, actor=self._authority.actor)
+        with self._authority.acting("policy", place, params) as acting, self._registry.sql.begin() as connection:
+            self._authority.require(connection, Privilege.MANAGE, place)
+            policies.put(connection, place, policy, actor=self._authority.actor)
             acting.concluded(connection)
-
-    # --- reading
-
-    def status(self, name: Name | str | None = None) -> builtins.list[Promotion]:
-        """Where the versions of an asset, or of all that the principal sees, stand; those that moved last first."""
-        found = self.states(name)
-        with self._registry.sql.read() as connection:
-            return [item.waiting(_needs(guard(connection, item))) for item in found]
-
-    def states(self, name: Name | str | None = None) -> builtins.list[Promotion]:
-        """The same without a look at the evidence, so without what they wait for."""
-        wanted = Name.parse(name) if isinstance(name, str) else name
-        if wanted is not None:
-            self._registry.show(wanted)
-        with self._registry.sql.read() as connection:
-            rights = self._authority.rights(connection)
-            return [item for item in rows.every(connection, wanted) if rights.sees(Securable.of(item.name))]
-
-    def history(self, name: Name | str) -> builtins.list[Entry]:
-        """Everything that happened to an asset, newest first."""
-        asset = self._registry.show(name)
-        with self._registry.sql.read() as connection:
-            return history.story(connection, asset.name)
-
-    def champion_at(self, name: Name | str, at: datetime) -> Reign | None:
-        """Who was champion at a moment, and why; None where nobody was."""
-        asset = self._registry.show(name)
-        with self._registry.sql.read() as connection:
-            return history.champion_at(connection, asset.name, at)
 
     # --- inside
 
@@ -299,8 +325,8 @@ class Promoter:
 
     @staticmethod
     def _current(newest: Promotion | None, *, again: bool) -> Promotion | None:
-        """The promotion that a call means: one that was refused stays refused, unless it is to be tried again."""
-        if newest is None or newest.state is State.RETIRED or (again and newest.state in FAILED):
+        """The promotion that a call means: one refused or withdrawn stays so, unless it is to be tried again."""
+        if newest is None or newest.state is State.RETIRED or (again and newest.state in STOPPED):
             return None
         return newest
 
@@ -338,7 +364,12 @@ class Promoter:
             promotion = self._transitions.take(promotion, due) or self._again(promotion)
             self._registry.mirror(promotion.name)
             due = self._transitions.due(promotion)
-        return promotion.waiting(_needs(due))
+        return promotion.waiting(needs(due))
+
+
+def _require_reason(reason: str, what: str, where: str) -> None:
+    if not reason.strip():
+        raise UserError(f"{what} needs a reason", where=where, hint='--reason "what went wrong"')
 
 
 def _underway(connection: Connection, version: Version) -> Promotion:
@@ -346,7 +377,3 @@ def _underway(connection: Connection, version: Version) -> Promotion:
     if promotion is None:
         raise NotFoundError(f"`{version.ref}` is not being promoted", hint=f"llmops promote {version.ref}")
     return promotion
-
-
-def _needs(due: Step | Wait) -> tuple[Need, ...]:
-    return due.needs if isinstance(due, Wait) else ()

@@ -12,7 +12,7 @@ from typing import Any
 from llmops.core.names import Name, Ref
 from llmops.registry.promotion.machine import Need, Position
 from llmops.registry.promotion.policy import Policy
-from llmops.registry.promotion.states import ENDED, FAILED, State
+from llmops.registry.promotion.states import ENDED, STOPPED, State
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Promotion:
 
     @property
     def refused(self) -> bool:
-        """Whether a gate or a group said no, could not say yes, or was not asked."""
-        return self.state in FAILED or self.state is State.HELD or any(need.group is None for need in self.needs)
+        """Whether a gate, a group or its own side said no, a gate could not say yes, or one was not asked."""
+        return self.state in STOPPED or self.state is State.HELD or any(need.group is None for need in self.needs)
 
     def waiting(self, needs: tuple[Need, ...]) -> Promotion:
         return replace(self, needs=needs)

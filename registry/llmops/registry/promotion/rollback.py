@@ -180,11 +180,11 @@ def _settle(connection: Connection, fallen: Version, restored: Version, why: tup
     reason, proof = why
     changes = [
         (rows.newest(connection, fallen.name, fallen.version, State.PROMOTED), State.ROLLED_BACK, reason),
-        (rows.crowned_once(connection, restored.name, restored.version), State.PROMOTED, reason),
+        (rows.newest(connection, restored.name, restored.version, State.RETIRED), State.PROMOTED, reason),
     ]
     under_way = rows.newest(connection, restored.name, restored.version)
     if under_way is not None and not under_way.ended:
-        changes.append((under_way, State.RETIRED, "a rollback made it champion"))
+        changes.append((under_way, State.WITHDRAWN, "a rollback made it champion"))
     for promotion, to, because in changes:
         if promotion is not None:
             rows.swap(connection, promotion, rows.Change(to, evidence=(proof,), why=because), actor=actor)

@@ -58,20 +58,6 @@ def standing(connection: Connection, name: Name, version: int) -> Promotion | No
     return newest(connection, name, version, State.PROMOTED) or newest(connection, name, version)
 
 
-def crowned_once(connection: Connection, name: Name, version: int) -> Promotion | None:
-    """The last retired promotion of a version that had made it champion; one that was withdrawn had not."""
-    been = select(steps.c.promotion_id).where(steps.c.name == str(name), steps.c.after == State.PROMOTED.value)
-    here = promotions.c
-    query = select(promotions).where(
-        here.name == str(name),
-        here.version == version,
-        here.state == State.RETIRED.value,
-        here.promotion_id.in_(been),
-    )
-    row = connection.execute(query.order_by(here.promotion_id.desc()).limit(1)).first()
-    return None if row is None else _promotion(connection, row)
-
-
 def every(connection: Connection, name: Name | None = None) -> list[Promotion]:
     """Where each version stands, those that changed last first."""
     here = promotions.c
@@ -149,6 +135,11 @@ def swap(connection: Connection, promotion: Promotion, change: Change, *, actor:
         )
     )
     return read(connection, promotion.promotion_id)
+
+
+def unmoved(connection: Connection, promotion: Promotion) -> bool:
+    """Whether a promotion is still as it was read."""
+    return read(connection, promotion.promotion_id).etag == promotion.etag
 
 
 def same(connection: Connection, promotion: Promotion) -> None:

@@ -27,6 +27,7 @@ class State(StrEnum):
     HELD = "held"
     PROMOTED = "promoted"
     RETIRED = "retired"
+    WITHDRAWN = "withdrawn"
 
     @property
     def phrase(self) -> str:
@@ -38,10 +39,13 @@ LIVE = frozenset({State.SHADOW, State.CANARY})
 """The version meets traffic: it leaves on a failure by ROLLED_BACK, not by REJECTED."""
 
 FAILED = frozenset({State.REJECTED, State.DENIED, State.NOT_READY, State.ROLLED_BACK})
-ENDED = FAILED | {State.PROMOTED, State.RETIRED}
+STOPPED = FAILED | {State.WITHDRAWN}
+"""A gate, a group or its own side said no: only a promotion begun anew leads on from here."""
+
+ENDED = STOPPED | {State.PROMOTED, State.RETIRED}
 """Nothing moves these but another promotion or a rollback."""
 
-_WITHDRAWN = frozenset({State.RETIRED})  # a rollback made its version champion meanwhile
+_WITHDRAWN = frozenset({State.WITHDRAWN})  # from wherever it waits
 _ONWARD = frozenset({State.AWAITING_APPROVAL, State.READY_TESTING, State.SHADOW, State.CANARY, State.PROMOTED})
 _OFFLINE_ENDS = frozenset({State.REJECTED, State.HELD})
 _LIVE_ENDS = frozenset({State.ROLLED_BACK, State.HELD, State.AWAITING_APPROVAL})
@@ -74,6 +78,6 @@ EDGES: dict[State, frozenset[State]] = {
     **{state: onward | _WITHDRAWN for state, onward in _FORWARD.items()},
     State.PROMOTED: frozenset({State.RETIRED, State.ROLLED_BACK}),
     State.RETIRED: frozenset({State.PROMOTED}),  # a rollback brings it back
-    **dict.fromkeys(FAILED, frozenset[State]()),
+    **dict.fromkeys(STOPPED, frozenset[State]()),
 }
 """Every change of state there is. A step of a canary is an edge from CANARY to itself."""

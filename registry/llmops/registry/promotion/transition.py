@@ -42,6 +42,8 @@ class Transitions:
     def take(self, promotion: Promotion, due: Step) -> Promotion | None:
         """Take the step; None where, looked at again inside the transaction, another one is due.
 
+        What only follows from people's words is drawn by whoever comes first; for the others it is done already.
+
         Raises:
             ConflictError: somebody moved the promotion first.
             DeniedError: the principal may not.
@@ -51,8 +53,10 @@ class Transitions:
         with self._authority.acting(action, promotion.ref, params) as acting, self._sql.begin() as connection:
             sequence.lock(connection, promotion.name)
             self._require(connection, promotion, due)
-            rows.same(connection, promotion)
-            if guard(connection, promotion) != due:
+            drawn = _follows_from_a_word(promotion, due) and not rows.unmoved(connection, promotion)
+            if not drawn:
+                rows.same(connection, promotion)
+            if drawn or guard(connection, promotion) != due:
                 acting.concluded(connection, result={"overtaken": True})
                 return None
             filed = effects.apply(connection, promotion, due, actor=self._authority.actor)

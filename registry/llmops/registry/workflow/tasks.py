@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from llmops.core.errors import ConfigError, GateFailedError, UserError
 from llmops.core.names import Name, Ref
 from llmops.core.positions import load_yaml
-from llmops.registry.promotion.states import FAILED, LIVE, State
+from llmops.registry.promotion.states import LIVE, STOPPED, State
 from llmops.registry.workflow.context import TaskContext, Waiting
 
 if TYPE_CHECKING:
@@ -283,8 +283,8 @@ _WORDS = {"fail": "a fail", "inconclusive": "inconclusive"}
 
 
 def _require_on_its_way(promotion: Promotion) -> None:
-    """Raises GateFailedError where the promotion was refused, or is held."""
-    if promotion.state in FAILED or promotion.state is State.HELD:
+    """Raises GateFailedError where the promotion was refused or withdrawn, or is held."""
+    if promotion.state in STOPPED or promotion.state is State.HELD:
         raise GateFailedError(
             f"{promotion.ref} is {promotion.state.phrase}: {promotion.why or 'its evidence does not pass'}",
             where=str(promotion.ref),

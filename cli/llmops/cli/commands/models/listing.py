@@ -68,13 +68,14 @@ def show(ref: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def repair(plan: bool, config: Path | None, as_json: bool) -> None:
-    """Make MLflow's copies of the aliases equal to the aliases of record, and clear interrupted registrations."""
+    """Make MLflow's copies of aliases and tags equal to the record, and clear interrupted registrations."""
     with existing_registry(job_state(config)) as registry:
         found = registry.repair(plan=plan)
     if as_json:
         print_json(found.as_json())
         return
-    rows: list[tuple[Any, ...]] = [(d.name, f"alias {d.alias}", d.mlflow, d.record) for d in found.aliases]
+    rows: list[tuple[Any, ...]] = [(d.name, f"alias {d.alias}", d.mlflow, d.record) for d in found.copies.aliases]
+    rows += [(f"{d.name}/{d.version}", f"tag {d.key}", d.mlflow, d.record) for d in found.copies.tags]
     rows += [(r.name, "interrupted registration", r.registration_id, None) for r in found.registrations]
     rows += [(a.about, f"{a.action_name} without an outcome", a.event_time[:19], "abandoned") for a in found.actions]
     print_table(("name", "what", "found", "should be"), rows, empty="nothing differs")

@@ -78,22 +78,28 @@ def diff(left: str, right: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def policy(scope: str, file: Path | None, unset: bool, plan: bool, config: Path | None, as_json: bool) -> None:
-    """Print the policy that holds for SCOPE (a catalog, catalog.schema, or an asset), or give it one of its own."""
+    """Print the policy that holds for SCOPE, or give it one of its own.
+
+    SCOPE is a catalog (prod), a schema (prod.fraud.*) or an asset (prod.fraud.fraud_clf; fraud.fraud_clf in --env).
+    """
     from llmops.core.config import load_config
     from llmops.registry.promotion import Policy, Promoter
+    from llmops.registry.promotion.policies import scope as read_scope
+    from llmops.registry.promotion.policies import written
 
     wanted = load_config(Policy, file, environment={}).value if file else None
+    place = written(read_scope(scope))
     with open_registry(job_state(config)) as registry:
         promoter = Promoter(registry)
         if (wanted is not None or unset) and not plan:
-            promoter.set_policy(scope, wanted)
-        ruling = promoter.policy(scope)
+            promoter.set_policy(place, wanted)
+        ruling = promoter.policy(place)
     shown = wanted if plan and wanted is not None else ruling.policy
     if as_json:
-        print_json({"scope": scope, "from": ruling.scope, "policy": shown.as_json()})
+        print_json({"scope": place, "from": ruling.named, "policy": shown.as_json()})
         return
     print_table(("rule", "value"), [(key, _plain(value)) for key, value in shown.as_json().items()], empty="")
-    say(f"from {ruling.scope}" if ruling.scope else "the default")
+    say(f"{place}: from {ruling.named}" if ruling.named else f"{place}: the default")
 
 
 def _candidate(name: Name, source: str, options: dict[str, Any]) -> Candidate:
