@@ -259,13 +259,15 @@ class Renderer:
         In pieces each stretch begins with one, so the piece's own begin decides: a token of white space only is said
         to stand at its end, which may be where the next stretch begins.
         """
+        if self._in_pieces:
+            until = next((end for start, end in reversed(spans) if start <= begin), 0) - begin
+            return [end <= until for _, end in offsets] if until > 0 else [False] * len(offsets)
         found = []
         number = 0
         for start, end in offsets:
-            while number < len(spans) and spans[number][1] < begin + end:
+            while number < len(spans) and spans[number][1] < end:
                 number += 1
-            first = begin if self._in_pieces else begin + start
-            found.append(number < len(spans) and spans[number][0] <= first)
+            found.append(number < len(spans) and spans[number][0] <= start)
         return found
 
     def _pieces(self, row: Rendered) -> list[tuple[int, str]]:
