@@ -129,3 +129,13 @@ def test_supervise_completion_is_the_last_answer_and_all_is_all() -> None:
     everything = Renderer(byte_tokenizer(), finetune_job("x", supervise="all")).tokens(row)[0]
     assert learned(last, byte_tokenizer()) == "d<|im_end|>"
     assert all(everything.supervised)
+
+
+def test_the_fingerprint_is_of_words_and_ids_and_not_of_the_last_batch(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    before = Renderer(tokenizer, JOB).fingerprint
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=4)
+    tokenizer.save_pretrained(tmp_path)
+    assert Renderer(tokenizer, JOB).fingerprint == before
+    assert Renderer(type(tokenizer).from_pretrained(tmp_path), JOB).fingerprint == before
+    assert Renderer(byte_tokenizer(MARKED), JOB).fingerprint != before
