@@ -5,8 +5,8 @@
         state.json       facts: counters, position in the data, how the run is divided
         ...              safetensors and JSON of whoever trains
 
-The newest that is whole is resumed from; broken ones are moved aside with the reason, never trusted. The last whole one is
-never deleted. Knows files and digests; no torch.
+The newest that is whole is resumed from; broken ones are moved aside with the reason, never trusted. The last whole one
+is never deleted. Knows files and digests; no torch.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Checkpoints:
 
     def begin(self, step: int) -> Path:
         """The folder that all ranks write into; `finish` gives it its name."""
-        aside = self._aside(step)
+        aside = self.aside(step)
         try:
             for left in self._folder.glob(".*.tmp"):
                 shutil.rmtree(left)
@@ -94,7 +94,7 @@ class Checkpoints:
 
     def finish(self, step: int, state: Mapping[str, Any]) -> Checkpoint:
         """Make what lies in the folder of `begin` durable, list it, and give it its name; the oldest ones go."""
-        aside, path = self._aside(step), self._folder / _name(step)
+        aside, path = self.aside(step), self._folder / _name(step)
         try:
             (aside / STATE).write_bytes(orjson.dumps(dict(state), option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
             self._pause("written")
@@ -116,7 +116,7 @@ class Checkpoints:
         return Checkpoint(path, step, state)
 
     def abandon(self, step: int) -> None:
-        shutil.rmtree(self._aside(step), ignore_errors=True)
+        shutil.rmtree(self.aside(step), ignore_errors=True)
 
     def newest_valid(self) -> tuple[Checkpoint | None, list[Rejected]]:
         """The newest whole checkpoint, and the newer ones that are not."""
@@ -149,7 +149,7 @@ class Checkpoints:
     def _move_aside(self, path: Path) -> None:
         path.rename(path.with_name(f"broken-{path.name}-{time.time_ns()}"))
 
-    def _aside(self, step: int) -> Path:
+    def aside(self, step: int) -> Path:
         return self._folder / f".{_name(step)}.tmp"
 
 

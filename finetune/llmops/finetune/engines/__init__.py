@@ -1,7 +1,7 @@
 """What it is to train: one protocol for all engines, what they are given, what they tell meanwhile, what they leave.
 
-`supervised` is the own loop of sft, cpt and pretrain; `trl` adapts TRL's trainers of the other tasks. An engine goes on
-from the newest valid checkpoint of the run's folder by itself, and leaves the result in `folder.model`. Light: no torch.
+`supervised` is the own loop of sft, cpt and pretrain; `trl` adapts TRL's trainers of the other tasks. An engine goes
+on from the newest valid checkpoint of the run's folder by itself, and leaves the result in `folder.model`. No torch.
 """
 
 from __future__ import annotations
