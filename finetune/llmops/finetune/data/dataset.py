@@ -5,7 +5,7 @@ It lies in a folder of the cache under its digest, and is read from there by eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,9 @@ from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data.order import Order, RowFeed
 from llmops.finetune.data.rows import Examples, TokenRows
 from llmops.finetune.data.sources import SourceRead
+from llmops.finetune.data.tally import Counts
 
 MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the rows of one source, or of all."""
-
-    read: int = 0
-    bad: int = 0
-    duplicates: int = 0
-    near_duplicates: int = 0
-    contaminated: int = 0
-    overlong: int = 0
-    split: int = 0
-    heldout: int = 0
-    examples: int = 0
-    rows: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,13 +112,7 @@ class Dataset:
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the rows: for the run's folder and the model's card."""
-        return {
-            "digest": self.digest,
-            "renderer": self.renderer,
-            "sources": [source.as_json() for source in self.sources],
-            "statistics": {**asdict(self.statistics), "supervised_share": self.statistics.supervised_share},
-            "problems": [asdict(problem) for problem in self.problems],
-        }
+        return manifest_of(self.digest, self.renderer, self.sources, self.statistics, self.problems)
 
     @classmethod
     def load(cls, folder: Path) -> Dataset:
@@ -158,6 +135,23 @@ class Dataset:
             TokenRows(folder / "heldout", heldout),
             heldout,
         )
+
+
+def manifest_of(
+    digest: str,
+    renderer: str,
+    sources: Sequence[SourceRead],
+    statistics: Statistics,
+    problems: Sequence[Problem],
+) -> dict[str, Any]:
+    """Everything of a data set but its rows, as JSON."""
+    return {
+        "digest": digest,
+        "renderer": renderer,
+        "sources": [source.as_json() for source in sources],
+        "statistics": {**asdict(statistics), "supervised_share": statistics.supervised_share},
+        "problems": [asdict(problem) for problem in problems],
+    }
 
 
 def order_of(rows: TokenRows, config: FinetuneConfig) -> Order:

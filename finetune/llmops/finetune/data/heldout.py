@@ -6,44 +6,26 @@ The same example is on the same side whatever file it lies in, whatever was adde
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from llmops.core.ids import digest
-from llmops.finetune.data.examples import Completion, Conversation, Example, Text
-from llmops.finetune.data.words import normalised
+from llmops.finetune.data.examples import Example
+from llmops.finetune.data.words import question
 
 _WHOLE = 2**64
 
 
-def asked(example: Example) -> str:
-    """What is asked in an example, in plain words; of a text all of it."""
-    content = example.content
-    if isinstance(content, Text):
-        return normalised(content.text)
-    if isinstance(content, Completion):
-        return normalised(content.prompt)
-    if isinstance(content, Conversation):
-        answers = [place for place, message in enumerate(content.messages) if message.role == "assistant"]
-        turns = content.messages[: answers[-1]] if answers else content.messages
-        return normalised("\n".join(message.content for message in turns))
-    return normalised("\n".join(message.content for message in content.prompt))
-
-
-def heldout(examples: Sequence[Example], share: float, groups: Mapping[str, str] | None = None) -> set[str]:
-    """The ids of the examples that are kept apart: about `share` of them, at least one of two.
-
-    Args:
-        groups: id -> what stands for all that nearly equal it; these stay together too.
-    """
+def heldout_ids(examples: Sequence[Example], share: float) -> set[str]:
+    """The ids of the examples that are kept apart: about `share` of them; at least one, where there are two."""
     if not share or len(examples) < 2:
         return set()
-    questions = [asked(example) for example in examples]
+    questions = [question(example) for example in examples]
     often = Counter(questions)
     most = max(8, share * len(examples) / 2)  # one question for all rows would put all of them on one side
-    sides: dict[str, int] = {}
-    for example, question in zip(examples, questions, strict=True):
-        key = question if question and often[question] <= most else example.id
-        sides[example.id] = _place((groups or {}).get(example.id) or key)
+    sides = {
+        example.id: _place(asked if asked and often[asked] <= most else example.id)
+        for example, asked in zip(examples, questions, strict=True)
+    }
     kept = {one for one, place in sides.items() if place < share * _WHOLE}
     if not kept:
         least = min(sides.values())

@@ -65,7 +65,8 @@ class Batch:
         """rows x 1 x width x width: whether a token sees another: of its own document, not after it."""
         same = self.documents[:, None, :, None] == self.documents[:, None, None, :]
         width = self.documents.shape[1]
-        return np.logical_and(same, np.tril(np.ones((width, width), np.bool_)))
+        seen: npt.NDArray[np.bool_] = same & np.tril(np.ones((width, width), np.bool_))
+        return seen
 
 
 def best_fit_decreasing(lengths: Sequence[int] | npt.NDArray[Any], capacity: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""From a job's sources to a data set on the disk: read, checked, split, made tokens of; once for the same data.
+"""From a job's sources to a data set on the disk: read, sifted, made tokens of; once for the same data.
 
 The folder is built aside and named when it is whole, so a kill leaves nothing that could be mistaken for a data set;
 `--plan` and the run after it share one. This module is the story; each step's how is its own module's.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,17 @@ from llmops.core.errors import StorageError, UserError
 from llmops.core.files import exclusive_lock, sync_directory, write_atomic
 from llmops.core.ids import digest
 from llmops.core.state import StateConfig
-from llmops.finetune.config import FinetuneConfig, SourceConfig
-from llmops.finetune.data import heldout
-from llmops.finetune.data.dataset import MANIFEST, Counts, Dataset, Problem, Statistics, order_of
+from llmops.finetune.config import GENERATING, FinetuneConfig, SourceConfig
+from llmops.finetune.data.dataset import MANIFEST, Dataset, Problem, Statistics, manifest_of, order_of
 from llmops.finetune.data.examples import Example, Tokens
-from llmops.finetune.data.formats import example
+from llmops.finetune.data.fitting import Fitting
 from llmops.finetune.data.rows import Examples, RowWriter, TokenRows
-from llmops.finetune.data.sources import BadRowError, Source, SourceRead, file_digest, open_source
+from llmops.finetune.data.sifting import Opened, Progress, read_examples, sift
+from llmops.finetune.data.sources import Source, SourceRead, file_digest, open_source
+from llmops.finetune.data.tally import Tally
 from llmops.finetune.data.template import Renderer
+from llmops.finetune.data.words import passages
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage, how much is done, and of how much (0: not known)."""
 _RECIPE = 1  # counts up when the same data would make other rows
 _AT_ONCE = 512
 
@@ -45,63 +45,33 @@ def prepare(
 ) -> Dataset:
     """The data set of a job: the one that lies in the cache, or a new one.
 
+    Args:
+        base: folder that relative paths of sources begin at.
+
     Raises:
         UserError: a source or a row is wrong; names it.
         StorageError: the disk is full; nothing half-made is left.
     """
     renderer = Renderer(tokenizer, config)
-    sources = [open_source(source, state, base) for source in config.data.sources]
-    apart = [open_source(source, state, base) for source in (*config.data.heldout, *config.data.contamination)]
-    read = [source.identity() for source in (*sources, *apart)]
-    key = digest([_RECIPE, config.data.model_dump(mode="json", exclude={"shuffle_buffer"}), renderer.supervise,
-                  config.task, renderer.fingerprint, [one.digest for one in read]])  # fmt: skip
+    data = config.data
+    opened = Opened(*(_opened(part, state, base) for part in (data.sources, data.heldout, data.contamination)))
+    read = [source.identity() for part in (opened.learned, opened.heldout, opened.contamination) for _, source in part]
+    decides = data.model_dump(mode="json", exclude={"shuffle_buffer", "streaming"})
+    generating = config.task in GENERATING
+    key = digest([_RECIPE, decides, renderer.supervise, generating, renderer.fingerprint, [one.digest for one in read]])
     folder = state.cache / "finetune" / key[:32]
     with exclusive_lock(folder.with_suffix(".lock"), what="preparing this data", wait_s=3600):
         if not (folder / MANIFEST).exists():
-            _build(folder, _Preparation(config, renderer, sources, apart, read, listen or _silent))
+            _build(folder, _Preparation(config, renderer, opened, read, listen or _silent))
     return Dataset.load(folder)
 
 
 def texts(config: FinetuneConfig, state: StateConfig, base: Path = Path()) -> Iterator[str]:
     """All that is said in the sources, for making a tokenizer of it."""
-    from llmops.finetune.data.words import text_of
-
-    for number, source in enumerate(config.data.sources):
-        for found in _examples(open_source(source, state, base), source, number, _Tally(config)):
-            yield text_of(found)
-
-
-class _Tally:
-    """Counts by source, and the first reports of each kind."""
-
-    _REPORTS = 20
-
-    def __init__(self, config: FinetuneConfig) -> None:
-        self.skip_bad = config.data.on_bad == "skip"
-        self.counts = [Counts() for _ in config.data.sources]
-        self.reports: dict[str, list[str]] = {}
-
-    def count(self, source: int, **more: int) -> None:
-        if source < len(self.counts):
-            now = asdict(self.counts[source])
-            self.counts[source] = replace(self.counts[source], **{name: now[name] + n for name, n in more.items()})
-
-    def report(self, kind: str, what: str) -> None:
-        kept = self.reports.setdefault(kind, [])
-        if len(kept) < self._REPORTS:
-            kept.append(what)
-
-    def bad(self, source: int, error: UserError) -> None:
-        """A row that cannot be read: counted where the job says so, else the end."""
-        if not self.skip_bad:
-            raise error
-        self.count(source, bad=1)
-        self.report("bad", f"{error.where}: {error.what}")
-
-    @property
-    def total(self) -> Counts:
-        every = [asdict(one) for one in self.counts]
-        return Counts(**{name: sum(one[name] for one in every) for name in asdict(Counts())})
+    tally = Tally(len(config.data.sources), skip_bad=config.data.on_bad == "skip")
+    for number, (source, opened) in enumerate(_opened(config.data.sources, state, base)):
+        for found in read_examples(opened, source, number, tally):
+            yield from passages(found)
 
 
 @dataclass
@@ -110,26 +80,37 @@ class _Preparation:
 
     config: FinetuneConfig
     renderer: Renderer
-    sources: Sequence[Source]
-    apart: Sequence[Source]
+    opened: Opened
     read: Sequence[SourceRead]
     listen: Progress
-    problems: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tally = _Tally(self.config)
+        self.tally = Tally(len(self.opened.learned), skip_bad=self.config.data.on_bad == "skip")
+        self.apart = Tally(max(len(self.opened.heldout), len(self.opened.learned)), skip_bad=self.tally.skip_bad)
+
+
+def _opened(sources: Sequence[SourceConfig], state: StateConfig, base: Path) -> list[tuple[SourceConfig, Source]]:
+    return [(source, open_source(source, state, base)) for source in sources]
 
 
 def _build(folder: Path, job: _Preparation) -> None:
+    with _aside(folder) as aside:
+        sides = sift(job.opened, job.config.data, job.tally, job.listen)
+        problems = [*sides.problems, *_write(aside / "train", job, sides.learned, job.tally)]
+        problems += _write(aside / "heldout", job, sides.heldout, job.apart)
+        _finish(aside, job, problems)
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to build in, which takes the name when all went well, and is gone when not."""
+    for left in folder.parent.glob(f"{folder.name}.*.tmp"):
+        shutil.rmtree(left)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
-        for left in folder.parent.glob(f"{folder.name}.*.tmp"):
-            shutil.rmtree(left)
         aside.mkdir(parents=True)
-        learned, kept = _sides(job)
-        _write(aside / "train", job, learned, job.tally)
-        _write(aside / "heldout", job, kept, None)
-        _finish(aside, job)
+        yield aside
+        sync_directory(aside)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
         sync_directory(folder.parent)
@@ -140,82 +121,60 @@ def _build(folder: Path, job: _Preparation) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sides(job: _Preparation) -> tuple[list[Example], list[Example]]:
-    """The examples to learn from, and those to judge by."""
-    data, tally = job.config.data, job.tally
-    found: dict[str, Example] = {}
-    for number, (source, opened) in enumerate(zip(data.sources, job.sources, strict=True)):
-        for one in _examples(opened, source, number, tally):
-            if data.dedup != "none" and one.id in found:
-                tally.count(number, duplicates=1)
-                tally.report("duplicates", f"{one.where} is {found[one.id].where} again")
-                continue
-            found[one.id if data.dedup != "none" else f"{one.id}{len(found)}"] = one
-    everything = list(found.values())
-    kept_ids = heldout.heldout(everything, data.heldout_share)
-    learned = [one for one in everything if one.id not in kept_ids]
-    kept = [one for one in everything if one.id in kept_ids]
-    for one in kept:
-        tally.count(one.source, heldout=1)
-    return learned, kept
-
-
-def _examples(opened: Source, source: SourceConfig, number: int, tally: _Tally) -> Iterator[Example]:
-    rows = (found for part in range(opened.parts()) for found in opened.rows(part))
-    for row, where in islice(rows, source.limit):
-        tally.count(number, read=1)
-        try:
-            if isinstance(row, BadRowError):
-                raise row
-            yield example(row, where, source.format, number)
-        except BadRowError as error:
-            tally.bad(number, error)
-
-
-def _write(folder: Path, job: _Preparation, examples: Sequence[Example], tally: _Tally | None) -> None:
-    writer = RowWriter(folder)
-    overlong: list[str] = []
+def _write(folder: Path, job: _Preparation, examples: Sequence[Example], tally: Tally) -> list[Problem]:
+    """The tokens of these examples, on the disk; gives what has to be decided of them."""
+    writer, fitting = RowWriter(folder), Fitting(job.config.data, tally)
     for start in range(0, len(examples), _AT_ONCE):
-        some = examples[start : start + _AT_ONCE]
         job.listen("tokenize", start, len(examples))
-        for one, rows in zip(some, job.renderer.batch(some), strict=True):
-            fitting = _fitted(rows, job.config, one)
-            if len(fitting) != len(rows):
-                overlong.append(one.where)
-            if fitting:
-                writer.add(one, fitting)
-                if tally is not None:
-                    tally.count(one.source, examples=1, rows=len(fitting), tokens=sum(len(r.ids) for r in fitting),
-                                supervised_tokens=sum(sum(r.supervised) for r in fitting))  # fmt: skip
+        for one, rows in _tokens(job.renderer, examples[start : start + _AT_ONCE], tally):
+            fitted = fitting.fitted(one, rows)
+            if fitted:
+                writer.add(one, fitted)
+                tally.count(one.source, "examples")
+            for row in fitted:
+                tally.count(one.source, "rows")
+                tally.count(one.source, "tokens", len(row.ids))
+                tally.count(one.source, "supervised_tokens", sum(row.supervised[1:]))
     writer.close()
+    return fitting.problems()
 
 
-def _fitted(rows: list[Tokens], config: FinetuneConfig, one: Example) -> list[Tokens]:
-    return [row for row in rows if len(row.ids) <= config.data.max_length]
+def _tokens(renderer: Renderer, examples: Sequence[Example], tally: Tally) -> Iterator[tuple[Example, list[Tokens]]]:
+    """Many at once; where the template refuses one of them, one by one."""
+    try:
+        yield from zip(examples, renderer.batch(examples), strict=True)
+        return
+    except UserError:
+        if not tally.skip_bad:
+            raise
+    for one in examples:
+        try:
+            yield one, renderer.tokens(one)
+        except UserError as error:
+            tally.bad(one.source, error)
 
 
-def _finish(folder: Path, job: _Preparation) -> None:
+def _finish(folder: Path, job: _Preparation, problems: list[Problem]) -> None:
     """Figures and digest of what was written, as the manifest."""
-    examples = Examples(folder / "train")
-    rows = TokenRows(folder / "train", examples)
+    rows = TokenRows(folder / "train", Examples(folder / "train"))
     packed = len(order_of(rows, job.config).epoch(0)) if len(rows) else 0
-    lengths, supervised = rows.lengths, rows.supervised_counts
-    statistics = Statistics(
+    lengths, learned = rows.lengths, rows.supervised_counts
+    silent = [] if job.config.task in GENERATING else [int(place) for place in (learned == 0).nonzero()[0]]
+    if silent:
+        where = tuple(rows.example_of(place).where for place in silent[:5])
+        what = f"in {len(silent)} of {len(rows)} rows no token is learned: {where[0]}"
+        hint = "look at the roles of these rows and at the chat template's generation marks, or set data.supervise: all"
+        problems.append(Problem("unsupervised", len(silent), what, hint, where))
+    figures = Statistics(
         job.tally.total,
-        tuple(job.tally.counts),
+        job.tally.by_source,
         longest=int(lengths.max(initial=0)),
-        unsupervised=int((supervised == 0).sum()),
+        unsupervised=len(silent),
         packed_rows=packed,
         density=float(lengths.sum() / (packed * job.config.data.max_length)) if packed else 0.0,
         reports=job.tally.reports,
     )
-    manifest = {
-        "digest": _content_digest(folder),
-        "renderer": job.renderer.fingerprint,
-        "sources": [one.as_json() for one in job.read],
-        "statistics": {**asdict(statistics), "supervised_share": statistics.supervised_share},
-        "problems": [asdict(problem) for problem in job.problems],
-    }
+    manifest = manifest_of(_content_digest(folder), job.renderer.fingerprint, job.read, figures, problems)
     write_atomic(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
 
 

@@ -82,9 +82,10 @@ class TokenRows(Sequence[Tokens]):
 
     @property
     def supervised_counts(self) -> Ints:
-        """For each row how many tokens are supervised."""
+        """For each row how many tokens are learned: its first never is, since nothing stands before it."""
         total = np.concatenate([[0], np.cumsum(self._supervised, dtype=np.int64)])
-        return np.asarray(total[self._starts[1:]] - total[self._starts[:-1]])
+        begins = np.minimum(self._starts[:-1] + 1, self._starts[1:])
+        return np.asarray(total[self._starts[1:]] - total[begins])
 
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
@@ -95,6 +96,9 @@ class TokenRows(Sequence[Tokens]):
         """Ids and supervision of a row, not copied."""
         start, end = self._starts[place], self._starts[place + 1]
         return self._ids[start:end], self._supervised[start:end]
+
+    def example_of(self, place: int) -> Example:
+        return self._examples[int(self.example[place])]
 
     def id(self, place: int) -> str:
         found = self._examples.ids[self.example[place]].tobytes().hex()
