@@ -113,10 +113,11 @@ def compare(judged: Judged, config: FinetuneConfig) -> Report | None:
 
 
 def main_score(evaluation: Evaluation, config: FinetuneConfig) -> Scored | None:
-    """The figure that decides: the task's own, or else the first that a limit was named for, or else the loss."""
+    """The figure that decides: the task's own, the first that a limit was named for, the loss, or whatever there is."""
     named = [metric for limit, metric in _LIMITS if getattr(config.eval.gate, limit) is not None]
     wanted = [_MAIN[config.task]] if config.task in _MAIN else []
-    for metric in (*wanted, *named, "loss"):
+    there = [one.metric for one in evaluation.scores]
+    for metric in (*wanted, *named, "loss", *there):
         if (found := evaluation.score(metric)) is not None:
             return found
     return None
