@@ -1,7 +1,7 @@
 """How good a model is on held-out examples, example by example: loss, token accuracy, exact match, preferences.
 
-The same code measures the model before and after, in one order, so that the figures pair. Losses are teacher-forced over
-supervised tokens; exact match is a greedy answer, asked as serving would ask. Imports torch when it measures.
+The same code measures the model before and after, in one order, so that the figures pair. Losses are teacher-forced
+over supervised tokens; exact match is a greedy answer, asked as serving would ask. Imports torch when it measures.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ class _Row:
     supervised: int
 
 
-def measure(
-    model: Any, tokenizer: Any, data: Dataset, config: FinetuneConfig, *, generate: bool = True
-) -> Measured:
+def measure(model: Any, tokenizer: Any, data: Dataset, config: FinetuneConfig, *, generate: bool = True) -> Measured:
     """Measure a model on the held-out examples of a data set, at most `eval.max_examples` of them.
 
     Conversations, completions and texts: loss and token accuracy over supervised tokens; exact match of a greedy answer

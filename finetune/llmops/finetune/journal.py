@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from llmops.core.files import write_atomic
-from llmops.finetune.engines import Event, Evaluated, Phase, Resumed, Saved, StepDone
+from llmops.finetune.engines import Evaluated, Event, Phase, Resumed, Saved, StepDone
 from llmops.finetune.runs import RunFolder
 
 EVENTS = "events.jsonl"

@@ -19,6 +19,7 @@ import yaml
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.files import sync_directory
+from llmops.core.identity import LOCAL, Principal
 from llmops.core.state import StateConfig
 from llmops.finetune.artefact import CONFIG, PLACE, is_adapter, model_digest
 from llmops.finetune.config import FinetuneConfig, MethodConfig, ModelConfig
@@ -50,7 +51,7 @@ class BaseModel:
         return self.record.uri if self.record else "new"
 
 
-def find_base(model: ModelConfig, state: StateConfig) -> BaseModel:
+def find_base(model: ModelConfig, state: StateConfig, principal: Principal = LOCAL) -> BaseModel:
     """The base that a job names; one of the hub is fetched, at a commit that is recorded.
 
     Raises:
@@ -65,7 +66,7 @@ def find_base(model: ModelConfig, state: StateConfig) -> BaseModel:
     if folder.is_dir():
         return base_of_folder(folder, str(folder.resolve()))
     if _REGISTERED.fullmatch(model.path) and ("@" in model.path or "." in model.path):
-        return _registered(model.path, state)
+        return _registered(model.path, state, principal)
     return _of_hub(model.path, model.revision)
 
 
@@ -257,10 +258,10 @@ def _adapter(method: MethodConfig) -> Any:
     )
 
 
-def _registered(reference: str, state: StateConfig) -> BaseModel:
+def _registered(reference: str, state: StateConfig, principal: Principal) -> BaseModel:
     from llmops.registry import Registry
 
-    with Registry(state) as registry:
+    with Registry(state, principal=principal) as registry:
         version = registry.resolve(reference)
         folder = registry.files(version.ref) / PLACE
     return base_of_folder(folder, str(version.ref), version=str(version.ref))
@@ -276,7 +277,7 @@ def _of_hub(name: str, revision: str | None) -> BaseModel:
         raise NotFoundError(
             f"there is no folder, registered version or reachable hub model `{name}`",
             where="model.path",
-            hint="name a folder of safetensors, a version such as `docs.base@champion`, or a hub id that can be fetched",
+            hint="name a folder of safetensors, a version such as `docs.base@champion`, or a hub id in reach",
         ) from error
     return base_of_folder(folder, name, revision=folder.name)
 

@@ -65,9 +65,7 @@ def _rows_at_once(plan: Plan, config: FinetuneConfig, shape: Mapping[str, Any], 
     free = free_bytes(plan.device)
     for checkpointing in (plan.gradient_checkpointing, True):
         for rows in sorted((one for one in range(1, each + 1) if each % one == 0), reverse=True):
-            made = replace(
-                plan, rows_per_rank=rows, accumulation=each // rows, gradient_checkpointing=checkpointing
-            )
+            made = replace(plan, rows_per_rank=rows, accumulation=each // rows, gradient_checkpointing=checkpointing)
             if wanted is not None and rows > wanted:
                 continue
             if wanted is None and plan.device == "cpu" and rows > 1 and rows * plan.width > _CPU_TOKENS:

@@ -1,7 +1,7 @@
 """The loss of a packed batch, computed where something is learned and nowhere else.
 
-Only the positions before a supervised token go through the output layer: of an instruction with a short answer that is a
-small part, and logits are the largest thing in memory. The gradient is the same, since the others would have counted
+Only the positions before a supervised token go through the output layer: of an instruction with a short answer that is
+a small part, and logits are the largest thing in memory. The gradient is the same, since the others would have counted
 nothing. Sums, not means: what they are divided by is the number of supervised tokens of the whole step.
 """
 

@@ -2,7 +2,7 @@
 
     weights      parameters x bytes; the frozen ones in the plan's precision, those that learn in fp32
     gradients    4 bytes a parameter that learns;  optimizer: 8 more
-    activations  tokens at once x layers x (34 hidden + 5 heads x width) x bytes  (attention's square only where it is kept)
+    activations  tokens at once x layers x (34 hidden + 5 heads x width) / 2 x bytes; attention's square if it is kept
     logits       supervised tokens at once x vocabulary x 10 bytes
 
 Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022, equations 2 and 4.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import UserError
@@ -99,8 +100,7 @@ def free_bytes(device: str) -> int | None:
 
         return int(torch.cuda.mem_get_info()[0])
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = dict(line.split(":") for line in file)
+        found = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     except (OSError, ValueError):
         return None
     return int(found["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in found else None
@@ -110,7 +110,9 @@ def what_to_change(config: FinetuneConfig, plan: Plan) -> str:
     """The first of what helps, with its figures."""
     if plan.rows_per_rank > 1:
         rows = plan.rows_per_rank // 2
-        return f"set train.rows_per_device: {rows} (it was {plan.rows_per_rank}): activations halve, the result is equal"
+        return (
+            f"set train.rows_per_device: {rows} (it was {plan.rows_per_rank}): activations halve, the result is equal"
+        )
     if not plan.gradient_checkpointing:
         return "set train.gradient_checkpointing: on: activations shrink about 17 times, steps take a third longer"
     if config.method.kind == "full":

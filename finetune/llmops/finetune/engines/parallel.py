@@ -1,8 +1,8 @@
-"""How the weights of one model learn on one device, on copies (DDP), or in shares (FSDP2): a learner each, one protocol.
+"""How the weights of one model learn: on one device, on copies (DDP), or in shares (FSDP2); a learner each.
 
-State is saved as safetensors, never pickled: by rank 0 where all hold the same, by every rank its share otherwise.
-All of it is what exact resume needs: what learns, in full precision, and the optimizer's moments. The randomness of a step
-is keyed by (seed, step, rank), and the rate by the step, so neither has state. `deepspeed` has the learner of ZeRO.
+State is saved as safetensors, never pickled: by rank 0 where all hold the same, by every rank its share otherwise. It
+is all that exact resume needs: what learns, in full precision, and the optimizer's moments. The randomness of a step is
+keyed by (seed, step, rank), and the rate by the step, so neither has state. `deepspeed` has the learner of ZeRO.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from llmops.finetune.config import TrainConfig
 
 
 def rate(train: TrainConfig, step: int, steps: int) -> float:
-    """The rate of a step, counted from 0: up over the warm-up, then along the schedule, to nearly nothing at the end."""
+    """The rate of a step, counted from 0: up over the warm-up, then along the schedule, down to nearly nothing."""
     warmup = math.ceil(train.warmup_share * steps)
     if step < warmup:
         return train.lr * (step + 1) / warmup

@@ -1,7 +1,7 @@
 """The loop of sft, cpt and pretrain: packed batches, one update after the other, and exactly on after any interruption.
 
-The story of a step is `_Training.step`. What a step learns from is a function of its number, its randomness too, so a
-resumed run does what the undisturbed one would have done, bit for bit. How weights are spread over ranks is `parallel`'s.
+The story of a step is `_Training._step`. What it learns from is a function of its number, its randomness too, so a
+resumed run does what the undisturbed one would have done, bit for bit. How ranks share weights is `parallel`'s.
 """
 
 from __future__ import annotations
