@@ -1,8 +1,8 @@
 """A proof that a killed training ends where an undisturbed one does: the same job twice, one of them killed often.
 
 Each attempt is a process forked from one with torch in memory; it trains from the newest whole checkpoint, and gets
-SIGKILL at a moment that was drawn before: after some step, or within the writing of a checkpoint, at each of its stages.
-The certificate says when it was killed and what the weights' digests are. Works on CPUs, where forks are safe.
+SIGKILL at a moment that was drawn before: after some step, or within the writing of a checkpoint, in each of its
+stages. The certificate says when it was killed, and the weights' digests. Works on CPUs, where forks are safe.
 """
 
 from __future__ import annotations
