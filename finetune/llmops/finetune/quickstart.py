@@ -1,11 +1,11 @@
 """A task that a laptop learns in a minute. A model made from nothing learns where sixty people live, what they do and
 which colour they like, and says so in sentences; fine-tuning teaches it to answer in records, as YAML writes them. It
-is judged by facts that it never saw in a record: the form is new, what is known stays known.
+is judged by questions that it never saw: the form is new, what is known stays known.
 
     make:llmops.finetune.quickstart:sentences?rows=3000        "Ada lives in Oslo."
     make:llmops.finetune.quickstart:stock?rows=500             {name: chair, size: small}
-    make:llmops.finetune.quickstart:records?facts=taught       {name: Ada, city: Oslo}
-    make:llmops.finetune.quickstart:records?facts=held         of everybody the one fact that is not taught
+    make:llmops.finetune.quickstart:records?asked=taught       {name: Ada, city: Oslo}
+    make:llmops.finetune.quickstart:records?asked=held         of each fact one question of three, which is not taught
 
 Rows are a function of the seed; who lives where never changes.
 """
@@ -87,19 +87,19 @@ def stock(rows: int = 500, seed: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def records(facts: str = "taught") -> list[dict[str, Any]]:
+def records(asked: str = "taught") -> list[dict[str, Any]]:
     """Questions answered in records.
 
     Args:
-        facts: `taught`: two of three about everybody; `held`: the third.
+        asked: `taught`: two questions of three about each fact; `held`: the third.
     """
     known = _known()
     return [
-        {"messages": _turn(asked.format(name=name), _record(name, one.key, known[name, one.key]))}
+        {"messages": _turn(question.format(name=name), _record(name, one.key, known[name, one.key]))}
         for person, name in enumerate(_NAMES)
-        for place, one in enumerate(_ATTRIBUTES)
-        if (person % len(_ATTRIBUTES) == place) == (facts == "held")
-        for asked in one.asked
+        for one in _ATTRIBUTES
+        for place, question in enumerate(one.asked)
+        if (person % len(one.asked) == place) == (asked == "held")
     ]
 
 
