@@ -128,6 +128,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
+    deterministic: bool = Field(False, description="Only kernels that give the same bits each time; slower on GPUs")
 
 
 class PreferenceConfig(Section):

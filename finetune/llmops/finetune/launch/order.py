@@ -1,0 +1,127 @@
+"""What every launcher is told: names, sizes, time, variables, and the job file as the nodes will read it.
+
+A node reads a resolved copy of the job, in which the state lies in the folder that all nodes see. Secrets stay
+references: the value of a variable `NAME: env:OTHER` is taken where the job runs, and no file holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from llmops.core.errors import ConfigError
+from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.launch.node import CLUSTER_KINDS
+
+PORT = 29_400
+"""torchrun's own default for a rendezvous."""
+SAVE_BEFORE_S = 180
+"""How long before the end of its time a job is told to save and make room."""
+INTERRUPTED = 75
+"""Exit code of a run that saved and stopped because it was told to (EX_TEMPFAIL): start it again."""
+IMAGE = "ghcr.io/your-team/llmops:latest"
+
+
+@dataclass(frozen=True)
+class Order:
+    """One training, as a launcher sees it.
+
+    Args:
+        name: fits DNS labels and job names.
+        processes: ranks of one node.
+        plain: variables with their values; `secret` holds those that are references, by name.
+        folder: where every node finds job file, state and logs.
+    """
+
+    name: str
+    origin: str
+    job_yaml: str
+    nodes: int
+    processes: int
+    gpus: int
+    hours: float
+    restarts: int
+    folder: PurePosixPath
+    image: str | None = None
+    queue: str | None = None
+    plain: dict[str, str] = field(default_factory=dict)
+    secret: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def job_path(self) -> PurePosixPath:
+        return self.folder / self.job_name
+
+    @property
+    def job_name(self) -> str:
+        return f"{self.name}.yaml"
+
+    @property
+    def seconds(self) -> int:
+        return int(self.hours * 3600)
+
+    @property
+    def command(self) -> list[str]:
+        return ["llmops", "finetune", str(self.job_path)]
+
+    @property
+    def head(self) -> str:
+        """The first lines of every artefact."""
+        ranks = f"{self.nodes} node{'s' * (self.nodes > 1)} x {self.processes} rank{'s' * (self.processes > 1)}"
+        lines = [f"# {self.origin}: {ranks}, {self.hours:g} h an attempt. Written by `llmops finetune`."]
+        if self.secret:
+            lines.append(f"# Secrets that must be there: {', '.join(sorted(set(self.secret.values())))}")
+        return "\n".join(lines) + "\n"
+
+
+def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
+    """The order of a job.
+
+    Raises:
+        ConfigError: a cluster's nodes have no folder in common, or a secret is of a kind that cannot travel.
+    """
+    launch = config.launch
+    if launch.shared_dir is None and (launch.kind in CLUSTER_KINDS or launch.nodes > 1):
+        raise ConfigError(
+            f"launch.kind: {launch.kind} needs launch.shared_dir",
+            hint="name a folder that every node sees; state, checkpoints and logs go there",
+        )
+    folder = PurePosixPath((launch.shared_dir or config.state.root / "launch").as_posix())
+    plain, secret = _variables(launch.environment)
+    return Order(
+        name=config.name.replace("_", "-").strip("-"),
+        origin=str(path) if path else config.name,
+        job_yaml=_resolved(config),
+        nodes=launch.nodes,
+        processes=launch.processes or launch.gpus or 1,
+        gpus=launch.gpus,
+        hours=launch.hours,
+        restarts=launch.restarts,
+        folder=folder,
+        image=launch.image,
+        queue=launch.queue,
+        plain=plain,
+        secret=secret,
+    )
+
+
+def _resolved(config: FinetuneConfig) -> str:
+    """The job as the nodes read it: only what is not a default, the state in the shared folder."""
+    values: dict[str, Any] = {"job": "finetune", **config.model_dump(mode="json", exclude_defaults=True)}
+    if config.launch.shared_dir is not None and config.state.dir == type(config.state)().dir:
+        values["state"] = {**values.get("state", {}), "dir": f"{config.launch.shared_dir.as_posix()}/state"}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _variables(given: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    plain = {name: value for name, value in given.items() if not value.startswith(("env:", "file:"))}
+    for name, value in given.items():
+        if value.startswith("file:"):
+            raise ConfigError(
+                f"launch.environment.{name} refers to a file of this machine",
+                hint="use env:NAME: its value is taken where the job runs",
+            )
+    secret = {name: value.removeprefix("env:") for name, value in given.items() if value.startswith("env:")}
+    return plain, secret
