@@ -63,7 +63,9 @@ class SourceConfig(Section):
         description="File, folder or glob; `table:catalog.schema.table`; `hf:name`; `feedback:`; `make:module:function`"
     )
     format: Format = "auto"
-    weight: float = Field(1.0, gt=0, description="Share of the mixture, relative to the other sources")
+    weight: float | None = Field(
+        None, gt=0, description="Share of the mixture, relative to the other sources; default: every row once an epoch"
+    )
     split: str = Field("train", description="Split of a dataset that has some")
     where: str | None = Field(None, description="SQL condition on a table's rows")
     limit: int | None = Field(None, ge=1, description="First rows only")
@@ -75,6 +77,7 @@ class DataConfig(Section):
     heldout_share: float = Field(0.1, ge=0, lt=1, description="Share kept apart where `heldout` names none")
     max_length: int = Field(1024, ge=8, description="Most tokens of one row")
     on_overlong: Literal["error", "drop", "split"] = "error"
+    on_bad: Literal["error", "skip"] = Field("error", description="What becomes of a row that cannot be read")
     packing: Literal["bfd", "none"] = Field(
         "bfd", description="bfd: best fit decreasing; documents never see each other"
     )
@@ -87,7 +90,13 @@ class DataConfig(Section):
     on_contamination: Literal["error", "drop"] = "error"
     streaming: bool = Field(False, description="Read rows as they are needed; for more than fits in memory")
     shuffle_buffer: int = Field(10_000, ge=1, description="Rows shuffled at once when streaming")
-    workers: int = Field(0, ge=0, description="Processes that tokenize; 0: this one")
+
+    @field_validator("sources")
+    @classmethod
+    def _all_weights(cls, value: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+        if len({source.weight is None for source in value}) > 1:
+            raise ValueError("give a weight to every source, or to none")
+        return value
 
 
 class BudgetConfig(Section):
@@ -119,6 +128,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
+    deterministic: bool = Field(False, description="Only kernels that give the same bits each time; slower on GPUs")
 
 
 class PreferenceConfig(Section):

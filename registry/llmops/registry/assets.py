@@ -185,7 +185,7 @@ class Registry:
             IntegrityError: its files are not what was registered; nothing of them was run.
         """
         version = ref if isinstance(ref, Version) else self.resolve(ref)
-        if version.kind not in (Kind.CHAIN, Kind.MODEL, Kind.LLM):
+        if not version.kind.answers and version.kind is not Kind.MODEL:
             raise UserError(f"`{version.ref}` is {version.kind.noun}: it does not answer", where=str(version.ref))
         self._require_execute(version)
         with self._sql.read() as connection:

@@ -27,8 +27,9 @@ from llmops.registry.digest import Manifest, require
 from llmops.registry.records import Version
 
 _UNFINISHED_S = 3600.0
-STATE_KEY, CATALOG_KEY = "state", "catalog"
-"""The keys of a model's configuration that loading replaces by the loader's own state and the version's own catalog."""
+STATE_KEY, CATALOG_KEY, FOLDER_KEY = "state", "catalog", "folder"
+"""Keys of a model's configuration that loading replaces: the loader's own state, the version's own catalog, and the
+folder of its verified files."""
 
 
 @contextmanager
@@ -101,15 +102,16 @@ def chain_in(folder: Path, state: StateConfig, ref: Ref) -> Chain:
     described = describe(folder)
     opener = opener_of(described)
     if opener:
-        return _open(opener, _configuration(described, ref, state), where=str(ref))
-    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, ref, state))
+        configuration = _pinned(described) | _overrides(described, ref, state, folder)
+        return _open(opener, configuration, where=str(ref))
+    model = mlflow_adapter.load_pyfunc(folder, _overrides(described, ref, state, folder))
     inner = _unwrapped(model)
     return inner if is_chain(inner) else PyfuncChain(model, name=str(ref))
 
 
 def model_in(folder: Path, state: StateConfig, ref: Ref) -> Any:
     """The model of verified files; this runs them."""
-    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), ref, state))
+    return mlflow_adapter.load_pyfunc(folder, _overrides(describe(folder), ref, state, folder))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -171,13 +173,9 @@ def _pinned(described: dict[str, Any]) -> dict[str, Any]:
     return dict(flavour.get("config") or {})
 
 
-def _overrides(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
-    here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: ref.name.catalog}
+def _overrides(described: dict[str, Any], ref: Ref, state: StateConfig, folder: Path) -> dict[str, Any]:
+    here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: ref.name.catalog, FOLDER_KEY: str(folder)}
     return {key: value for key, value in here.items() if key in _pinned(described)}
-
-
-def _configuration(described: dict[str, Any], ref: Ref, state: StateConfig) -> dict[str, Any]:
-    return _pinned(described) | _overrides(described, ref, state)
 
 
 def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:

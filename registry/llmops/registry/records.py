@@ -20,7 +20,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Kind(StrEnum):
-    """What an asset is. All kinds are registered, aliased and promoted by the same code."""
+    """What an asset is. All kinds are registered, aliased and promoted by the same code; some answer questions."""
 
     MODEL = "model"
     LLM = "llm"
@@ -30,6 +30,11 @@ class Kind(StrEnum):
     INDEX = "index"
     JUDGE = "judge"
     ROUTE = "route"
+
+    @property
+    def answers(self) -> bool:
+        """Whether a version of it answers in a conversation, as `core.chain` has it."""
+        return self in (Kind.CHAIN, Kind.LLM, Kind.ADAPTER)
 
     @property
     def noun(self) -> str:
@@ -56,8 +61,9 @@ class CodeModel:
     """A servable written as one Python file that calls `mlflow.models.set_model`: its text is the artefact, no pickle.
 
     Args:
-        model_config: JSON values, pinned in the artefact. Keys `state` and `catalog` are replaced, at loading, by the
-            loader's own state and the version's own catalog, so that a folder may move and a version be copied.
+        model_config: JSON values, pinned in the artefact. Keys `state`, `catalog` and `folder` are replaced, at loading,
+            by the loader's own state, the version's own catalog and the place of its verified files, so that a folder
+            may move and a version be copied.
         opener: `package.module:function`, for a chain of ours: `function(model_config)` gives the same `Chain` as the
             file, without importing MLflow. The module must lie in `llmops`.
     """

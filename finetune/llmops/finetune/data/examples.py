@@ -5,7 +5,9 @@ Knows no file and no tokenizer. `formats` makes these of rows, `template` makes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmops.core.ids import digest
@@ -13,24 +15,41 @@ from llmops.core.ids import digest
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `content` is text; tool calls stand in `extra` as the chat template wants them."""
+    """One turn. `content` is text; tool calls stand in `extra` as the chat template wants them.
+
+    Args:
+        learned: False for an answer that is context only (`weight: 0` in OpenAI's format).
+    """
 
     role: str
     content: str
     extra: dict[str, Any] = field(default_factory=dict)
+    learned: bool = True
 
     def as_json(self) -> dict[str, Any]:
-        return {"role": self.role, "content": self.content, **self.extra}
+        weight = {} if self.learned else {"weight": 0}
+        return {"role": self.role, "content": self.content, **self.extra, **weight}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Message:
+        extra = {key: value for key, value in found.items() if key not in ("role", "content", "weight")}
+        return cls(found["role"], found["content"], extra, learned=found.get("weight") != 0)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat, an instruction with its answer, or a prompt with its completion: turns, of which some are supervised."""
+    """A chat, or an instruction with its answer: turns, of which some are supervised.
+
+    Args:
+        tools: what the assistant may call, in OpenAI's format, as the chat template is told of them.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {"messages": [message.as_json() for message in self.messages]}
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {"messages": [message.as_json() for message in self.messages], **tools}
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,18 @@ class Thumb:
 
 
 Content = Conversation | Completion | Text | Preference | Thumb
+KINDS: dict[str, type[Content]] = {kind.__name__: kind for kind in (Conversation, Completion, Text, Preference, Thumb)}
+
+
+def content_from_json(kind: str, found: Mapping[str, Any]) -> Content:
+    """The content that `as_json` wrote; `kind` is the name of its class."""
+    values = dict(found)
+    for turns in ("messages", "prompt"):
+        if isinstance(values.get(turns), list):
+            values[turns] = tuple(Message.from_json(message) for message in values[turns])
+    if "tools" in values:
+        values["tools"] = tuple(values["tools"])
+    return KINDS[kind](**values)
 
 
 @dataclass(frozen=True)
@@ -101,9 +132,21 @@ class Example:
     where: str
     source: int = 0
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest({"kind": type(self.content).__name__, **self.content.as_json()})
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": type(self.content).__name__,
+            "where": self.where,
+            "source": self.source,
+            "content": self.content.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Example:
+        return cls(content_from_json(found["kind"], found["content"]), found["where"], found["source"])
 
 
 @dataclass(frozen=True)

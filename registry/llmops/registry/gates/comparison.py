@@ -34,8 +34,6 @@ from llmops.registry.gates.trial import Trial, TrialError
 from llmops.registry.records import Kind, Version
 from llmops.registry.stats.conclusion import Conclusion as Effect
 
-_CHAINS = (Kind.CHAIN, Kind.LLM)
-
 
 def compare(
     challenger: Version | Ref | str, champion: Version | Ref | str | None, spec: ComparisonSpec, registry: Registry
@@ -72,7 +70,7 @@ def _require_comparable(new: Version, old: Version | None, spec: ComparisonSpec)
         raise UserError(
             f"`{new.ref}` is {new.kind.noun}: it predicts no rows", hint="give `questions` instead of `data`"
         )
-    if spec.questions is not None and new.kind not in _CHAINS:
+    if spec.questions is not None and not new.kind.answers:
         raise UserError(f"`{new.ref}` is {new.kind.noun}: it answers no questions", hint="give `data`")
     if old is None:
         if spec.baseline is None:

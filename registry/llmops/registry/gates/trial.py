@@ -25,7 +25,7 @@ from llmops.registry import load as loading
 from llmops.registry.assets import Registry
 from llmops.registry.gates.judged import Output
 from llmops.registry.gates.spec import Limits
-from llmops.registry.records import Kind, Version
+from llmops.registry.records import Version
 
 _PROGRAM = "llmops.registry.gates.worker"
 _START_S = 60.0
@@ -119,7 +119,7 @@ class Trial:
 
     @property
     def is_chain(self) -> bool:
-        return self.version.kind in (Kind.CHAIN, Kind.LLM)
+        return self.version.kind.answers
 
     @property
     def _is_ours(self) -> bool:

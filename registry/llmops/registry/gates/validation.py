@@ -27,8 +27,6 @@ from llmops.registry.gates.spec import ValidationSpec
 from llmops.registry.gates.trial import Loaded, Trial, TrialError
 from llmops.registry.records import Kind, Version
 
-_LOADED = (Kind.MODEL, Kind.CHAIN, Kind.LLM)
-
 
 def validate(version: Version | Ref | str, spec: ValidationSpec, registry: Registry) -> Report:
     """Look at a version, and say what was found; nothing is moved, and nothing filed.
@@ -64,7 +62,7 @@ class _Course:
         started = datetime.now(UTC)
         self._read()
         self._add(paper_checks.check_documentation(self.version, self.spec.documentation))
-        if self.version.kind in _LOADED:
+        if self.version.kind.answers or self.version.kind is Kind.MODEL:
             self._try_out()
         else:
             self._add(paper_checks.check_content(self.version, self.registry, self.spec.prompt))

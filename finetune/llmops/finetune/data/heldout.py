@@ -1,0 +1,37 @@
+"""Which examples are kept apart to judge by: decided by what is asked, so that no question stands on both sides.
+
+The same example is on the same side whatever file it lies in, whatever was added since, and whichever seed trains.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from llmops.core.ids import digest
+from llmops.finetune.data.examples import Example
+from llmops.finetune.data.words import question
+
+_WHOLE = 2**64
+
+
+def heldout_ids(examples: Sequence[Example], share: float) -> set[str]:
+    """The ids of the examples that are kept apart: about `share` of them; at least one, where there are two."""
+    if not share or len(examples) < 2:
+        return set()
+    questions = [question(example) for example in examples]
+    often = Counter(questions)
+    most = max(8, share * len(examples) / 2)  # one question for all rows would put all of them on one side
+    sides = {
+        example.id: _place(asked if asked and often[asked] <= most else example.id)
+        for example, asked in zip(examples, questions, strict=True)
+    }
+    kept = {one for one, place in sides.items() if place < share * _WHOLE}
+    if not kept:
+        least = min(sides.values())
+        kept = {one for one, place in sides.items() if place == least}
+    return kept if len(kept) < len(sides) else set()
+
+
+def _place(key: str) -> int:
+    return int(digest(["heldout", key])[:16], 16)

@@ -1,0 +1,235 @@
+"""The story of a fine-tuning: data and base are made ready, looked at, trained on, judged, and offered as challenger.
+
+Each step is a call into the room that knows how. A run may be killed anywhere and started again: what is done is found
+done, training goes on from the newest whole checkpoint, and the same weights are the same version.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops.core.config import load_config
+from llmops.core.errors import LlmopsError, NotFoundError
+from llmops.core.identity import LOCAL, Principal
+from llmops.core.ids import digest
+from llmops.finetune import jobs, models
+from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.data import prepare as data_room
+from llmops.finetune.data.sources import SourceRead, require_unchanged
+from llmops.finetune.engines import Listener, Phase, Prepared, Trained, Warned
+from llmops.finetune.engines.memory import estimate
+from llmops.finetune.engines.signals import Stopped
+from llmops.finetune.journal import Journal
+from llmops.finetune.judging import evaluated
+from llmops.finetune.models import BaseModel
+from llmops.finetune.planning import plan_for
+from llmops.finetune.preflight import Preflight
+from llmops.finetune.preflight.everything import look
+from llmops.finetune.results import FILE
+from llmops.finetune.runs import RunFolder, RunRecord, find_run, list_runs, open_run
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would do, and what was found of it beforehand."""
+
+    run_id: str
+    plan: Mapping[str, Any]
+    data: Mapping[str, Any]
+    base: str
+    memory: str
+    preflight: Preflight
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run_id,
+            "base": self.base,
+            "plan": dict(self.plan),
+            "memory": self.memory,
+            "data": dict(self.data),
+            "preflight": self.preflight.as_json(),
+        }
+
+
+def run_job(
+    config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None, path: Path | None = None
+) -> RunRecord:
+    """Carry a job from nothing to a registered challenger; one that was begun is gone on with.
+
+    Args:
+        path: of the job file; paths in it are relative to the working folder.
+
+    Raises:
+        GateFailedError: preflight or the gate said no; the run's folder says why.
+        UserError: the job cannot be done as it is.
+        Stopped: somebody asked it to end; a checkpoint holds what was done.
+    """
+    listen = listen or _silent
+    job = ready(config, principal=principal, listen=listen)
+    folder = _opened(job, path, listen)
+    return _carried(job, folder, principal, listen)
+
+
+def resume_run(
+    run_id: str, config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None
+) -> RunRecord:
+    """Go on with a run as it was begun, whatever its job file says now.
+
+    Args:
+        config: any job, for its state.
+
+    Raises:
+        ConflictError: the data changed meanwhile; names the file.
+    """
+    listen = listen or _silent
+    folder = find_run(config.state, run_id)
+    written = folder.read(jobs.FILE)
+    known = FinetuneConfig.model_validate(written["config"]).model_copy(update={"state": config.state})
+    sources = [*known.data.sources, *known.data.heldout, *known.data.contamination]
+    now = [data_room.open_source(source, known.state, Path()).identity() for source in sources]
+    require_unchanged([SourceRead.from_json(one) for one in written["sources"]], now)
+    job = ready(known, principal=principal, listen=listen)
+    return _carried(job, folder, principal, listen)
+
+
+def plan_job(config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None) -> Planned:
+    """Everything but the training: data is prepared, the base is found, and all checks are made."""
+    job = ready(config, principal=principal, listen=listen or _silent)
+    memory = estimate(job.base.shape, config, job.plan, supervised_share=job.data.statistics.supervised_share or 1.0)
+    return Planned(_run_id(job), job.plan.as_json(), job.data.as_json(), job.base.uri, memory.text(), look(job))
+
+
+def ready(config: FinetuneConfig, *, principal: Principal, listen: Listener) -> Prepared:
+    """Base, tokenizer, data and plan of a job."""
+    listen(Phase("base"))
+    base = _base(config, principal, listen)
+    tokenizer = models.load_tokenizer(config, base, data_room.texts(config, config.state))
+    told = _told(listen)
+    data = data_room.prepare(config, tokenizer, config.state, listen=told)
+    return Prepared(config, base, tokenizer, data, plan_for(config, base.shape, data))
+
+
+def _carried(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener) -> RunRecord:
+    """From a prepared job to its end; whatever stops it is on record."""
+    with folder.locked():
+        record = folder.record()
+        if record.stage == "done":
+            return record
+        folder.update(attempts=record.attempts + 1, steps=job.plan.steps, problem=None, stage="preparing")
+        try:
+            return _stages(job, folder, principal, listen)
+        except Stopped:
+            folder.update(stage="interrupted")
+            raise
+        except KeyboardInterrupt:
+            folder.update(stage="interrupted", problem="interrupted")
+            raise
+        except LlmopsError as error:
+            folder.update(stage="failed", problem=error.what)
+            raise
+
+
+def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener) -> RunRecord:
+    if not _is_trained(folder, job):
+        listen(Phase("preflight"))
+        found = look(job)
+        folder.write("preflight.json", found.as_json())
+        found.require(where=str(folder.path / "preflight.json"))
+        folder.update(stage="training")
+        trained = _trained(job, folder, listen)
+        folder.update(stage="evaluating", step=trained.steps)
+    if not (folder.path / FILE).exists():
+        folder.update(stage="evaluating")
+        listen(Phase("evaluate"))
+        evaluated(job, folder, principal).save(folder)
+    folder.update(stage="registering")
+    if job.config.track.register_as is not None:
+        listen(Phase("register"))
+        _register(job.config, folder, principal)
+    return folder.update(stage="done")
+
+
+def _trained(job: Prepared, folder: RunFolder, listen: Listener) -> Trained:
+    """The training itself, told to the journal and to whoever listens."""
+    with Journal(folder, folder.record().attempts) as journal:
+
+        def both(event: Any) -> None:
+            journal.listen(event)
+            listen(event)
+
+        return jobs.train(job, folder, both)
+
+
+def _is_trained(folder: RunFolder, job: Prepared) -> bool:
+    record = folder.record()
+    return record.step == job.plan.steps and any(folder.model.glob("*.safetensors"))
+
+
+def _register(config: FinetuneConfig, folder: RunFolder, principal: Principal) -> None:
+    from llmops.finetune.registration import register
+    from llmops.registry import Registry
+
+    with Registry(config.state, principal=principal) as registry:
+        register(folder, config, registry)
+
+
+def _base(config: FinetuneConfig, principal: Principal, listen: Listener) -> BaseModel:
+    """The base, made by its own job where that was not run yet."""
+    if config.model.job is None:
+        return models.find_base(config.model, config.state, principal)
+    if not config.model.job.is_file():
+        raise NotFoundError("there is no such job file", where=str(config.model.job), hint="correct model.job")
+    other = load_config(FinetuneConfig, config.model.job, environment={}).value
+    other = other.model_copy(update={"state": config.state})
+    record = run_job(other, principal=principal, listen=listen, path=config.model.job)
+    folder = find_run(config.state, record.run_id)
+    return models.base_of_folder(folder.model, f"run:{record.run_id}", version=record.version)
+
+
+def _opened(job: Prepared, path: Path | None, listen: Listener) -> RunFolder:
+    """The run's folder, with what it is on record."""
+    config = job.config
+    begun = [
+        one.run_id
+        for one in list_runs(config.state)
+        if one.record().name == config.name and one.record().stage not in ("done", "failed")
+    ]
+    folder = open_run(config.state, name=config.name, task=config.task, identity=_identity(job))
+    other = [one for one in begun if one != folder.run_id]
+    if other:
+        listen(
+            Warned(0, f"a run of this name is unfinished, with other data or settings: {other[0]}; this is a new one")
+        )
+    if not (folder.path / jobs.FILE).exists():
+        jobs.write(job, folder, path)
+    return folder
+
+
+def _identity(job: Prepared) -> str:
+    record = job.base.record
+    return digest([job.config.identity, job.data.digest, record.digest if record else None])
+
+
+def _run_id(job: Prepared) -> str:
+    return f"{job.config.name}-{_identity(job)[:12]}"
+
+
+def _told(listen: Listener) -> Callable[[str, int, int], None]:
+    """Progress of the data room as events, five a second at most."""
+    last = 0.0
+
+    def told(stage: str, done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 0.2:
+            last = time.monotonic()
+            listen(Phase(stage, done, of))
+
+    return told
+
+
+def _silent(event: Any) -> None:
+    """Nobody listens."""
