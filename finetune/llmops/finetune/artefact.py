@@ -1,8 +1,8 @@
 """The folder that is registered of a trained model: safetensors, tokenizer, chat template, and one file that pins what
 they were made for.
 
-    MLmodel     how it is opened, and what is pinned: base with its digest, template's fingerprint, defaults of answering
-    model/      the adapter, or the whole weights, with tokenizer and chat template
+    MLmodel   how it is opened, and what is pinned: base with its digest, template's fingerprint, how answers are made
+    model/    the adapter, or the whole weights, with tokenizer and chat template
 
 Nothing in it is code, and nothing is unpickled: files of any other kind are refused. The same weights give the same
 bytes, so the same version, wherever and whenever they were trained. Knows files and JSON; no torch.

@@ -144,6 +144,25 @@ def load_model(base: BaseModel, config: FinetuneConfig, *, tokenizer: Any = None
     return model
 
 
+def load_scorer(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
+    """The base with a head that gives one number, for reward; the head begins the same for the same seed."""
+    if base.folder is None:
+        raise UserError("a reward model begins with a base", where="model")
+    with quiet_transformers():
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        with torch.random.fork_rng():
+            torch.manual_seed(config.train.seed)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                base.folder, num_labels=1, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+                trust_remote_code=False, **_attention(config),
+            )  # fmt: skip
+    model.config.use_cache = False
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
 def adapt(model: Any, method: MethodConfig, seed: int) -> Any:
     """The model with what is to learn made ready: an adapter put on it, or all of it."""
     if method.kind == "full":
@@ -154,7 +173,7 @@ def adapt(model: Any, method: MethodConfig, seed: int) -> Any:
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            adapted = get_peft_model(model, _adapter(method), autocast_adapter_dtype=True)
+            adapted = get_peft_model(model, adapter_config(method), autocast_adapter_dtype=True)
     return adapted.train()
 
 
@@ -239,16 +258,17 @@ def _quantised(config: FinetuneConfig) -> dict[str, Any]:
     }
 
 
-def _adapter(method: MethodConfig) -> Any:
+def adapter_config(method: MethodConfig, *, task_type: str = "CAUSAL_LM") -> Any:
+    """PEFT's words for a method."""
     from peft import IA3Config, LoraConfig
 
     targets: Any = method.targets if isinstance(method.targets, str) else list(method.targets)
     kept = list(method.modules_to_save) or None
     if method.kind == "ia3":
         own = None if targets == "all-linear" else targets  # PEFT's choice for this kind of model
-        return IA3Config(task_type="CAUSAL_LM", target_modules=own, modules_to_save=kept)
+        return IA3Config(task_type=task_type, target_modules=own, modules_to_save=kept)
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=method.r,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,

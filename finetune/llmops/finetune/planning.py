@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from llmops.core.errors import UserError
-from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.config import SUPERVISED, FinetuneConfig
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.engines import Plan
 from llmops.finetune.engines.memory import estimate, free_bytes
@@ -55,7 +56,15 @@ def _steps(config: FinetuneConfig, data: Dataset, plan: Plan) -> int:
     if budget.tokens is not None:
         return max(1, -(-budget.tokens // (plan.rows_per_step * plan.width)))
     assert budget.epochs is not None
+    if config.task not in SUPERVISED:  # examples are learned from whole, one by one
+        per_step = max(1, plan.rows_per_step // _answers(config))
+        return max(1, math.ceil(budget.epochs * len(data.examples) / per_step))
     return data.feed(config, plan.rows_per_step).steps(budget.epochs)
+
+
+def _answers(config: FinetuneConfig) -> int:
+    """Rows that one example takes in a step."""
+    return config.generation.generations if config.task in ("grpo", "rloo") else 1
 
 
 def _rows_at_once(plan: Plan, config: FinetuneConfig, shape: Mapping[str, Any], data: Dataset, each: int) -> Plan:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from llmops.core.ids import digest
 from llmops.finetune.runs import RunFolder
 
 FILE = "result.json"
@@ -21,10 +22,11 @@ class Base:
     """The model that training began with; a model made from nothing has none.
 
     Args:
-        uri: hub id or folder, as the job names it.
-        digest: SHA-256 over its files, as `models` computes it.
+        uri: hub id, folder, or `run:<id>` for what a finetune run left.
+        digest: `artefact.model_digest` of its files.
         revision: commit of a hub model.
         version: registered version (`dev.docs.base/3`), where it is one.
+        files: of a registered version, the digest under which a verified copy of its files lies in the cache.
     """
 
     uri: str
@@ -32,6 +34,7 @@ class Base:
     revision: str | None = None
     licence: str | None = None
     version: str | None = None
+    files: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Scored:
     """One figure of every held-out example, in one order for all models.
 
     Args:
-        metric: loss, token_accuracy, exact_match, preference_accuracy, reward_margin; loss is better when it is lower.
+        metric: loss, token_accuracy, exact_match, preference_accuracy, reward_margin, reward; loss is better low.
         before: of the model that training began with; None where there was none, or it cannot be measured so.
         after: of the result.
         champion: of the version that is champion now, where there is one and it was asked.
@@ -95,12 +98,18 @@ class Result:
 
     Args:
         template: fingerprint of chat template and tokenizer, equal at training and serving.
+        tracked: id of the run in the tracking store of the version's catalog.
     """
 
     base: Base | None
     data: tuple[DataRead, ...]
     evaluation: Evaluation
     template: str | None = None
+    tracked: str | None = None
+
+    @property
+    def digest(self) -> str:
+        return digest(asdict(self))
 
     def save(self, folder: RunFolder) -> None:
         folder.write(FILE, asdict(self))
@@ -123,6 +132,7 @@ class Result:
             data=tuple(DataRead(**one) for one in found["data"]),
             evaluation=Evaluation(**{**evaluation, "scores": scores}),
             template=found.get("template"),
+            tracked=found.get("tracked"),
         )
 
 

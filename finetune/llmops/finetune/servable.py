@@ -8,7 +8,7 @@ must have the digest that was pinned. The adapter to transformers and PEFT for a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,8 @@ class ModelChain:
         with _turn(self._busy, context.cancel):
             told = yield from self._told(ids, room, asked, context.cancel)
         usage = Usage(len(ids), told)
-        finish = "length" if told >= room else "stop"
-        yield Done(usage, refused=False, generation="", index_seq=0, finish_reason=finish)  # type: ignore[arg-type]
+        cut = told >= room
+        yield Done(usage, refused=False, generation="", index_seq=0, finish_reason="length" if cut else "stop")
 
     def passage(self, ref: PassageRef, principal: Principal) -> PassageView:
         """Nothing can be opened: a model by itself has no sources."""
@@ -152,10 +152,10 @@ class ModelChain:
             )
         return left
 
-    def _told(self, ids: list[int], room: int, asked: Asked, cancel: CancelToken) -> Iterator[Event]:
+    def _told(self, ids: list[int], room: int, asked: Asked, cancel: CancelToken) -> Generator[Event, None, int]:
         """Text as it comes; gives the number of tokens."""
         tokenizer, told, shown = self._opened.tokenizer, list[int](), 0
-        for token in generated(self._opened.model, ids, room, asked.temperature):
+        for token in generated(self._opened, ids, room, asked.temperature):
             cancel.check()
             told.append(token)
             text = tokenizer.decode(told, skip_special_tokens=True)
@@ -171,7 +171,7 @@ class ModelChain:
 class RewardChain(ModelChain):
     """A reward model: its answer to a conversation is the score of its last message, as text."""
 
-    def _told(self, ids: list[int], room: int, asked: Asked, cancel: CancelToken) -> Iterator[Event]:
+    def _told(self, ids: list[int], room: int, asked: Asked, cancel: CancelToken) -> Generator[Event, None, int]:
         import torch
 
         with torch.inference_mode():
@@ -193,11 +193,11 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def generated(model: Any, ids: list[int], most: int, temperature: float) -> Iterator[int]:
+def generated(opened: Opened, ids: list[int], most: int, temperature: float) -> Iterator[int]:
     """Token after token until the model ends its turn; greedy at temperature 0."""
     import torch
 
-    ends = _ends(model)
+    model, ends = opened.model, turn_ends(opened.model, opened.tokenizer)
     given, cache = torch.tensor([ids], device=model.device), None
     for _ in range(most):
         with torch.inference_mode():
@@ -206,22 +206,30 @@ def generated(model: Any, ids: list[int], most: int, temperature: float) -> Iter
             if temperature == 0:
                 token = int(logits.argmax())
             else:
-                chances = torch.softmax(logits.float() / temperature, dim=-1)
-                token = int(torch.multinomial(chances, 1))
+                token = int(torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1))
         if token in ends:
             return
         yield token
         given = torch.tensor([[token]], device=model.device)
 
 
-def _ends(model: Any) -> set[int]:
-    """The tokens that end a turn, as the model's own files say."""
+def turn_ends(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: by the model's files, by the tokenizer, and by its chat template."""
     found = getattr(model.generation_config, "eos_token_id", None)
-    found = model.config.get_text_config().eos_token_id if found is None else found
-    return set(found) if isinstance(found, list) else {found}
+    ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
+    if tokenizer.chat_template is not None:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        closing = tokenizer(text[text.rindex("b") + 1 :], add_special_tokens=False)["input_ids"][:1]
+        ends |= {token for token in closing if token in tokenizer.all_special_ids or token in _added(tokenizer)}
+    return ends
 
 
-class _turn:  # noqa: N801 - reads as a word
+def _added(tokenizer: Any) -> set[int]:
+    return {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+class _turn:
     """Wait for one's turn, and let go of it; a reader who leaves meanwhile does not wait on."""
 
     def __init__(self, busy: threading.Lock, cancel: CancelToken) -> None:

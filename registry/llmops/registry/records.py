@@ -61,7 +61,7 @@ class CodeModel:
     """A servable written as one Python file that calls `mlflow.models.set_model`: its text is the artefact, no pickle.
 
     Args:
-        model_config: JSON values, pinned in the artefact. Keys `state`, `catalog` and `folder` are replaced, at loading,
+        model_config: JSON values, pinned in the artefact. Keys `state`, `catalog` and `folder` are replaced at loading,
             by the loader's own state, the version's own catalog and the place of its verified files, so that a folder
             may move and a version be copied.
         opener: `package.module:function`, for a chain of ours: `function(model_config)` gives the same `Chain` as the

@@ -126,11 +126,15 @@ class Example:
 
     `id` is the SHA-256 of the content: equal examples are one, whatever file they lie in. Shuffling, splitting and
     dropout of rows are keyed by it, so they do not depend on the order in which files were read.
+
+    Args:
+        by: who gave a thumb, as a digest; empty where it is not known.
     """
 
     content: Content
     where: str
     source: int = 0
+    by: str = ""
 
     @cached_property
     def id(self) -> str:
@@ -141,12 +145,13 @@ class Example:
             "kind": type(self.content).__name__,
             "where": self.where,
             "source": self.source,
+            "by": self.by,
             "content": self.content.as_json(),
         }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Example:
-        return cls(content_from_json(found["kind"], found["content"]), found["where"], found["source"])
+        return cls(content_from_json(found["kind"], found["content"]), found["where"], found["source"], found["by"])
 
 
 @dataclass(frozen=True)

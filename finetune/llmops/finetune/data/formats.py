@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from llmops.core.errors import did_you_mean
+from llmops.core.ids import digest
 from llmops.finetune.config import Format
 from llmops.finetune.data.examples import Completion, Content, Conversation, Example, Message, Preference, Text, Thumb
 from llmops.finetune.data.sources import BadRowError, Row
@@ -35,7 +36,8 @@ def examples(rows: Iterable[tuple[Row, str]], format: Format = "auto", source: i
 
 def example(row: Row, where: str, format: Format = "auto", source: int = 0) -> Example:
     kind = detected(row, where) if format == "auto" else format
-    return Example(_PARSERS[kind](row, where), where, source)
+    by = digest(row["requester"])[:16] if kind == "thumbs" and row.get("requester") else ""
+    return Example(_PARSERS[kind](row, where), where, source, by)
 
 
 def detected(row: Row, where: str) -> Format:
@@ -63,6 +65,7 @@ _SIGNS: tuple[tuple[set[str], Format], ...] = (
     ({"chosen", "rejected"}, "preference"),
     ({"prompt", "completion", "label"}, "thumbs"),
     ({"question", "answer", "value"}, "thumbs"),
+    ({"question", "answer"}, "completion"),
     ({"messages"}, "chat"),
     ({"conversations"}, "chat"),
     ({"instruction", "output"}, "instruction"),
@@ -99,6 +102,8 @@ def _instruction(row: Row, where: str) -> Content:
 
 
 def _completion(row: Row, where: str) -> Content:
+    if row.get("prompt") is None and row.get("question") is not None:
+        row = {"prompt": row["question"], "completion": row.get("answer")}
     prompt, said = _needed(row, "prompt", where), row.get("completion")
     if isinstance(prompt, str) and (said is None or isinstance(said, str)):
         return Completion(prompt, said or "")

@@ -33,5 +33,10 @@ def heldout_ids(examples: Sequence[Example], share: float) -> set[str]:
     return kept if len(kept) < len(sides) else set()
 
 
+def is_heldout(example: Example, share: float) -> bool:
+    """Whether an example is kept apart, told without the others: where one question may be asked in many rows."""
+    return bool(share) and _place(question(example) or example.id) < share * _WHOLE
+
+
 def _place(key: str) -> int:
     return int(digest(["heldout", key])[:16], 16)

@@ -56,7 +56,7 @@ def prepare(
     data = config.data
     opened = Opened(*(_opened(part, state, base) for part in (data.sources, data.heldout, data.contamination)))
     read = [source.identity() for part in (opened.learned, opened.heldout, opened.contamination) for _, source in part]
-    decides = data.model_dump(mode="json", exclude={"shuffle_buffer", "streaming"})
+    decides = data.model_dump(mode="json", exclude=set() if data.streaming else {"shuffle_buffer"})
     generating = config.task in GENERATING
     key = digest([_RECIPE, decides, renderer.supervise, generating, renderer.fingerprint, [one.digest for one in read]])
     folder = state.cache / "finetune" / key[:32]
@@ -174,13 +174,14 @@ def _finish(folder: Path, job: _Preparation, problems: list[Problem]) -> None:
         density=float(lengths.sum() / (packed * job.config.data.max_length)) if packed else 0.0,
         reports=job.tally.reports,
     )
-    manifest = manifest_of(_content_digest(folder), job.renderer.fingerprint, job.read, figures, problems)
+    streamed = [one.digest for one in job.read] if job.config.data.streaming else []
+    manifest = manifest_of(_content_digest(folder, streamed), job.renderer.fingerprint, job.read, figures, problems)
     write_atomic(folder / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
 
 
-def _content_digest(folder: Path) -> str:
+def _content_digest(folder: Path, streamed: Sequence[str]) -> str:
     names = ("example_ids.npy", "rows.npy", "ids.bin", "supervised.bin")
-    return digest([file_digest(folder / side / name) for side in ("train", "heldout") for name in names])
+    return digest([*streamed, *(file_digest(folder / side / name) for side in ("train", "heldout") for name in names)])
 
 
 def _silent(stage: str, done: int, of: int) -> None:

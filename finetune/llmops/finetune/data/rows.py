@@ -92,6 +92,11 @@ class TokenRows(Sequence[Tokens]):
         """For each row 64 bits of its example's id and its part: what shuffling is keyed by."""
         return row_keys(self._examples.ids[self.example], self.part)
 
+    @property
+    def largest_id(self) -> int:
+        """-1 where there is no token."""
+        return int(self._ids.max()) if len(self._ids) else -1
+
     def arrays(self, place: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         """Ids and supervision of a row, not copied."""
         start, end = self._starts[place], self._starts[place + 1]

@@ -16,7 +16,7 @@ from llmops.finetune.data.dataset import Problem
 from llmops.finetune.data.dedup import near_duplicates
 from llmops.finetune.data.examples import Example
 from llmops.finetune.data.formats import example
-from llmops.finetune.data.heldout import heldout_ids
+from llmops.finetune.data.heldout import heldout_ids, is_heldout
 from llmops.finetune.data.sources import BadRowError, Source
 from llmops.finetune.data.tally import Tally
 from llmops.finetune.data.words import question
@@ -42,9 +42,9 @@ class Sides:
 
 
 def sift(opened: Opened, data: DataConfig, tally: Tally, listen: Progress) -> Sides:
-    """Read everything, and part it."""
+    """Read everything, and part it; of a stream the first rows of each source, to be judged by."""
     given = _once(_all(opened.heldout, Tally(len(opened.heldout), skip_bad=data.on_bad == "skip"), _silent))
-    learned: list[Example] = list(_all(opened.learned, tally, listen))
+    learned: list[Example] = list(_all(opened.learned, tally, listen, data.shuffle_buffer if data.streaming else None))
     if data.dedup != "none":
         learned = _without_equal(learned, tally)
     if data.dedup == "near":
@@ -54,7 +54,8 @@ def sift(opened: Opened, data: DataConfig, tally: Tally, listen: Progress) -> Si
     learned, problems = _without_contaminated(learned, opened, data, tally)
     if opened.heldout:
         return Sides(learned, given, problems)
-    kept = heldout_ids(learned, data.heldout_share)
+    share = data.heldout_share
+    kept = {one.id for one in learned if is_heldout(one, share)} if data.streaming else heldout_ids(learned, share)
     for one in learned:
         if one.id in kept:
             tally.count(one.source, "heldout")
@@ -80,10 +81,12 @@ def read_examples(opened: Source, source: SourceConfig, number: int, tally: Tall
             tally.bad(number, error)
 
 
-def _all(sources: Sequence[tuple[SourceConfig, Source]], tally: Tally, listen: Progress) -> Iterator[Example]:
+def _all(
+    sources: Sequence[tuple[SourceConfig, Source]], tally: Tally, listen: Progress, most: int | None = None
+) -> Iterator[Example]:
     done = 0
     for number, (source, opened) in enumerate(sources):
-        for found in read_examples(opened, source, number, tally):
+        for found in islice(read_examples(opened, source, number, tally), most):
             if done % 1000 == 0:
                 listen("read", done, 0)
             done += 1

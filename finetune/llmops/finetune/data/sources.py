@@ -70,8 +70,8 @@ class Source(Protocol):
         """How many parts it has: files, or 1."""
         ...
 
-    def rows(self, part: int) -> Iterator[Found]:
-        """The rows of one part with where each stands."""
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
+        """The rows of one part with where each stands, from the one numbered `start` on."""
         ...
 
 
@@ -155,9 +155,9 @@ class Files:
     def parts(self) -> int:
         return len(self._paths)
 
-    def rows(self, part: int) -> Iterator[Found]:
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
         path = self._paths[part]
-        return READERS[path.suffix.lower()](path)
+        return READERS[path.suffix.lower()](path, start)
 
 
 def _paths(text: str, base: Path) -> list[Path]:
@@ -187,12 +187,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _json_lines(path: Path) -> Iterator[Found]:
+def _json_lines(path: Path, start: int) -> Iterator[Found]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                where = f"{path}:{number}"
-                yield _object(line, where), where
+        filled = ((number, line) for number, line in enumerate(file, 1) if not line.isspace())
+        for number, line in islice(filled, start, None):
+            where = f"{path}:{number}"
+            yield _object(line, where), where
 
 
 def _object(text: bytes, where: str) -> Row | BadRowError:
@@ -208,7 +208,7 @@ def _checked(value: Any, where: str) -> Row | BadRowError:
     return BadRowError(f"a row is a JSON object, and this is {type(value).__name__}", where=where)
 
 
-def _json(path: Path) -> Iterator[Found]:
+def _json(path: Path, start: int) -> Iterator[Found]:
     try:
         value = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -216,44 +216,51 @@ def _json(path: Path) -> Iterator[Found]:
     if isinstance(value, dict):
         lists = [one for one in value.values() if isinstance(one, list)]
         value = lists[0] if len(value) == 1 and lists else [value]
-    for number, row in enumerate(value if isinstance(value, list) else [value]):
+    rows = value if isinstance(value, list) else [value]
+    for number, row in enumerate(rows[start:], start):
         yield _checked(row, f"{path}[{number}]"), f"{path}[{number}]"
 
 
-def _parquet(path: Path) -> Iterator[Found]:
+def _parquet(path: Path, start: int) -> Iterator[Found]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             number = 0
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    yield row, f"{path}#{number}"
-                    number += 1
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                if number + size > start:
+                    rows = (row for batch in file.iter_batches(row_groups=[group]) for row in batch.to_pylist())
+                    for place, row in enumerate(rows, number):
+                        if place >= start:
+                            yield row, f"{path}#{place}"
+                number += size
     except pa.ArrowInvalid as error:
         raise UserError(f"this is no Parquet file: {error}", where=str(path)) from error
 
 
-def _csv(path: Path) -> Iterator[Found]:
+def _csv(path: Path, start: int) -> Iterator[Found]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
-            for row in reader:
+            for row in islice(reader, start, None):
                 yield dict(row), f"{path}:{reader.line_num}"
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"this is no CSV file: {error}", where=f"{path}:{reader.line_num}") from error
 
 
-def _text(path: Path) -> Iterator[Found]:
+def _text(path: Path, start: int) -> Iterator[Found]:
     """A file is one document."""
+    if start:
+        return
     try:
         yield {"text": path.read_text(encoding="utf-8")}, f"{path}:1"
     except UnicodeDecodeError as error:
         raise UserError(f"this is no UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from error
 
 
-READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+READERS: dict[str, Callable[[Path, int], Iterator[Found]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import import_module
 from inspect import isgenerator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,10 @@ class Table:
     def parts(self) -> int:
         return 1
 
-    def rows(self, part: int) -> Iterator[Found]:
-        number = 0
-        for batch in self._batches():
-            for row in batch.to_pylist(maps_as_pydicts="strict"):
-                yield row, f"{self._name}@{self._version}#{number}"
-                number += 1
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
+        rows = (row for batch in self._batches() for row in batch.to_pylist(maps_as_pydicts="strict"))
+        for number, row in enumerate(islice(rows, start, None), start):
+            yield row, f"{self._name}@{self._version}#{number}"
 
     def _batches(self) -> Iterator[Any]:
         if self._where is None:
@@ -82,8 +81,8 @@ class Feedback:
     def parts(self) -> int:
         return 1
 
-    def rows(self, part: int) -> Iterator[Found]:
-        for row in self._thumbs:
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
+        for row in self._thumbs[start:]:
             yield row, f"feedback/{row['feedback_id']}"
 
 
@@ -162,9 +161,9 @@ class HubDataset:
     def parts(self) -> int:
         return 1
 
-    def rows(self, part: int) -> Iterator[Found]:
-        for number, row in enumerate(self._dataset):
-            yield row, f"{self._name}#{number}"
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
+        for number in range(start, len(self._dataset)):
+            yield self._dataset[number], f"{self._name}#{number}"
 
 
 def _loaded(text: str, source: SourceConfig, base: Path) -> Any:
@@ -211,8 +210,8 @@ class Made:
     def parts(self) -> int:
         return 1
 
-    def rows(self, part: int) -> Iterator[Found]:
-        for number, row in enumerate(self._rows):
+    def rows(self, part: int, start: int = 0) -> Iterator[Found]:
+        for number, row in enumerate(self._rows[start:], start):
             where = f"{self._name}#{number}"
             yield (
                 (row if isinstance(row, dict) else BadRowError(f"a row is a dict, and this is {row!r}", where=where)),

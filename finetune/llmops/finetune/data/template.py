@@ -53,9 +53,11 @@ class Renderer:
         self.supervise = "all" if config.task in ("cpt", "pretrain") else config.data.supervise
         self.chat_template = _template(tokenizer, config)
         self.marked = bool(self.chat_template and _MARK.search(self.chat_template))
-        self.fingerprint = digest([tokenizer.backend_tokenizer.to_str(), _specials(tokenizer), self.chat_template])
+        self.fingerprint = fingerprint(tokenizer, self.chat_template)
         """Of all that decides ids: training and serving are of one mind where it is the same."""
-        self._controls = sorted({str(token) for token in _control_tokens(tokenizer)}, key=len, reverse=True)
+        self.controls = sorted({str(token) for token in _control_tokens(tokenizer)}, key=len, reverse=True)
+        self.stop_ids = frozenset(tokenizer.convert_tokens_to_ids(self.controls)) | {tokenizer.eos_token_id}
+        """Tokens at which an answer may end: control tokens, and the end of text."""
         self._begin = [one for one in tokenizer("")["input_ids"][:1] if one == tokenizer.bos_token_id]
         self._end: int | None = tokenizer.eos_token_id
         self._in_pieces = self._joinable()
@@ -172,7 +174,7 @@ class Renderer:
     def _end_of_turn(self, text: str, start: int) -> int:
         """Up to the last control token: what stands behind it (a line feed) is the template's, not the model's."""
         stripped = text.rstrip()
-        closes = any(stripped.endswith(token) for token in self._controls) and len(stripped) > start
+        closes = any(stripped.endswith(token) for token in self.controls) and len(stripped) > start
         return len(stripped) if closes else len(text)
 
     def _jinja(
@@ -276,6 +278,11 @@ class Renderer:
         ids = [one for piece in ("A:", "b c") for one in self.tokenizer(piece, add_special_tokens=False)["input_ids"]]
         decoded: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return decoded == "A:b c"
+
+
+def fingerprint(tokenizer: Any, chat_template: str | None) -> str:
+    """SHA-256 of all that decides which ids words become."""
+    return digest([tokenizer.backend_tokenizer.to_str(), _specials(tokenizer), chat_template])
 
 
 def _template(tokenizer: Any, config: FinetuneConfig) -> str | None:

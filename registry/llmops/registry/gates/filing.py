@@ -19,7 +19,8 @@ from llmops.registry.evidence import Evidence
 from llmops.registry.gates.report import REPORT_KEY, Report
 from llmops.registry.records import Version
 
-GATES = ("validation", "comparison")
+GATES = ("finetune", "validation", "comparison")
+"""In the order in which a card tells them."""
 
 
 def file_report(report: Report, registry: Registry, parents: Sequence[str] = ()) -> str:

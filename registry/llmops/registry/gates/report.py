@@ -67,7 +67,7 @@ class Report:
         facts: about the run: isolation, artefact size, heads of indexes, ...
     """
 
-    gate: Literal["validation", "comparison"]
+    gate: Literal["finetune", "validation", "comparison"]
     version: Version
     spec: BaseModel
     findings: Sequence[Finding]
