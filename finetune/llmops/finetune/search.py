@@ -1,8 +1,8 @@
 """The search for better settings: Optuna over any keys of a job, judged by held-out loss, poor ones cut short.
 
-A study lies in one SQLite file of the state and goes on where it was stopped, also by a kill; its seed and the number of
-the trial decide what is tried. What a trial does is told by who asks: `train` is the real thing. Nothing that is tried
-is registered. This module is the one of fine-tuning language models that knows optuna.
+A study lies in one SQLite file of the state and goes on where it was stopped, also by a kill; its seed and the number
+of the trial decide what is tried. What a trial does is told by who asks: `train` is the real thing. Nothing that is
+tried is registered. This module is the one of fine-tuning language models that knows optuna.
 """
 
 from __future__ import annotations
