@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "ingest": "Refresh the vector index from its documents.",
     "chat": "Ask the documents a question.",
     "serve": "Open the chat page and its API.",
+    "finetune": "Train a model on your data and hand the result to the gates.",
     "gateway": "Open one door to every model: keys, limits, budgets, usage.",
     "models": "List, show, register and compare versions; tell an asset's story.",
     "data": "List and describe tables; take a part of production's to dev.",

@@ -1,11 +1,11 @@
 """A task that a laptop learns in a minute. A model made from nothing learns where sixty people live, what they do and
-which colour they like, and says so in sentences; fine-tuning teaches it to answer in records, as YAML writes them. It is judged by people of
-whom it never saw a record: the form is new, what is known stays known.
+which colour they like, and says so in sentences; fine-tuning teaches it to answer in records, as YAML writes them. It
+is judged by facts that it never saw in a record: the form is new, what is known stays known.
 
-    make:llmops.finetune.quickstart:stock?rows=500             {name: chair, size: small}
     make:llmops.finetune.quickstart:sentences?rows=3000        "Ada lives in Oslo."
-    make:llmops.finetune.quickstart:records?people=taught      {name: Ada, city: Oslo}
-    make:llmops.finetune.quickstart:records?people=held        the same of the others
+    make:llmops.finetune.quickstart:stock?rows=500             {name: chair, size: small}
+    make:llmops.finetune.quickstart:records?facts=taught       {name: Ada, city: Oslo}
+    make:llmops.finetune.quickstart:records?facts=held         of everybody the one fact that is not taught
 
 Rows are a function of the seed; who lives where never changes.
 """
@@ -30,8 +30,6 @@ _PROPERTIES = {
     "colour": ("red", "green", "blue", "white", "black", "yellow", "grey", "brown"),
     "trade": ("baker", "nurse", "pilot", "tailor", "painter", "miller", "judge", "singer", "farmer", "mason"),
 }
-_HELD = 20
-"""The last of them: of whom fine-tuning teaches nothing."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +87,19 @@ def stock(rows: int = 500, seed: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def records(people: str = "taught") -> list[dict[str, Any]]:
-    """Each question about some of the people, answered as a record.
+def records(facts: str = "taught") -> list[dict[str, Any]]:
+    """Questions answered in records.
 
     Args:
-        people: `taught` or `held`.
+        facts: `taught`: two of three about everybody; `held`: the third.
     """
     known = _known()
-    names = _NAMES[-_HELD:] if people == "held" else _NAMES[:-_HELD]
     return [
-        {"messages": _turn(asked.format(name=name), _record(name, attribute.key, known[name, attribute.key]))}
-        for name in names
-        for attribute in _ATTRIBUTES
-        for asked in attribute.asked
+        {"messages": _turn(asked.format(name=name), _record(name, one.key, known[name, one.key]))}
+        for person, name in enumerate(_NAMES)
+        for place, one in enumerate(_ATTRIBUTES)
+        if (person % len(_ATTRIBUTES) == place) == (facts == "held")
+        for asked in one.asked
     ]
 
 

@@ -1,4 +1,4 @@
-"""A training on several ranks of this machine: they are started, watched and started again; their journal is read aloud.
+"""A training on several ranks of this machine: they are started and watched; their journal is read aloud.
 
 Knows the ranks' files; how processes are watched is `launch.local`'s.
 """
@@ -97,7 +97,7 @@ class _Reading:
 
 
 class _Tail:
-    """The whole lines that were added to a file since the last look; a file that was replaced is read on from its end."""
+    """The whole lines that were added to a file since the last look; one that was replaced is read on from its end."""
 
     def __init__(self, path: Path, made: Callable[[dict[str, Any]], Event | None]) -> None:
         self._path, self._made = path, made

@@ -16,6 +16,7 @@ from llmops.core.config import load_config
 from llmops.core.errors import ConflictError, LlmopsError, NotFoundError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import digest
+from llmops.core.state import StateConfig
 from llmops.finetune import jobs, models
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data import prepare as data_room
@@ -74,20 +75,17 @@ def run_job(
 
 
 def resume_run(
-    run_id: str, config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None
-) -> RunRecord:
+    run_id: str, state: StateConfig, *, principal: Principal = LOCAL, listen: Listener | None = None
+) -> tuple[RunRecord, FinetuneConfig]:
     """Go on with a run as it was begun, whatever its job file says now.
 
-    Args:
-        config: any job, for its state.
-
     Raises:
-        ConflictError: the data changed meanwhile; names the file.
+        ConflictError: the data or the base changed meanwhile; names it.
     """
     listen = listen or _silent
-    folder = find_run(config.state, run_id)
+    folder = find_run(state, run_id)
     written = folder.read(jobs.FILE)
-    known = FinetuneConfig.model_validate(written["config"]).model_copy(update={"state": config.state})
+    known = FinetuneConfig.model_validate(written["config"]).model_copy(update={"state": state})
     sources = [*known.data.sources, *known.data.heldout, *known.data.contamination]
     now = [data_room.open_source(source, known.state, Path()).identity() for source in sources]
     require_unchanged([SourceRead.from_json(one) for one in written["sources"]], now)
@@ -99,7 +97,7 @@ def resume_run(
             hint="put the base model back as it was, or start a new run: `llmops finetune CONFIG`",
             code="base_changed",
         )
-    return _carried(job, folder, principal, listen)
+    return _carried(job, folder, principal, listen), known
 
 
 def plan_job(config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None) -> Planned:
@@ -146,6 +144,7 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         folder.write("preflight.json", found.as_json())
         found.require(where=str(folder.path / "preflight.json"))
         folder.update(stage="training")
+        listen(Phase("train", 0, job.plan.steps))
         trained = jobs.train(job, folder, listen)
         folder.update(stage="evaluating", step=trained.steps)
     if not (folder.path / FILE).exists():

@@ -1,7 +1,7 @@
 """ZeRO-2 and ZeRO-3 through DeepSpeed: optimizer's moments, and with 3 weights too, in shares on all ranks.
 
-DeepSpeed is given our optimizer object, so that it compiles none of its own, and no checkpoint of its own is written (it
-would be pickled): each rank saves the flat pieces it holds. The adapter to DeepSpeed; the only module that imports it.
+DeepSpeed is given our optimizer object, so that it compiles none of its own, and no checkpoint of its own is written
+(it would be pickled): each rank saves the flat pieces it holds. The adapter to DeepSpeed, and all that imports it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""Finds the job and the state that finetune commands work on, and in whose name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from llmops.core.config import load_config
+from llmops.core.state import StateConfig
+from llmops.finetune.config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from llmops.core.identity import Principal
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def config_option(command: Command) -> Command:
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="Job file whose `state:` is meant; default: .llmops.",
+    )(command)
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
+    return load_config(FinetuneConfig, path, overrides=overrides).value
+
+
+def run_state(path: Path | None) -> StateConfig:
+    """The state of a job file of any kind, else of this folder."""
+    from llmops.cli.jobs import any_job
+
+    if path is None:
+        return StateConfig()
+    found: StateConfig = any_job(path).value.state  # type: ignore[attr-defined]
+    return found
+
+
+def acting(state: StateConfig) -> Principal:
+    """The holder of the key in LLMOPS_KEY, else the machine's own account."""
+    from llmops.core.keys import REGISTRY_SCOPE, acting_principal
+
+    return acting_principal(state, REGISTRY_SCOPE)
