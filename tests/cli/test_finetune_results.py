@@ -8,7 +8,8 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from llmops.cli.finetune_results import export, launch
+from llmops.cli.commands.finetune.export import command as export
+from llmops.cli.commands.finetune.launch import command as launch
 from llmops.core.errors import NotFoundError, UserError
 
 

@@ -7,15 +7,21 @@ from pathlib import Path
 
 from tests.support.tiny_lm import tiny_base
 
+from llmops.core.state import StateConfig
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.export import export
 from llmops.finetune.export.found import locate_result
-from llmops.finetune.jobs import read
 from llmops.finetune.quiet import quiet_transformers
-from llmops.finetune.report import page
-from llmops.finetune.report.tracked import track
 from llmops.finetune.runs import find_run
 from llmops.finetune.train import run_job
+from llmops.registry.mlflow_adapter import MlflowStore
+
+
+def tracked_runs(state: StateConfig, experiment: str) -> list[str]:
+    store = MlflowStore(state, "dev")
+    with store.client() as (_, client):
+        found = client.search_runs([store.experiment(client, experiment)])
+        return [run.data.tags["llmops.run"] for run in found if run.data.metrics["goodput.goodput"] > 0]
 
 
 def test_report_and_export_of_a_real_run(tmp_path: Path) -> None:
@@ -38,12 +44,13 @@ def test_report_and_export_of_a_real_run(tmp_path: Path) -> None:
     )
     record = run_job(config)
     folder = find_run(config.state, record.run_id)
-    figures = page.write(folder, config, read(folder).base.shape, attended=32)
+    figures = folder.read("report.json")
     assert figures["steps"] == 4
     assert 0 < figures["mfu"] <= figures["hfu"] < 1
     assert 0 < figures["supervised_tokens"] < figures["tokens"]
     assert 0 < figures["goodput"]["goodput"] <= 1
-    assert track(folder, config, figures) is not None
+    assert "MFU (4N FLOPs a token)" in (folder.path / "report.md").read_text()
+    assert tracked_runs(config.state, "docs.bot") == [record.run_id]
     model, at = locate_result(record.run_id[:6], config.state)
     assert at == base
     done = export(model, at, tmp_path / "out", verify=False)

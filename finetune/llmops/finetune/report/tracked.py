@@ -7,13 +7,25 @@ from typing import Any
 
 from llmops.core.names import Name
 from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.engines import Prepared
 from llmops.finetune.journal import read_metrics
-from llmops.finetune.report.page import FILES
+from llmops.finetune.report.page import CPU, FILES, Device, write
 from llmops.finetune.runs import RunFolder
 from llmops.registry.tracking import running
 
 _CURVE = ("loss", "lr", "grad_norm")
 _POINTS = 100
+
+
+def reported(job: Prepared, folder: RunFolder) -> None:
+    """Write the report of a job that has trained, and track it."""
+    where = CPU
+    if job.plan.device == "cuda":
+        import torch
+
+        where = Device(torch.cuda.get_device_name(), job.plan.precision)
+    figures = write(folder, job.config, job.base.shape, recomputes=job.plan.gradient_checkpointing, on=where)
+    track(folder, job.config, figures)
 
 
 def track(folder: RunFolder, config: FinetuneConfig, figures: Mapping[str, Any]) -> str | None:
