@@ -24,7 +24,10 @@ def reported(job: Prepared, folder: RunFolder) -> None:
         import torch
 
         where = Device(torch.cuda.get_device_name(), job.plan.precision)
-    figures = write(folder, job.config, job.base.shape, recomputes=job.plan.gradient_checkpointing, on=where)
+    learned = job.data.statistics.total
+    attended = min(learned.tokens / max(1, learned.rows), job.config.data.max_length)
+    recomputes = job.plan.gradient_checkpointing
+    figures = write(folder, job.config, job.base.shape, attended=attended, recomputes=recomputes, on=where)
     track(folder, job.config, figures)
 
 
