@@ -14,6 +14,7 @@ from llmops.core.ids import digest
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.engines import Listener, Plan, Prepared, Trained, engine_for
+from llmops.finetune.journal import Journal
 from llmops.finetune.models import BaseModel
 from llmops.finetune.quiet import quiet_transformers
 from llmops.finetune.results import Base
@@ -71,7 +72,8 @@ def read(folder: RunFolder) -> Prepared:
 def train(job: Prepared, folder: RunFolder, listen: Listener) -> Trained:
     """Train a job here, or on the ranks of its plan."""
     if job.plan.ranks == 1:
-        return engine_for(job.config.task).train(job, folder, listen)
+        with Journal(folder, folder.record().attempts) as journal:
+            return engine_for(job.config.task).train(job, folder, journal.then(listen))
     from llmops.finetune.ranks import train_on_ranks
 
     return train_on_ranks(job, folder, listen)

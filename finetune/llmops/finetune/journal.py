@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from llmops.core.files import write_atomic
-from llmops.finetune.engines import Evaluated, Event, Phase, Resumed, Saved, StepDone
+from llmops.finetune.engines import Evaluated, Event, Listener, Phase, Resumed, Saved, StepDone
 from llmops.finetune.runs import RunFolder
 
 EVENTS = "events.jsonl"
@@ -55,6 +55,15 @@ class Journal:
         self._events.add({"at": time.time(), "attempt": self._attempt, **_plain(event)})
         if isinstance(event, Saved | Evaluated):
             self._keep_time(step=event.step)
+
+    def then(self, listen: Listener) -> Listener:
+        """A listener that writes an event down, then tells another."""
+
+        def both(event: Event) -> None:
+            self.listen(event)
+            listen(event)
+
+        return both
 
     def _step(self, event: StepDone) -> None:
         self._since += event.seconds

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core.config import load_config
-from llmops.core.errors import LlmopsError, NotFoundError
+from llmops.core.errors import ConflictError, LlmopsError, NotFoundError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import digest
 from llmops.finetune import jobs, models
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data import prepare as data_room
 from llmops.finetune.data.sources import SourceRead, require_unchanged
-from llmops.finetune.engines import Listener, Phase, Prepared, Trained, Warned
+from llmops.finetune.engines import Listener, Phase, Prepared, Warned
 from llmops.finetune.engines.memory import estimate
 from llmops.finetune.engines.signals import Stopped
-from llmops.finetune.journal import Journal
 from llmops.finetune.judging import evaluated
 from llmops.finetune.models import BaseModel
 from llmops.finetune.planning import plan_for
@@ -93,6 +92,13 @@ def resume_run(
     now = [data_room.open_source(source, known.state, Path()).identity() for source in sources]
     require_unchanged([SourceRead.from_json(one) for one in written["sources"]], now)
     job = ready(known, principal=principal, listen=listen)
+    if _run_id(job) != folder.run_id:
+        raise ConflictError(
+            "the base or the prepared data is another one than when the run began",
+            where=str(folder.path),
+            hint="put the base model back as it was, or start a new run: `llmops finetune CONFIG`",
+            code="base_changed",
+        )
     return _carried(job, folder, principal, listen)
 
 
@@ -140,7 +146,7 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         folder.write("preflight.json", found.as_json())
         found.require(where=str(folder.path / "preflight.json"))
         folder.update(stage="training")
-        trained = _trained(job, folder, listen)
+        trained = jobs.train(job, folder, listen)
         folder.update(stage="evaluating", step=trained.steps)
     if not (folder.path / FILE).exists():
         folder.update(stage="evaluating")
@@ -151,17 +157,6 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         listen(Phase("register"))
         _register(job.config, folder, principal)
     return folder.update(stage="done")
-
-
-def _trained(job: Prepared, folder: RunFolder, listen: Listener) -> Trained:
-    """The training itself, told to the journal and to whoever listens."""
-    with Journal(folder, folder.record().attempts) as journal:
-
-        def both(event: Any) -> None:
-            journal.listen(event)
-            listen(event)
-
-        return jobs.train(job, folder, both)
 
 
 def _is_trained(folder: RunFolder, job: Prepared) -> bool:
