@@ -1,4 +1,4 @@
-"""From thumbs to a challenger: recorded feedback becomes a set that can be trusted, is learned from, judged and offered.
+"""From thumbs to a challenger: recorded feedback becomes a set to be trusted, is learned from, judged and offered.
 
 Only what a request's own requester thought counts. One answer with the same words is judged once, by the majority of
 those who judged it; nobody gives more than a share of all. What a loop has taken is remembered, so that the next one
