@@ -15,15 +15,18 @@ import pytest
 from tests.support import preferences
 from tests.support.tiny_lm import tiny_base
 
+from llmops.core.chain import ChainContext, Delta, Message
 from llmops.core.errors import ConflictError, GateFailedError, UserError
 from llmops.core.identity import LOCAL
 from llmops.core.state import StateConfig
-from llmops.finetune import jobs, train
-from llmops.finetune.config import FinetuneConfig
+from llmops.finetune import jobs, registration, train
+from llmops.finetune.config import FinetuneConfig, GenerationConfig, TrackConfig
+from llmops.finetune.engines.rewards import rewards
 from llmops.finetune.engines.trl import TrlEngine
 from llmops.finetune.preflight.preference_checks import first_loss_check
 from llmops.finetune.results import Result
 from llmops.finetune.runs import RunFolder, find_run, open_run
+from llmops.registry import Registry
 
 GENERATING = {
     "train": {"global_tokens_per_step": 768, "lr": 5e-3, "budget": {"steps": 2}},
@@ -109,9 +112,23 @@ def test_kto_learns_a_planted_preference(place: Path, base: Path, state: StateCo
     assert after > 0.9
 
 
-def test_a_reward_model_tells_chosen_from_rejected(place: Path, base: Path, state: StateConfig) -> None:
-    result, _ = run(preferences.preferring("reward", base, preferences.pairs(place / "pairs.jsonl"), state))
+def test_a_reward_model_tells_chosen_from_rejected_and_rewards_by_name(
+    place: Path, base: Path, state: StateConfig
+) -> None:
+    config = preferences.preferring("reward", base, preferences.pairs(place / "pairs.jsonl"), state)
+    result, _ = run(config)
     assert means(result, "preference_accuracy")[1] > 0.9
+    named = config.model_copy(update={"track": TrackConfig(register_as="dev.support.taste")})
+    with Registry(state) as registry:
+        registration.made(find_run(state, config.name), named, result, registry)
+        asked: list[Message] = [{"role": "user", "content": "old red hat"}, {"role": "assistant", "content": "alpha"}]
+        chain = registry.load_chain("dev.support.taste/1")
+        told = "".join(one.text for one in chain.stream(asked, ChainContext()) if isinstance(one, Delta))
+    wanted = config.model_copy(update={"generation": GenerationConfig(rewards=("dev.support.taste/1",))})
+    (reward,) = rewards(wanted)
+    right, wrong = reward(prompts=["old red hat"] * 2, completions=["alpha", "beta"])
+    assert right > wrong
+    assert float(told) == pytest.approx(right, rel=1e-4)
 
 
 @pytest.mark.parametrize("task", ["grpo", "rloo", "distill"])
@@ -140,7 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(place: Path, base: Path, state: S
         [sys.executable, "-W", "ignore", "-c", _KILLED, str(broken.path), stage], env=environment, check=False
     )
     assert ended.returncode == -signal.SIGKILL
-    # The newest whole checkpoint is broken as well: the one before it is gone on from, and it is said.
+    # The checkpoint that was being written is not there; the one before it is gone on from, and it is said.
     events: list[Any] = []
     trained = TrlEngine().train(jobs.read(broken), broken, events.append)
     assert trained.resumed_from == 4
