@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.tiny_lm import tiny_base
 
 from llmops.cli.finetune_loop import loop as command
 from llmops.core.chain import ChainContext, Delta, Done, Event, Message, Retrieval, Usage
+from llmops.core.config import load_config
 from llmops.core.errors import UserError
 from llmops.core.ids import new_id
 from llmops.core.state import StateConfig
@@ -23,6 +25,7 @@ from llmops.finetune import loop as thumbs
 from llmops.finetune.config import FinetuneConfig
 from llmops.registry import Registry
 from llmops.registry.promotion import Promoter, State
+from llmops.registry.workflow import WorkflowConfig
 
 PEOPLE = ("lk_one", "lk_board", "lk_trusted")
 
@@ -151,3 +154,12 @@ def test_too_little_feedback_is_told(tmp_path: Path) -> None:
         thumbs.require_enough(found, empty.loop)
     with pytest.raises(UserError, match="does not learn from thumbs"):
         thumbs.collect(empty.model_copy(update={"task": "sft"}))
+
+
+def test_the_shipped_jobs_are_whole() -> None:
+    root = Path(__file__).parents[2] / "configs"
+    job = load_config(FinetuneConfig, root / "finetune/thumbs.yaml", environment={}).value
+    assert (job.task, job.data.sources[0].uri) == ("kto", "feedback:")
+    flow = load_config(WorkflowConfig, root / "workflows/finetune.yaml", environment={}).value
+    known = {entry.name for entry in entry_points(group="llmops.tasks")}
+    assert {task.run for task in flow.tasks if task.run} <= known | {"deploy"}
