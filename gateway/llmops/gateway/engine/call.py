@@ -125,7 +125,7 @@ class ClientCall(Seldom):
             self._hear(self.request.headers, grant)
         self.streaming = body.get("stream") is True
         size = self.size = measure(self.operation, body, raw)
-        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
+        admission.check_depth(body, raw, size.plain)
         if not size.plain or route.guards.checks_input:
             self._check_input()
         if route.only is None:

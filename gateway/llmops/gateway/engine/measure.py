@@ -31,6 +31,8 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
+_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
 _CHUNK_BYTES: Final = 500
@@ -39,7 +41,7 @@ _CHUNK_BYTES: Final = 500
 
 @dataclass(slots=True)
 class Size:
-    """What one request may use. `plain`: texts only, nothing to fetch, one answer."""
+    """What one request may use. `plain`: messages that are flat and hold texts, nothing to fetch, one answer."""
 
     operation: Operation
     body: Json
@@ -83,8 +85,10 @@ def measure(operation: Operation, body: Json, raw: bytes) -> Size:
 def _texts_only(messages: object) -> bool:
     if type(messages) is not list:
         return False
-    for message in messages:  # noqa: SIM110 - twice as fast as a generator
+    for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:
+            return False
+        if not _SCALARS.issuperset(map(type, message.values())):
             return False
     return True
 

@@ -106,7 +106,7 @@ def attempt_rows(call: ClientCall) -> list[Row]:
 
 def usd(nano: int) -> str:
     """Nano-dollars as the decimal text of dollars."""
-    return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
+    return "%d.%09d" % divmod(nano, 1_000_000_000)  # noqa: UP031 - half as long as an f-string
 
 
 def _call_row(call: ClientCall, target: Target | None, status: int, error: str | None, now: float) -> Row:
