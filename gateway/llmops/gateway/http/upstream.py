@@ -204,8 +204,9 @@ class Upstream(asyncio.Protocol):
                     raise BadMessageError(502, "headers_too_large", "its head is too large")
                 self._held = data
                 return
-            head = parse_reply(data[:end], call.bodyless)
+            block = data[:end]
             data = data[end + 4 :]
+            head = parse_reply(block, True) if call.bodyless else self._pool.known.read(block, len(data))
             if head[0] >= 200:
                 break
             self._interim += 1
