@@ -86,7 +86,7 @@ class Recall:
 
     def _send(self, stored: Stored) -> None:
         exchange = self._exchange
-        exchange.cached = "hit"
+        exchange.own().cached = "hit"
         exchange.tab.settle(asked=False)
         exchange.first_at = time.monotonic()
         headers = ((b"x-request-id", exchange.request_id.encode()), exchange.route.header, _HIT, _FREE)

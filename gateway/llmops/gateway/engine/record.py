@@ -20,6 +20,7 @@ import orjson
 from llmops.core.ids import new_id
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault, Usage
+from llmops.gateway.engine.seldom import USUAL
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.call import ClientCall
@@ -119,7 +120,7 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
         "invocation_id": call.invocation_id,
         "request_id": call.request_id,
         "request_time": call.time_us,
-        "assignment_p": call.propensity,
+        "assignment_p": call.seldom.propensity,
         "status_code": status,
         "latency_ms": int((now - call.started) * 1e6) / 1e3,
     }
@@ -127,7 +128,7 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
         row["error_class"] = error
     if call.attempts is not None:
         row["tags"] = row["tags"] | {"attempts": _told(call.attempts)}
-    if call.__dict__ or call.flow is not None:  # what calls seldom have is in their dictionary alone
+    if call.seldom is not USUAL or call.flow is not None:
         _optional(row, call)
     return row
 
@@ -157,28 +158,29 @@ def _template(call: ClientCall, target: Target | None) -> Row:
 
 
 def _optional(row: Row, call: ClientCall) -> None:
-    tags = {**(call.tags or {}), **row["tags"]}
-    if call.user is not None:
-        tags["user"] = call.user
-    if call.client_id is not None:
-        row["client_request_id"] = call.client_id
-    if call.parent_id is not None:
-        row["parent_invocation_id"] = call.parent_id
-    if call.trace_id is not None:
-        row["trace_id"] = call.trace_id
-    if call.session is not None:
-        row["session_id"] = call.session
-    if call.arm is not None and call.unit is not None and call.route.config.experiment is not None:
-        row["variant"] = call.arm
+    own = call.seldom
+    tags = {**(own.tags or {}), **row["tags"]}
+    if own.user is not None:
+        tags["user"] = own.user
+    if own.client_id is not None:
+        row["client_request_id"] = own.client_id
+    if own.parent_id is not None:
+        row["parent_invocation_id"] = own.parent_id
+    if own.trace_id is not None:
+        row["trace_id"] = own.trace_id
+    if own.session is not None:
+        row["session_id"] = own.session
+    if own.arm is not None and own.unit is not None and call.route.config.experiment is not None:
+        row["variant"] = own.arm
         row["experiment_id"] = call.route.config.experiment.id
-        row["unit_id_hash"] = sha256(call.unit.encode("utf-8", "replace")).hexdigest()
-    if call.waited_s:
-        row["queue_ms"] = round(call.waited_s * 1000, 3)
-    findings = call.findings + (call.flow.findings if call.flow is not None else ())
+        row["unit_id_hash"] = sha256(own.unit.encode("utf-8", "replace")).hexdigest()
+    if own.waited_s:
+        row["queue_ms"] = round(own.waited_s * 1000, 3)
+    findings = own.findings + (call.flow.findings if call.flow is not None else ())
     if findings:
         tags["findings"] = ",".join(dict.fromkeys(findings))
-    if call.cached is not None:
-        tags["cache"] = call.cached
+    if own.cached is not None:
+        tags["cache"] = own.cached
     row["tags"] = tags
 
 
