@@ -90,6 +90,8 @@ class UpstreamRequest:
     headers: Headers
     body: bytes
     method: str = "POST"
+    output_tokens: int | None = None
+    """The maximum of output tokens that one answer may have, where it stands in the body."""
 
 
 @dataclass(slots=True)

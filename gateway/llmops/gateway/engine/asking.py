@@ -38,9 +38,9 @@ class Asking(Answering):
     def advance(self, fault: Fault | None = None) -> None:
         """Go to the next target; with none left, tell the caller why the last one failed."""
         while True:
-            now = clock()
             target = self.route.only
-            if target is None or self.search is not None or not target.breaker.admits(now):
+            if target is None or self.search is not None or target.breaker.until:
+                now = clock()
                 found = self._searched().next(now)
                 if found is None:
                     self._give_up(fault, now)
@@ -89,7 +89,7 @@ class Asking(Answering):
         target = self.target
         assert target is not None
         try:
-            most_input, most_output = self.size.worst(target.config)
+            most_input, most_output = self.size.worst(target.config, self._upstream.output_tokens)
             worst = target.worst(most_input, most_output, self.size)
             tokens = most_input + most_output
             guest = self.seldom.guest
@@ -133,7 +133,8 @@ class Asking(Answering):
             self.cost = 0
         if self.streaming:
             self.flow = self._open_flow(target)
-        target.breaker.begin()
+        if target.breaker.until:
+            target.breaker.begin()
         target.under_way += 1
         self.asked_at = clock()
         self.asked = True

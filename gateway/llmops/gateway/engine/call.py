@@ -229,7 +229,7 @@ class ClientCall:
         grant = self.grant
         assert grant is not None
         now = clock()
-        tally = self.gate.tally(grant, target, status)
+        tally = grant.tallies.get((target, status)) or self.gate.tally(grant, target, status)
         tally.calls += 1
         tally.book(reply[2], self.cost)
         tally.time(now - self.started, self.first_at - self.started if self.first_at else None)
@@ -257,8 +257,12 @@ class ClientCall:
     def _write_rows(self, row: Row) -> None:
         gate = self.gate
         gate.log(row)
-        if self.attempts is None:
-            return
+        if self.attempts is not None:
+            self._write_attempts(gate)
+
+    def _write_attempts(self, gate: Gate) -> None:
+        """What was paid for beside the answer."""
+        assert self.attempts is not None
         assert self.grant is not None
         for attempt in self.attempts:
             if attempt.usage is not None:

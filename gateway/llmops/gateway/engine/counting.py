@@ -23,7 +23,7 @@ class FreeSize(Size):
 
     __slots__ = ()
 
-    def worst(self, target: TargetConfig) -> tuple[int, int]:
+    def worst(self, target: TargetConfig, one: int | None = None) -> tuple[int, int]:
         return 0, 0
 
     def received(self, output_tokens: int) -> Usage:

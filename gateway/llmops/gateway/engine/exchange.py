@@ -34,18 +34,19 @@ class Exchange(Asking):
         self._serial = 0
         try:
             self.admit()
+            self.responder.on_gone = self._gone
+            route, timers = self.route, self.gate.timers
+            self.deadline = timers.now + route.total_s
+            timers.watch(self)
+            unresolved = self.seldom.unresolved
+            if unresolved is not None:
+                self.gate.spawn(self._resolve(unresolved), self.crash)
+            elif route.cache is None or not self._recalled():
+                self.advance()
         except Fault as fault:
             self.refuse(fault)
-            return
-        self.responder.on_gone = self._gone
-        timers = self.gate.timers
-        self.deadline = timers.now + self.route.total_s
-        timers.watch(self)
-        unresolved = self.seldom.unresolved
-        if unresolved is not None:
-            self.gate.spawn(self._resolve(unresolved), self.crash)
-        elif self.route.cache is None or not self._recalled():
-            self.advance()
+        except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
+            self.crash()
 
     async def _resolve(self, verdict: Verdict) -> None:
         """Look up where the request's pictures point, before anybody fetches them."""

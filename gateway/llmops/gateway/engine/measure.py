@@ -50,10 +50,16 @@ class Size:
     images: int
     input_estimate: int
 
-    def worst(self, target: TargetConfig) -> tuple[int, int]:
-        """The most input and output tokens that the target can count. Raises Fault for a maximum that is none."""
+    def worst(self, target: TargetConfig, one: int | None = None) -> tuple[int, int]:
+        """The most input and output tokens that the target can count. Raises Fault for a maximum that is none.
+
+        Args:
+            one: the most output tokens of one answer, where the request for the target was built with it.
+        """
         if self.plain:
-            return self.raw_bytes + TEMPLATE_TOKENS, asked_output("chat", self.body, target.max_output_tokens)
+            if one is None:
+                one = asked_output("chat", self.body, target.max_output_tokens)
+            return self.raw_bytes + TEMPLATE_TOKENS, one
         most = input_ceiling(self.operation, self.body, self.raw_bytes, target.model)
         if most > STORED_TOKENS and target.context_tokens is not None:
             most = most % STORED_TOKENS + target.context_tokens

@@ -54,9 +54,11 @@ class Tally:
     def book(self, usage: Usage, nano_usd: int) -> None:
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        self.cached_tokens += usage.cached_tokens
         self.nano_usd += nano_usd
-        self.estimated += usage.estimated
+        if usage.cached_tokens:
+            self.cached_tokens += usage.cached_tokens
+        if usage.estimated:
+            self.estimated += 1
 
     def time(self, duration_s: float, first_byte_s: float | None) -> None:
         self.durations[bisect_left(BOUNDS, duration_s)] += 1

@@ -64,8 +64,9 @@ def reply_row(
     if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
         row["tags"] = row["tags"] | _usage_tags(usage)
     if call.route.log_bodies:
-        if call.logged_request is not None:
-            row["request_json"] = str(call.logged_request, "utf-8", "replace")
+        asked = call.logged_request
+        if asked is not None:
+            row["request_json"] = str(asked, "utf-8", "replace")
         if body is not None:
             row["response_json"] = str(body, "utf-8", "replace")
         elif call.flow is not None:

@@ -116,7 +116,7 @@ def _details(usage: Json, *names: str) -> Json:
 
 def _chat(value: Json, secret: str | None) -> str | None:
     first = _first_choice(value)
-    if not isinstance(first.get("message"), dict):
+    if type(first.get("message")) is not dict:
         raise Fault("invalid", "the provider's reply has a choice without a message")
     return _finish(first)
 
