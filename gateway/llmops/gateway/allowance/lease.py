@@ -1,7 +1,7 @@
 """What a worker holds of one meter, and what a request holds of its meters: the few instructions on the hot path.
 
-Plain integers in slots; each change of a budget's or of slots' free amount is written to the journal at once (a memory
-write). Knows nothing of stores, waiting or refusing: `desk` decides what is asked for and what an answer means.
+Plain integers in slots; each change of a budget's free amount is written to the journal at once (a memory write). Of
+slots nothing is: those of a process that is no more are all free. Knows nothing of stores, waiting or refusing: `desk` decides what is asked for and what an answer means.
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ class Holding:
 class Bundle:
     """The grants that the requests of one set of meters take from, by unit: good until one of them is replaced."""
 
-    __slots__ = ("money", "requests", "slots", "tokens", "until")
+    __slots__ = ("money", "singles", "slots", "tokens", "until")
 
     def __init__(self, grants: Sequence[Grant]) -> None:
-        self.requests = tuple(grant for grant in grants if grant.unit == REQUESTS)
+        self.singles = tuple(grant for grant in grants if grant.unit in (REQUESTS, SLOTS))
         self.tokens = cast("tuple[Tranche, ...]", tuple(grant for grant in grants if grant.unit == TOKENS))
         self.money = cast("tuple[Lease, ...]", tuple(grant for grant in grants if grant.unit == MONEY))
         self.slots = tuple(grant for grant in grants if grant.unit == SLOTS)
@@ -168,7 +168,7 @@ class Bundle:
 
         Each is looked at and taken from in one step. Whatever was taken before one that is short goes back.
         """
-        for grant in self.requests:
+        for grant in self.singles:
             grant.free = free = grant.free - 1
             if free < 0:
                 return self._put_back(grant, nano_usd, tokens)
@@ -176,11 +176,6 @@ class Bundle:
             grant.free = free = grant.free - tokens
             if free < 0:
                 return self._put_back(grant, nano_usd, tokens)
-        for grant in self.slots:
-            grant.free = free = grant.free - 1
-            if free < 0:
-                return self._put_back(grant, nano_usd, tokens)
-            grant.view[grant.index] = free + grant.returning
         for grant in self.money:
             grant.free = free = grant.free - nano_usd
             if free < 0:
@@ -191,7 +186,7 @@ class Bundle:
     def _put_back(self, short: Grant, nano_usd: int, tokens: int) -> Literal[False]:
         """Undo what `take` took up to the grant that is short. The short one's journal was not written to."""
         amounts = (1, tokens, nano_usd, 1)
-        for grant in (*self.requests, *self.tokens, *self.slots, *self.money):
+        for grant in (*self.singles, *self.tokens, *self.money):
             grant.free += amounts[grant.unit]
             if grant is short:
                 break
@@ -227,8 +222,7 @@ class Held:
                 lease.used += self._nano_usd
                 lease.overdraw(-rest)
         for grant in bundle.slots:
-            grant.free = free = grant.free + 1
-            grant.view[grant.index] = free + grant.returning
+            grant.free += 1
         reserved = self._tokens
         rest = reserved - tokens
         for tranche in bundle.tokens:

@@ -241,9 +241,6 @@ class ClientCall:
     def close(self) -> None:
         """Let go of everything that outlives the request."""
         self.done = True
-        responder = self.responder
-        responder.on_gone = None
-        responder.on_drain = None
         if self.seldom.timer is not None:
             self.seldom.timer.cancel()
         if self.recall is not None:
@@ -252,7 +249,10 @@ class ClientCall:
         if self.grant is not None:
             gate.timers.forget(self)  # type: ignore[arg-type]
         gate.metrics.under_way -= 1
-        self.plan.finished()
+        plan = self.plan
+        plan.running -= 1
+        if plan.retired is not None and not plan.running:
+            plan.close()
 
     def _write_rows(self, row: Row) -> None:
         gate = self.gate

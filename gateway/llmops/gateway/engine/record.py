@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_OF_A_CALL = dict.fromkeys(
+    ("invocation_id", "request_id", "request_time", "assignment_p", "status_code", "latency_ms", "cost_usd")
+)
+"""What every row tells of its own call."""
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -116,15 +121,13 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
     grant = call.grant
     assert grant is not None
     template = grant.templates.get((target, call.operation)) or _template(call, target)
-    row: Row = {
-        **template,
-        "invocation_id": call.invocation_id,
-        "request_id": call.request_id,
-        "request_time": call.time_us,
-        "assignment_p": call.seldom.propensity,
-        "status_code": status,
-        "latency_ms": int((now - call.started) * 1e6) / 1e3,
-    }
+    row = template.copy()
+    row["invocation_id"] = call.invocation_id
+    row["request_id"] = call.request_id
+    row["request_time"] = call.time_us
+    row["assignment_p"] = call.seldom.propensity
+    row["status_code"] = status
+    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
     if error is not None:
         row["error_class"] = error
     if call.attempts is not None:
@@ -135,7 +138,7 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
 
 
 def _template(call: ClientCall, target: Target | None) -> Row:
-    """What the rows of one key, route and target have in common."""
+    """What the rows of one key, route and target have in common, with room for the rest: a copy need not grow."""
     grant, route = call.grant, call.route
     assert grant is not None
     tags = {**grant.tags, "operation": call.operation}
@@ -154,6 +157,7 @@ def _template(call: ClientCall, target: Target | None) -> Row:
         "sampling_fraction": 1.0,
         "requester": grant.requester,
         "tags": tags,
+        **_OF_A_CALL,
     }
     return found
 
