@@ -286,7 +286,10 @@ class UpstreamCall(Protocol):
 
 
 class Pool(Protocol):
-    """Connections to one provider. A kept connection that proves dead before its first reply byte is replaced once."""
+    """Connections to one provider. A kept connection that proves dead before its first reply byte is replaced once.
+
+    A listener hears nothing before `call` has returned.
+    """
 
     def call(
         self, request: UpstreamRequest, listener: Listener, *, first_byte_s: float, idle_s: float

@@ -1,7 +1,8 @@
 """What a worker holds of one meter, and what a request holds of its meters: the few instructions on the hot path.
 
 Plain integers in slots; each change of a budget's free amount is written to the journal at once (a memory write). Of
-slots nothing is: those of a process that is no more are all free. Knows nothing of stores, waiting or refusing: `desk` decides what is asked for and what an answer means.
+slots nothing is: those of a process that is no more are all free. Knows nothing of stores, waiting or refusing: `desk`
+decides what is asked for and what an answer means.
 """
 
 from __future__ import annotations

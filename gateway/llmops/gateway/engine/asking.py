@@ -26,14 +26,12 @@ _UNTRANSLATED = frozenset(("embeddings", "rerank"))
 class Asking(Answering):
     """One client call with its attempts, one after the other."""
 
-    __slots__ = ("_head", "_received", "_serial", "_tries", "_upstream", "asked_at", "native")
+    __slots__ = ("_head", "_received", "_tries", "_upstream", "asked_at", "native")
 
     _head: int
     """The status that the upstream answered, or 0."""
     _received: int
     """Bytes of a whole reply so far."""
-    _serial: int
-    """How many times somebody was asked."""
 
     def advance(self, fault: Fault | None = None) -> None:
         """Go to the next target; with none left, tell the caller why the last one failed."""
@@ -125,10 +123,8 @@ class Asking(Answering):
     # --- one attempt -------------------------------------------------------------------------------------------------
 
     def _ask(self, target: Target) -> None:
-        self._serial = serial = self._serial + 1
         self._tries += 1
         self._received = self._head = 0
-        self._call = None
         if self.attempts is not None:
             self.cost = 0
         if self.streaming:
@@ -139,9 +135,7 @@ class Asking(Answering):
         self.asked_at = clock()
         self.asked = True
         route = self.route
-        call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
-        if serial == self._serial and not self.done:
-            self._call = call
+        self._call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
 
     def _open_flow(self, target: Target) -> Flow:
         keep: Keep = "nothing"

@@ -31,7 +31,6 @@ class Exchange(Asking):
     def begin(self) -> None:
         """From the door to the first attempt."""
         self._call = None
-        self._serial = 0
         try:
             self.admit()
             self.responder.on_gone = self._gone

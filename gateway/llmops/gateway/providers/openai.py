@@ -51,6 +51,7 @@ class OpenAI:
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
             )
+        self._limit_names = {operation: self._limit_name(operation) for operation in self.native}
         self._headers: Headers = (*self._authorization(config), *own_headers(config))
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
@@ -105,12 +106,13 @@ class OpenAI:
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
         """The body for this upstream, a copy."""
-        out = {**chat.plain(body), "model": target.model}
+        out = (body if type(body) is dict else chat.plain(body)).copy()
+        out["model"] = target.model
         if operation == "responses":
             refuse_background(body)
             out["max_output_tokens"] = limit
         elif limit is not None:
-            name = self._limit_name(operation)
+            name = self._limit_names[operation]
             for other in _LIMIT_NAMES:
                 if other in out and other != name:
                     del out[other]
