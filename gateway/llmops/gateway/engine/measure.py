@@ -31,7 +31,7 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
-_SCALARS: Final = frozenset((str, int, float, bool, type(None)))
+_TEXT: Final = frozenset((str,))
 
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
@@ -92,9 +92,9 @@ def _texts_only(messages: object) -> bool:
     if type(messages) is not list:
         return False
     for message in messages:
-        if type(message) is not dict or type(message.get("content")) is not str:
+        if type(message) is not dict or "content" not in message:
             return False
-        if not _SCALARS.issuperset(map(type, message.values())):
+        if not _TEXT.issuperset(map(type, message.values())):
             return False
     return True
 

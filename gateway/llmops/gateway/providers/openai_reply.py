@@ -118,7 +118,8 @@ def _chat(value: Json, secret: str | None) -> str | None:
     first = _first_choice(value)
     if type(first.get("message")) is not dict:
         raise Fault("invalid", "the provider's reply has a choice without a message")
-    return _finish(first)
+    reason = first.get("finish_reason")
+    return reason if type(reason) is str else None
 
 
 def _completions(value: Json, secret: str | None) -> str | None:
