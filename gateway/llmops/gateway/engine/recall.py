@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from llmops.gateway import sse
 from llmops.gateway.cache import Lookup, RouteCache, Stored, replayed
 from llmops.gateway.calls import Usage
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.exchange import Exchange
 
-_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _JSON_HEADER = (b"content-type", b"application/json")
 _HIT = (b"x-llmops-cache", b"hit")
 _FREE = (b"x-llmops-cost-usd", b"0.000000000")
@@ -96,7 +96,7 @@ class Recall:
         exchange.done = True
         try:
             if events is not None:
-                exchange.responder.start(200, (*_STREAM_HEADERS, *headers))
+                exchange.responder.start(200, (*sse.HEADERS, *headers))
                 exchange.responder.write(events)
                 exchange.responder.end()
             else:
