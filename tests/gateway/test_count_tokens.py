@@ -57,6 +57,16 @@ def test_the_provider_counts(worker: RunningWorker, upstreams: dict[str, WireSer
     assert told.input_tokens == seen.input_tokens
     row = worker.until(lambda: [row for row in worker.rows() if row["endpoint"] == model][-1:])[0]
     assert (row["status_code"], row["output_tokens"], Decimal(row["cost_usd"])) == (200, 0, 0)
+    assert row["tags"]["operation"] == "count_tokens"
+
+
+def test_a_message_is_told_from_its_count(worker: RunningWorker) -> None:
+    before = len(worker.rows())
+    with client(worker) as asked:
+        asked.messages.count_tokens(model="claude", messages=HELLO)
+        asked.messages.create(model="claude", messages=HELLO, max_tokens=9)
+    rows = worker.until(lambda: len(worker.rows()) >= before + 2 and worker.rows()[before:])
+    assert [row["tags"]["operation"] for row in rows] == ["count_tokens", "messages"]
 
 
 def test_where_nobody_counts_it_is_said(worker: RunningWorker, upstreams: dict[str, WireServer]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.json_values import CUTS, JSON, objects, patiently, pieces, thoroughly
 
 from llmops.core.errors import ConfigError
-from llmops.gateway.calls import Fault, Operation, Provider, Usage
+from llmops.gateway.calls import Fault, Operation, Provider, StreamState, Usage
 from llmops.gateway.config import PriceConfig, ProviderConfig, TargetConfig
 from llmops.gateway.providers import open_provider
 from llmops.gateway.providers.faults import read_fault, retry_after_s
@@ -488,12 +488,16 @@ def test_a_failed_response_is_a_fault() -> None:
 @given(values=st.lists(st.one_of(objects(("choices", "usage", "error", "model", "delta", "response", "type")), JSON)))
 def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any]) -> None:
     raw = b"".join(event(value) for value in values)
-    provider().relay("chat", {}).feed(raw)
-    provider().relay("completions", {}).feed(raw)
-    provider(url=None).relay("responses", {}).feed(raw)
-    provider("mistral", None).relay("chat", {}).feed(raw)
-    provider().reader({}).feed(raw)
-    provider("mistral", None).reader({}).feed(raw)
+    for stream in (
+        provider().relay("chat", {}),
+        provider().relay("completions", {}),
+        provider(url=None).relay("responses", {}),
+        provider("mistral", None).relay("chat", {}),
+        provider().reader({}),
+        provider("mistral", None).reader({}),
+    ):
+        stream.feed(raw)
+        _makes_sense(stream)
 
 
 @patiently
@@ -502,6 +506,16 @@ def test_no_bytes_break_a_relay_or_reader(raw: bytes, cuts: list[int]) -> None:
     for stream in (provider().relay("chat", {}), provider(url=None).relay("responses", {}), provider().reader({})):
         for piece in pieces(raw, cuts):
             stream.feed(piece)
+        _makes_sense(stream)
+
+
+def _makes_sense(stream: StreamState) -> None:
+    """What can be booked by it, and told of it, whatever it was fed."""
+    assert stream.received >= 0
+    assert stream.model is None or isinstance(stream.model, str)
+    assert stream.fault is None or stream.fault.kind
+    usage = stream.usage
+    assert usage is None or min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) >= 0
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

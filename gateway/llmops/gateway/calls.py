@@ -90,6 +90,8 @@ class UpstreamRequest:
     headers: Headers
     body: bytes
     method: str = "POST"
+    output_tokens: int | None = None
+    """The maximum of output tokens that one answer may have, where it stands in the body."""
 
 
 @dataclass(slots=True)
@@ -284,7 +286,10 @@ class UpstreamCall(Protocol):
 
 
 class Pool(Protocol):
-    """Connections to one provider. A kept connection that proves dead before its first reply byte is replaced once."""
+    """Connections to one provider. A kept connection that proves dead before its first reply byte is replaced once.
+
+    A listener hears nothing before `call` has returned.
+    """
 
     def call(
         self, request: UpstreamRequest, listener: Listener, *, first_byte_s: float, idle_s: float

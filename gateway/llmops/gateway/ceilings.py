@@ -55,7 +55,7 @@ def asked_output(operation: Operation, body: Json, ceiling: int) -> int:
         value = body[name]
         if value is None or (name == "n_predict" and value == -1):
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if type(value) is not int or value < 0:
             raise Fault("bad_request", f"`{name}` is not a whole number from 0", 400, param=name)
         ceiling = min(ceiling, value)
     return ceiling

@@ -12,6 +12,9 @@ import re
 
 from llmops.gateway.calls import Fault
 
+HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+"""Of a reply that is such a stream."""
+
 MAX_EVENT_BYTES = 8 * 1024**2
 """Longest event held in memory. Pictures travel within one event, so this is far above any text."""
 

@@ -1,4 +1,4 @@
-"""What each lease still has free, kept so that a killed process can be settled to the nano-dollar.
+"""What each lease of money still has free, kept so that a killed process can be settled to the nano-dollar.
 
 One file a process, mapped into memory and written with zeros beforehand (a store is then a memory write of 50 ns that
 cannot fail for lack of disk; pwrite(2) takes 1.1 us). The kernel keeps mapped pages of a killed process. It does not

@@ -1,13 +1,15 @@
 """What a worker holds of one meter, and what a request holds of its meters: the few instructions on the hot path.
 
-Plain integers in slots; each change of a budget's or of slots' free amount is written to the journal at once (a memory
-write). Knows nothing of stores, waiting or refusing: `desk` decides what is asked for and what an answer means.
+Plain integers in slots; each change of a budget's free amount is written to the journal at once (a memory write). Of
+slots nothing is: those of a process that is no more are all free. Knows nothing of stores, waiting or refusing: `desk`
+decides what is asked for and what an answer means.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 from llmops.gateway.allowance.exchange import Account
 from llmops.gateway.allowance.journal import APPLIED, DEBT, FREE, RETURNING, SENT, SERIAL, Journal
@@ -157,32 +159,40 @@ class Bundle:
 
     def __init__(self, grants: Sequence[Grant]) -> None:
         self.singles = tuple(grant for grant in grants if grant.unit in (REQUESTS, SLOTS))
-        self.tokens = tuple(grant for grant in grants if grant.unit == TOKENS)
-        self.money = tuple(grant for grant in grants if grant.unit == MONEY)
+        self.tokens = cast("tuple[Tranche, ...]", tuple(grant for grant in grants if grant.unit == TOKENS))
+        self.money = cast("tuple[Lease, ...]", tuple(grant for grant in grants if grant.unit == MONEY))
         self.slots = tuple(grant for grant in grants if grant.unit == SLOTS)
         self.until = min((grant.until for grant in grants), default=FOREVER)
 
     def take(self, nano_usd: int, tokens: int) -> bool:
-        """Take a request's share of every grant; of none where one is short."""
+        """Take a request's share of every grant; of none where one is short.
+
+        Each is looked at and taken from in one step. Whatever was taken before one that is short goes back.
+        """
         for grant in self.singles:
-            if grant.free < 1:
-                return False
+            grant.free = free = grant.free - 1
+            if free < 0:
+                return self._put_back(grant, nano_usd, tokens)
         for grant in self.tokens:
-            if grant.free < tokens:
-                return False
-        for lease in self.money:
-            if lease.free < nano_usd:
-                return False
-        for grant in self.singles:
-            grant.free -= 1
-        for grant in self.tokens:
-            grant.free -= tokens
-        for lease in self.money:
-            free = lease.free = lease.free - nano_usd
-            lease.view[lease.index] = free + lease.returning
-        for lease in self.slots:
-            lease.view[lease.index] = lease.free + lease.returning
+            grant.free = free = grant.free - tokens
+            if free < 0:
+                return self._put_back(grant, nano_usd, tokens)
+        for grant in self.money:
+            grant.free = free = grant.free - nano_usd
+            if free < 0:
+                return self._put_back(grant, nano_usd, tokens)
+            grant.view[grant.index] = free + grant.returning
         return True
+
+    def _put_back(self, short: Grant, nano_usd: int, tokens: int) -> Literal[False]:
+        """Undo what `take` took up to the grant that is short. The short one's journal was not written to."""
+        amounts = (1, tokens, nano_usd, 1)
+        for grant in (*self.singles, *self.tokens, *self.money):
+            grant.free += amounts[grant.unit]
+            if grant is short:
+                break
+            grant.view[grant.index] = grant.free + grant.returning
+        return False
 
 
 class Held:
@@ -203,26 +213,29 @@ class Held:
             raise RuntimeError("a reservation is settled once")
         self._bundle = None
         rest = self._nano_usd - nano_usd
-        for lease in bundle.money:
-            if rest >= 0:
-                lease.used += nano_usd  # type: ignore[attr-defined]
-                lease.free += rest
-            else:
-                lease.used += self._nano_usd  # type: ignore[attr-defined]
-                lease.overdraw(-rest)  # type: ignore[attr-defined]
-            lease.view[lease.index] = lease.free + lease.returning
-        for lease in bundle.slots:
-            free = lease.free = lease.free + 1
-            lease.view[lease.index] = free + lease.returning
-        rest = self._tokens - tokens
-        for grant in bundle.tokens:
-            holding = grant.holding
-            holding.settled += self._tokens
+        if rest >= 0:
+            for lease in bundle.money:
+                lease.used += nano_usd
+                lease.free = free = lease.free + rest
+                lease.view[lease.index] = free + lease.returning
+        else:
+            for lease in bundle.money:
+                lease.used += self._nano_usd
+                lease.overdraw(-rest)
+        for grant in bundle.slots:
+            grant.free += 1
+        reserved = self._tokens
+        rest = reserved - tokens
+        for tranche in bundle.tokens:
+            holding = tranche.holding
+            holding.settled += reserved
             if rest:
-                refunds, last = holding.refunds, grant.last  # type: ignore[attr-defined]
-                if not refunds:
+                refunds, last = holding.refunds, tranche.last
+                if refunds:
+                    refunds[last] = refunds.get(last, 0) + rest
+                else:
                     holding.stir(holding)
-                refunds[last] = refunds.get(last, 0) + rest
+                    refunds[last] = rest
         for lease in self._loose:
             lease.debt += nano_usd
             lease.holding.overdrawn += 1

@@ -184,15 +184,21 @@ def read_body(raw: bytes) -> Json:
     return body
 
 
-def check_depth(body: Json, raw: bytes, flat: int) -> None:
+def check_depth(body: Json, raw: bytes, plain: bool) -> None:
     """Refuse what is nested deeper than any request is: whoever walks it would run out of stack.
 
     Args:
-        flat: so many objects are known to stand beside each other, which spares a long conversation the walk.
+        plain: the messages are known to be flat, which spares a long conversation the walk.
 
     Raises:
         Fault: it is too deep.
     """
+    flat = 0
+    if plain:
+        kinds = list(map(type, body.values()))
+        if kinds.count(list) + kinds.count(dict) == 1:
+            return  # that one is the messages
+        flat = len(body["messages"])
     if raw.count(b"[") + raw.count(b"{") >= _DEEPEST + flat and _deeper(body, _DEEPEST):
         raise refusal(400, "invalid_json", f"the body is nested more than {_DEEPEST} deep")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import orjson
 
+from llmops.gateway import sse
 from llmops.gateway.assemble import assembled
 from llmops.gateway.cache import replayed
 from llmops.gateway.calls import Fault, Headers, UpstreamCall, Usage
@@ -17,7 +18,6 @@ from llmops.gateway.engine.flow import Flow
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.record import usd
 
-_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _MISS = (b"x-llmops-cache", b"miss")
 
 
@@ -78,7 +78,7 @@ class Answering(ClientCall):
         self.begun = True
         self.first_at = clock()
         assert self.grant is not None
-        headers = [*_STREAM_HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
+        headers = [*sse.HEADERS, (b"x-request-id", self.request_id.encode()), self.route.header, target.header]
         headers += self.grant.rate_headers
         if self.recall is not None:
             headers.append(_MISS)

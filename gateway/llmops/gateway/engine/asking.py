@@ -26,27 +26,28 @@ _UNTRANSLATED = frozenset(("embeddings", "rerank"))
 class Asking(Answering):
     """One client call with its attempts, one after the other."""
 
-    __slots__ = ("_head", "_received", "_serial", "_tries", "_upstream", "asked_at", "native")
+    __slots__ = ("_head", "_received", "_tries", "_upstream", "asked_at", "native")
 
     _head: int
     """The status that the upstream answered, or 0."""
     _received: int
     """Bytes of a whole reply so far."""
-    _serial: int
-    """How many times somebody was asked."""
 
     def advance(self, fault: Fault | None = None) -> None:
         """Go to the next target; with none left, tell the caller why the last one failed."""
         while True:
-            now = clock()
             target = self.route.only
-            if target is None or self.search is not None or not target.breaker.admits(now):
+            if target is None or self.search is not None or target.breaker.until:
+                now = clock()
                 found = self._searched().next(now)
                 if found is None:
                     self._give_up(fault, now)
                     return
                 route, target = found
-                self.guest = () if route is self.route else self.gate.route_meters(route)
+                if route is not self.route:
+                    self.own().guest = self.gate.route_meters(route)
+                elif self.seldom.guest:
+                    self.own().guest = ()
             self.target = target
             self._tries = 0
             try:
@@ -75,8 +76,8 @@ class Asking(Answering):
         self.native = operation in _UNTRANSLATED or (operation in target.native and not self._checked_stream())
         if self.native:
             return target.provider.build(operation, self.body, target.config)
-        self.chat = self.dialect.to_chat(self.body)
-        return target.provider.build("chat", self.chat, target.config)
+        chat = self.own().chat = self.dialect.to_chat(self.body)
+        return target.provider.build("chat", chat, target.config)
 
     def _checked_stream(self) -> bool:
         """A stream that a guard reads travels as chat chunks, whatever its format."""
@@ -86,10 +87,11 @@ class Asking(Answering):
         target = self.target
         assert target is not None
         try:
-            most_input, most_output = self.size.worst(target.config)
+            most_input, most_output = self.size.worst(target.config, self._upstream.output_tokens)
             worst = target.worst(most_input, most_output, self.size)
             tokens = most_input + most_output
-            if (not self.guest or self.tab.knows_guest(self.guest)) and self.tab.try_cover(worst, tokens):
+            guest = self.seldom.guest
+            if (not guest or self.tab.knows_guest(guest)) and self.tab.try_cover(worst, tokens):
                 self._ask(target)
             else:
                 self.gate.spawn(self._cover_later(target, worst, tokens), self.crash)
@@ -103,8 +105,8 @@ class Asking(Answering):
         began = clock()
         try:
             await self.tab.cover(worst, tokens)
-            if not self.tab.knows_guest(self.guest):
-                await self.tab.cover_guest(self.guest, worst, tokens)
+            if not self.tab.knows_guest(self.seldom.guest):
+                await self.tab.cover_guest(self.seldom.guest, worst, tokens)
         except Refused as refused:
             if not self.done:
                 self.over(refused)
@@ -112,7 +114,7 @@ class Asking(Answering):
         except LlmopsError as error:
             self.refuse(faults.from_error(error))
             return
-        self.waited_s += clock() - began
+        self.own().waited_s += clock() - began
         if self.done:
             self.tab.settle(asked=self.asked)
         else:
@@ -121,22 +123,19 @@ class Asking(Answering):
     # --- one attempt -------------------------------------------------------------------------------------------------
 
     def _ask(self, target: Target) -> None:
-        self._serial = serial = self._serial + 1
         self._tries += 1
         self._received = self._head = 0
-        self._call = None
         if self.attempts is not None:
             self.cost = 0
         if self.streaming:
             self.flow = self._open_flow(target)
-        target.breaker.begin()
+        if target.breaker.until:
+            target.breaker.begin()
         target.under_way += 1
         self.asked_at = clock()
         self.asked = True
         route = self.route
-        call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
-        if serial == self._serial and not self.done:
-            self._call = call
+        self._call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
 
     def _open_flow(self, target: Target) -> Flow:
         keep: Keep = "nothing"
@@ -144,9 +143,10 @@ class Asking(Answering):
             keep = "plain" if self.gate.metrics.under_way < _MANY_STREAMS else "folded"
         if self.native:
             return Flow(target.provider.relay(self.operation, self.body), keep=keep)
-        assert self.chat is not None
+        chat = self.seldom.chat
+        assert chat is not None
         checks = self.route.guards.open_stream() if self.route.guards.checks_output else None
-        return Flow(None, target.provider.reader(self.chat), self.dialect.writer(self.body), checks, keep=keep)
+        return Flow(None, target.provider.reader(chat), self.dialect.writer(self.body), checks, keep=keep)
 
     # --- after a failure ---------------------------------------------------------------------------------------------
 
@@ -162,18 +162,19 @@ class Asking(Answering):
             if asked > retry.max_wait_s or (asked > wait and self._searched().others(target, now)):
                 return False
             wait = max(wait, asked)
-        self.timer = self.gate.loop.call_later(wait, self._ask_again)
+        self.own().timer = self.gate.loop.call_later(wait, self._ask_again)
         return True
 
     def _ask_again(self) -> None:
-        self.timer = None
+        self.own().timer = None
         if not self.done:
             self._cover_and_ask()
 
     def _give_up(self, fault: Fault | None, now: float) -> None:
         """No target is left: the answer kept from a cheaper one, else the reason."""
-        if self.kept is not None:
-            reply, target = self.kept
+        kept = self.seldom.kept
+        if kept is not None:
+            reply, target = kept
             noted = next(attempt for attempt in self.attempts or () if attempt.target is target)
             self.cost, noted.nano_usd, noted.usage = noted.nano_usd, 0, None
             self._send_whole(reply.body, reply.model, reply.usage or NO_USAGE, target)

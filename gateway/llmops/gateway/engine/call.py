@@ -6,7 +6,6 @@ settled, one row is written, and the plan in force when the request came hears t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -15,14 +14,12 @@ import orjson
 
 from llmops.core.ids import new_id
 from llmops.gateway.calls import (
+    Dialect,
     Fault,
     Headers,
-    Json,
     KeyPolicy,
-    Meter,
     Operation,
     Refused,
-    Reply,
     Request,
     Responder,
     Usage,
@@ -34,8 +31,8 @@ from llmops.gateway.engine.measure import measure
 from llmops.gateway.engine.plan import Plan, Route, Target
 from llmops.gateway.engine.recall import Recall
 from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
+from llmops.gateway.engine.seldom import USUAL, Seldom
 from llmops.gateway.engine.tab import Tab
-from llmops.gateway.guard import Verdict
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.gate import Gate
@@ -46,35 +43,13 @@ _log = logging.getLogger(__name__)
 clock = time.monotonic
 
 
-class Seldom:
-    """What most requests do not have. Held by the class, so that such a request pays nothing for it."""
-
-    client_id: str | None = None
-    parent_id: str | None = None
-    trace_id: str | None = None
-    session: str | None = None
-    user: str | None = None
-    unit: str | None = None
-    arm: str | None = None
-    propensity: float = 1.0
-    tags: dict[str, str] | None = None
-    findings: tuple[str, ...] = ()
-    cached: str | None = None
-    waited_s: float = 0.0
-    unresolved: Verdict | None = None
-    guest: tuple[Meter, ...] = ()
-    kept: tuple[Reply, Target] | None = None
-    timer: asyncio.TimerHandle | None = None
-    chat: Json | None = None
-
-
-class ClientCall(Seldom):
+class ClientCall:
     """One client call, but for the asking."""
 
     __slots__ = (
-        "asked", "attempts", "begun", "body", "caller", "cost", "deadline", "dialect", "done", "first_at", "flow",
+        "asked", "attempts", "begun", "body", "caller", "cost", "deadline", "done", "first_at", "flow",
         "gate", "grant", "invocation_id", "logged_request", "operation", "plan", "recall", "request", "request_id",
-        "responder", "route", "search", "size", "started", "streaming", "tab", "target", "time_us",
+        "responder", "route", "search", "seldom", "size", "started", "streaming", "tab", "target", "time_us",
     )  # fmt: skip
 
     def __init__(self, gate: Gate, request: Request, responder: Responder, caller: admission.Caller) -> None:
@@ -85,11 +60,11 @@ class ClientCall(Seldom):
         self.responder = responder
         self.caller = caller
         self.operation: Operation = caller.operation
-        self.dialect = gate.dialects[caller.operation]
         self.started = clock()
         self.time_us = time.time_ns() // 1000
         self.invocation_id = self.request_id = new_id()
         self.logged_request: bytes | None = request.body
+        self.seldom = USUAL
         self.grant: admission.Grant | None = None
         self.target: Target | None = None
         self.flow: Flow | None = None
@@ -106,26 +81,36 @@ class ClientCall(Seldom):
     def policy(self) -> KeyPolicy | None:
         return self.caller.policy
 
+    @property
+    def dialect(self) -> Dialect:
+        return self.gate.dialects[self.operation]
+
+    def own(self) -> Seldom:
+        """What this request has beyond the usual, to be written to."""
+        if self.seldom is USUAL:
+            self.seldom = Seldom()
+        return self.seldom
+
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def admit(self) -> None:
         """Read and check the request, up to what it may ask for. Raises Fault."""
         caller, raw = self.caller, self.request.body
         if caller.says_more:
-            self.client_id = admission.read_client_id(self.request.headers)
+            self.own().client_id = admission.read_client_id(self.request.headers)
         body = self.body = admission.read_body(raw)
         grant = self.gate.grant_of(caller, body)
         route = self.route = grant.route
         user = admission.user_of(body)
         if user is not None:
-            self.user = user
+            self.own().user = user
         self.grant = grant
         self.tab = Tab(self.gate.allowances, grant.meters if user is None else grant.meters_of(user))
         if caller.says_more:
             self._hear(self.request.headers, grant)
         self.streaming = body.get("stream") is True
         size = self.size = measure(self.operation, body, raw)
-        admission.check_depth(body, raw, len(body["messages"]) if size.plain else 0)
+        admission.check_depth(body, raw, size.plain)
         if not size.plain or route.guards.checks_input:
             self._check_input()
         if route.only is None:
@@ -133,29 +118,31 @@ class ClientCall(Seldom):
 
     def _hear(self, headers: dict[bytes, bytes], grant: admission.Grant) -> None:
         """What only some callers say in headers."""
-        if self.client_id is not None and grant.trusted:
-            self.request_id = self.client_id
+        own = self.own()
+        if own.client_id is not None and grant.trusted:
+            self.request_id = own.client_id
             if (shown := headers.get(b"x-llmops-parent-invocation")) is not None:
-                self.parent_id = admission.read_id(shown)
+                own.parent_id = admission.read_id(shown)
         if (shown := headers.get(b"x-llmops-tags")) is not None:
-            self.tags = admission.read_tags(shown)
+            own.tags = admission.read_tags(shown)
         if (shown := headers.get(b"x-llmops-session")) is not None:
-            self.session = admission.read_session(shown)
+            own.session = admission.read_session(shown)
         if (shown := headers.get(b"traceparent")) is not None:
-            self.trace_id = admission.read_trace(shown)
+            own.trace_id = admission.read_trace(shown)
 
     def _search(self, route: Route, grant: admission.Grant) -> None:
         """Where there is something to choose: the tier to begin with, and the arm."""
         search = self.search = Search(route, self.operation, self.size)
         if route.roi:
-            tier = start_tier(route.roi, self.body, self.size, {**(self.tags or {}), **grant.tags})
+            tier = start_tier(route.roi, self.body, self.size, {**(self.seldom.tags or {}), **grant.tags})
             search.tier = min(tier, route.tiers[-1][0].tier)
         if route.arms:
             self._assign(search, grant)
 
     def _check_input(self) -> None:
         verdict = self.route.guards.check_input(self.operation, self.body)
-        self.findings = verdict.findings
+        if verdict.findings:
+            self.own().findings = verdict.findings
         if verdict.action == "blocked":
             self.logged_request = None
             self.count_guarded("blocked")
@@ -165,17 +152,18 @@ class ClientCall(Seldom):
             self.logged_request = orjson.dumps(verdict.body)
             self.count_guarded("masked")
         if verdict.unresolved:
-            self.unresolved = verdict
+            self.own().unresolved = verdict
 
     def _assign(self, search: Search, grant: admission.Grant) -> None:
         """The sticky arm; it counts only where the request starts in the tier that the experiment is about."""
         experiment = self.route.config.experiment
         assert experiment is not None
-        unit = {"user": self.user, "session": self.session, "key": grant.key_id, "request": None}[experiment.unit]
-        self.unit = unit or (self.request_id if experiment.unit == "request" else grant.requester)
+        own = self.own()
+        unit = {"user": own.user, "session": own.session, "key": grant.key_id, "request": None}[experiment.unit]
+        own.unit = unit or (self.request_id if experiment.unit == "request" else grant.requester)
         if search.tier <= self.route.tiers[0][0].tier:
-            self.arm, self.propensity = arm_of(self.route, self.unit)
-            search.arm = self.arm
+            own.arm, own.propensity = arm_of(self.route, own.unit)
+            search.arm = own.arm
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -241,10 +229,12 @@ class ClientCall(Seldom):
         grant = self.grant
         assert grant is not None
         now = clock()
-        tally = self.gate.tally(grant, target, status)
+        tally = grant.tallies.get((target, status)) or self.gate.tally(grant, target, status)
         tally.calls += 1
         tally.book(reply[2], self.cost)
-        tally.time(now - self.started, self.first_at - self.started if self.first_at else None)
+        tally.durations.add(now - self.started)
+        if self.first_at:
+            tally.first_bytes.add(self.first_at - self.started)
         self._write_rows(reply_row(self, status, error, reply, target, now))
 
     def count_guarded(self, action: str) -> None:
@@ -253,24 +243,28 @@ class ClientCall(Seldom):
     def close(self) -> None:
         """Let go of everything that outlives the request."""
         self.done = True
-        responder = self.responder
-        responder.on_gone = None
-        responder.on_drain = None
-        if self.timer is not None:
-            self.timer.cancel()
+        if self.seldom.timer is not None:
+            self.seldom.timer.cancel()
         if self.recall is not None:
             self.recall.drop()
         gate = self.gate
         if self.grant is not None:
             gate.timers.forget(self)  # type: ignore[arg-type]
         gate.metrics.under_way -= 1
-        self.plan.finished()
+        plan = self.plan
+        plan.running -= 1
+        if plan.retired is not None and not plan.running:
+            plan.close()
 
     def _write_rows(self, row: Row) -> None:
         gate = self.gate
         gate.log(row)
-        if self.attempts is None:
-            return
+        if self.attempts is not None:
+            self._write_attempts(gate)
+
+    def _write_attempts(self, gate: Gate) -> None:
+        """What was paid for beside the answer."""
+        assert self.attempts is not None
         assert self.grant is not None
         for attempt in self.attempts:
             if attempt.usage is not None:

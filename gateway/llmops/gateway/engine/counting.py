@@ -13,6 +13,7 @@ from llmops.gateway.engine.exchange import Exchange
 from llmops.gateway.engine.faults import refusal
 from llmops.gateway.engine.measure import Size
 from llmops.gateway.engine.plan import Target
+from llmops.gateway.engine.record import Row
 from llmops.gateway.reading import UPSTREAM
 
 PATH = "/v1/messages/count_tokens"
@@ -23,7 +24,7 @@ class FreeSize(Size):
 
     __slots__ = ()
 
-    def worst(self, target: TargetConfig) -> tuple[int, int]:
+    def worst(self, target: TargetConfig, one: int | None = None) -> tuple[int, int]:
         return 0, 0
 
     def received(self, output_tokens: int) -> Usage:
@@ -43,6 +44,10 @@ class TokenCount(Exchange):
 
     def _recalled(self) -> bool:
         return False
+
+    def _write_rows(self, row: Row) -> None:
+        row["tags"] = row["tags"] | {"operation": "count_tokens"}  # it made no message
+        super()._write_rows(row)
 
     def _built(self, target: Target) -> UpstreamRequest:
         self.native = True

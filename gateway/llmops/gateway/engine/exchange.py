@@ -31,25 +31,26 @@ class Exchange(Asking):
     def begin(self) -> None:
         """From the door to the first attempt."""
         self._call = None
-        self._serial = 0
         try:
             self.admit()
+            self.responder.on_gone = self._gone
+            route, timers = self.route, self.gate.timers
+            self.deadline = timers.now + route.total_s
+            timers.watch(self)
+            unresolved = self.seldom.unresolved
+            if unresolved is not None:
+                self.gate.spawn(self._resolve(unresolved), self.crash)
+            elif route.cache is None or not self._recalled():
+                self.advance()
         except Fault as fault:
             self.refuse(fault)
-            return
-        self.responder.on_gone = self._gone
-        timers = self.gate.timers
-        self.deadline = timers.now + self.route.total_s
-        timers.watch(self)
-        if self.unresolved is not None:
-            self.gate.spawn(self._resolve(self.unresolved), self.crash)
-        elif self.route.cache is None or not self._recalled():
-            self.advance()
+        except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
+            self.crash()
 
     async def _resolve(self, verdict: Verdict) -> None:
         """Look up where the request's pictures point, before anybody fetches them."""
         verdict = await self.route.guards.resolve(verdict)
-        self.findings = verdict.findings
+        self.own().findings = verdict.findings
         if self.done:
             return
         if verdict.action == "blocked":
@@ -62,7 +63,7 @@ class Exchange(Asking):
     def _recalled(self) -> bool:
         """Whether the cache takes the request over."""
         cache = self.route.cache
-        if cache is None or self.arm is not None:  # an arm's answers belong to it alone
+        if cache is None or self.seldom.arm is not None:  # an arm's answers belong to it alone
             return False
         lookup = cache.lookup(self.operation, self.body, self.policy, self.request.headers.get(b"cache-control"))
         if lookup is None:
@@ -155,7 +156,7 @@ class Exchange(Asking):
             return
         if route.guards.checks_output:
             verdict = route.guards.check_output(self.operation, orjson.loads(body))
-            self.findings += verdict.findings
+            self.own().findings += verdict.findings
             if verdict.action == "blocked":
                 self.withhold(verdict.fault(), model, usage, target)
                 return
@@ -168,12 +169,12 @@ class Exchange(Asking):
         """Ask a better tier where the answer is not good enough; this one is kept for the case that nobody answers."""
         escalation = self.route.escalation
         assert escalation is not None
-        if target.tier >= escalation.to_tier or self.kept is not None or self.streaming:
+        if target.tier >= escalation.to_tier or self.seldom.kept is not None or self.streaming:
             return False
         reason = escalation.reason(self.body, orjson.loads(body))
         if reason is None:
             return False
-        self.kept = (Reply(body, usage, model), target)
+        self.own().kept = (Reply(body, usage, model), target)
         self._note(target, f"escalated:{reason}", 200, usage)
         self.gate.metrics.count("llmops_gateway_escalations_total", route=self.route.name, reason=reason)
         self._spare(target).tier = escalation.to_tier

@@ -95,7 +95,7 @@ class Gate:
             caller = self._met(request, responder)
             if caller is None:
                 return
-        self._begin(Exchange(self, request, responder, caller))
+        Exchange(self, request, responder, caller).begin()
 
     def _met(self, request: Request, responder: Responder) -> admission.Caller | None:
         """Find out who asks for what; None where the request was answered with that, or asks no model."""
@@ -113,12 +113,6 @@ class Gate:
             return None
         caller = request.caller = admission.Caller.of(operation, policy, request.headers, self._epoch)
         return caller
-
-    def _begin(self, exchange: Exchange) -> None:
-        try:
-            exchange.begin()
-        except Exception:  # noqa: BLE001 - the boundary of a request; `crash` logs the trace
-            exchange.crash()
 
     # --- what exchanges ask of it ------------------------------------------------------------------------------------
 
@@ -263,7 +257,7 @@ class Gate:
                 if request.method != "POST":
                     raise refusal(405, "method_not_allowed", f"{path} takes POST")
                 caller = admission.Caller.of("messages", policy, headers, self._epoch)
-                self._begin(TokenCount(self, request, responder, caller))
+                TokenCount(self, request, responder, caller).begin()
                 return
             raise refusal(404, "not_found", f"nothing is served at {path[:200]}", "see the paths under /v1/")
         except Fault as fault:

@@ -21,6 +21,7 @@ class Inner:
         self._parts: list[bytes] = []
 
     def send(self, status: int, headers: Headers, body: bytes, standing: Headers = ()) -> None:
+        self.on_gone = self.on_drain = None
         if not self.whole.done():
             self.whole.set_result((status, body))
 

@@ -31,6 +31,8 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
+_TEXT: Final = frozenset((str,))
+
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
 _CHUNK_BYTES: Final = 500
@@ -39,7 +41,7 @@ _CHUNK_BYTES: Final = 500
 
 @dataclass(slots=True)
 class Size:
-    """What one request may use. `plain`: texts only, nothing to fetch, one answer."""
+    """What one request may use. `plain`: messages that are flat and hold texts, nothing to fetch, one answer."""
 
     operation: Operation
     body: Json
@@ -48,10 +50,16 @@ class Size:
     images: int
     input_estimate: int
 
-    def worst(self, target: TargetConfig) -> tuple[int, int]:
-        """The most input and output tokens that the target can count. Raises Fault for a maximum that is none."""
+    def worst(self, target: TargetConfig, one: int | None = None) -> tuple[int, int]:
+        """The most input and output tokens that the target can count. Raises Fault for a maximum that is none.
+
+        Args:
+            one: the most output tokens of one answer, where the request for the target was built with it.
+        """
         if self.plain:
-            return self.raw_bytes + TEMPLATE_TOKENS, asked_output("chat", self.body, target.max_output_tokens)
+            if one is None:
+                one = asked_output("chat", self.body, target.max_output_tokens)
+            return self.raw_bytes + TEMPLATE_TOKENS, one
         most = input_ceiling(self.operation, self.body, self.raw_bytes, target.model)
         if most > STORED_TOKENS and target.context_tokens is not None:
             most = most % STORED_TOKENS + target.context_tokens
@@ -83,8 +91,10 @@ def measure(operation: Operation, body: Json, raw: bytes) -> Size:
 def _texts_only(messages: object) -> bool:
     if type(messages) is not list:
         return False
-    for message in messages:  # noqa: SIM110 - twice as fast as a generator
-        if type(message) is not dict or type(message.get("content")) is not str:
+    for message in messages:
+        if type(message) is not dict or "content" not in message:
+            return False
+        if not _TEXT.issuperset(map(type, message.values())):
             return False
     return True
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_left
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,10 +35,35 @@ _OTHER: Final = "other"
 _FIELDS: Final = ("calls", "input_tokens", "output_tokens", "cached_tokens", "nano_usd", "estimated")
 
 
+class Histogram:
+    """Times by their bucket. They are only noted one by one, and sorted when somebody looks: that is each second."""
+
+    __slots__ = ("_counts", "_fresh", "_sum_s", "add")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum_s = 0.0
+        self._fresh: list[float] = []
+        self.add: Callable[[float], None] = self._fresh.append
+
+    def read(self) -> tuple[list[int], float]:
+        """Count of each bucket, and the sum of seconds."""
+        fresh = sorted(self._fresh)
+        self._fresh.clear()
+        self._sum_s += sum(fresh)
+        below = 0
+        for place, bound in enumerate(BOUNDS):
+            upto = bisect_right(fresh, bound)
+            self._counts[place] += upto - below
+            below = upto
+        self._counts[-1] += len(fresh) - below
+        return self._counts, self._sum_s
+
+
 class Tally:
     """The numbers of one combination of route, target, status class and team."""
 
-    __slots__ = (*_FIELDS, "durations", "first_bytes", "sum_duration_s", "sum_first_byte_s")
+    __slots__ = (*_FIELDS, "durations", "first_bytes")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -46,24 +72,22 @@ class Tally:
         self.cached_tokens = 0
         self.nano_usd = 0
         self.estimated = 0
-        self.durations = [0] * (len(BOUNDS) + 1)
-        self.first_bytes = [0] * (len(BOUNDS) + 1)
-        self.sum_duration_s = 0.0
-        self.sum_first_byte_s = 0.0
+        self.durations = Histogram()
+        self.first_bytes = Histogram()
 
     def book(self, usage: Usage, nano_usd: int) -> None:
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        self.cached_tokens += usage.cached_tokens
         self.nano_usd += nano_usd
-        self.estimated += usage.estimated
+        if usage.cached_tokens:
+            self.cached_tokens += usage.cached_tokens
+        if usage.estimated:
+            self.estimated += 1
 
     def time(self, duration_s: float, first_byte_s: float | None) -> None:
-        self.durations[bisect_left(BOUNDS, duration_s)] += 1
-        self.sum_duration_s += duration_s
+        self.durations.add(duration_s)
         if first_byte_s is not None:
-            self.first_bytes[bisect_left(BOUNDS, first_byte_s)] += 1
-            self.sum_first_byte_s += first_byte_s
+            self.first_bytes.add(first_byte_s)
 
 
 class Metrics:
@@ -99,9 +123,11 @@ class Metrics:
         for (route, target, status, team), tally in self._tallies.items():
             labels = {"route": route, "target": target, "status": status, "team": team}
             counters += [[f"llmops_gateway_{_NAMES[field]}", labels, getattr(tally, field)] for field in _FIELDS]
-            histograms.append([DURATION, labels, tally.durations, round(tally.sum_duration_s, 6)])
-            if any(tally.first_bytes):
-                histograms.append([FIRST_BYTE, labels, tally.first_bytes, round(tally.sum_first_byte_s, 6)])
+            counts, sum_s = tally.durations.read()
+            histograms.append([DURATION, labels, counts, round(sum_s, 6)])
+            counts, sum_s = tally.first_bytes.read()
+            if any(counts):
+                histograms.append([FIRST_BYTE, labels, counts, round(sum_s, 6)])
         return orjson.dumps(
             {
                 "worker": self.worker,

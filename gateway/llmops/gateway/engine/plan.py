@@ -121,11 +121,10 @@ class Plan:
     running: int = 0
     retired: Callable[[], None] | None = field(default=None)
 
-    def finished(self) -> None:
-        """A request ended; the last one of a replaced plan closes what nobody needs any more."""
-        self.running -= 1
-        if self.retired is not None and not self.running:
-            retired, self.retired = self.retired, None
+    def close(self) -> None:
+        """The last request of a replaced plan has ended: close what nobody needs any more."""
+        retired, self.retired = self.retired, None
+        if retired is not None:
             retired()
 
     def retire(self, newer: Plan | None, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from llmops.gateway import sse
 from llmops.gateway.cache import Lookup, RouteCache, Stored, replayed
 from llmops.gateway.calls import Usage
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.exchange import Exchange
 
-_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _JSON_HEADER = (b"content-type", b"application/json")
 _HIT = (b"x-llmops-cache", b"hit")
 _FREE = (b"x-llmops-cost-usd", b"0.000000000")
@@ -86,7 +86,7 @@ class Recall:
 
     def _send(self, stored: Stored) -> None:
         exchange = self._exchange
-        exchange.cached = "hit"
+        exchange.own().cached = "hit"
         exchange.tab.settle(asked=False)
         exchange.first_at = time.monotonic()
         headers = ((b"x-request-id", exchange.request_id.encode()), exchange.route.header, _HIT, _FREE)
@@ -96,7 +96,7 @@ class Recall:
         exchange.done = True
         try:
             if events is not None:
-                exchange.responder.start(200, (*_STREAM_HEADERS, *headers))
+                exchange.responder.start(200, (*sse.HEADERS, *headers))
                 exchange.responder.write(events)
                 exchange.responder.end()
             else:

@@ -20,6 +20,7 @@ import orjson
 from llmops.core.ids import new_id
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault, Usage
+from llmops.gateway.engine.seldom import USUAL
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.call import ClientCall
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from llmops.gateway.engine.plan import Target
 
 Row = dict[str, Any]
+
+_OF_A_CALL = dict.fromkeys(
+    ("invocation_id", "request_id", "request_time", "assignment_p", "status_code", "latency_ms", "cost_usd")
+)
+"""What every row tells of its own call."""
 
 
 @dataclass(slots=True)
@@ -63,8 +69,9 @@ def reply_row(
     if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
         row["tags"] = row["tags"] | _usage_tags(usage)
     if call.route.log_bodies:
-        if call.logged_request is not None:
-            row["request_json"] = str(call.logged_request, "utf-8", "replace")
+        asked = call.logged_request
+        if asked is not None:
+            row["request_json"] = str(asked, "utf-8", "replace")
         if body is not None:
             row["response_json"] = str(body, "utf-8", "replace")
         elif call.flow is not None:
@@ -106,7 +113,7 @@ def attempt_rows(call: ClientCall) -> list[Row]:
 
 def usd(nano: int) -> str:
     """Nano-dollars as the decimal text of dollars."""
-    return f"{nano // 1_000_000_000}.{nano % 1_000_000_000:09d}"
+    return "%d.%09d" % divmod(nano, 1_000_000_000)  # noqa: UP031 - half as long as an f-string
 
 
 def _call_row(call: ClientCall, target: Target | None, status: int, error: str | None, now: float) -> Row:
@@ -114,26 +121,24 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
     grant = call.grant
     assert grant is not None
     template = grant.templates.get((target, call.operation)) or _template(call, target)
-    row: Row = {
-        **template,
-        "invocation_id": call.invocation_id,
-        "request_id": call.request_id,
-        "request_time": call.time_us,
-        "assignment_p": call.propensity,
-        "status_code": status,
-        "latency_ms": int((now - call.started) * 1e6) / 1e3,
-    }
+    row = template.copy()
+    row["invocation_id"] = call.invocation_id
+    row["request_id"] = call.request_id
+    row["request_time"] = call.time_us
+    row["assignment_p"] = call.seldom.propensity
+    row["status_code"] = status
+    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
     if error is not None:
         row["error_class"] = error
     if call.attempts is not None:
         row["tags"] = row["tags"] | {"attempts": _told(call.attempts)}
-    if call.__dict__ or call.flow is not None:  # what calls seldom have is in their dictionary alone
+    if call.seldom is not USUAL or call.flow is not None:
         _optional(row, call)
     return row
 
 
 def _template(call: ClientCall, target: Target | None) -> Row:
-    """What the rows of one key, route and target have in common."""
+    """What the rows of one key, route and target have in common, with room for the rest: a copy need not grow."""
     grant, route = call.grant, call.route
     assert grant is not None
     tags = {**grant.tags, "operation": call.operation}
@@ -152,33 +157,35 @@ def _template(call: ClientCall, target: Target | None) -> Row:
         "sampling_fraction": 1.0,
         "requester": grant.requester,
         "tags": tags,
+        **_OF_A_CALL,
     }
     return found
 
 
 def _optional(row: Row, call: ClientCall) -> None:
-    tags = {**(call.tags or {}), **row["tags"]}
-    if call.user is not None:
-        tags["user"] = call.user
-    if call.client_id is not None:
-        row["client_request_id"] = call.client_id
-    if call.parent_id is not None:
-        row["parent_invocation_id"] = call.parent_id
-    if call.trace_id is not None:
-        row["trace_id"] = call.trace_id
-    if call.session is not None:
-        row["session_id"] = call.session
-    if call.arm is not None and call.unit is not None and call.route.config.experiment is not None:
-        row["variant"] = call.arm
+    own = call.seldom
+    tags = {**(own.tags or {}), **row["tags"]}
+    if own.user is not None:
+        tags["user"] = own.user
+    if own.client_id is not None:
+        row["client_request_id"] = own.client_id
+    if own.parent_id is not None:
+        row["parent_invocation_id"] = own.parent_id
+    if own.trace_id is not None:
+        row["trace_id"] = own.trace_id
+    if own.session is not None:
+        row["session_id"] = own.session
+    if own.arm is not None and own.unit is not None and call.route.config.experiment is not None:
+        row["variant"] = own.arm
         row["experiment_id"] = call.route.config.experiment.id
-        row["unit_id_hash"] = sha256(call.unit.encode("utf-8", "replace")).hexdigest()
-    if call.waited_s:
-        row["queue_ms"] = round(call.waited_s * 1000, 3)
-    findings = call.findings + (call.flow.findings if call.flow is not None else ())
+        row["unit_id_hash"] = sha256(own.unit.encode("utf-8", "replace")).hexdigest()
+    if own.waited_s:
+        row["queue_ms"] = round(own.waited_s * 1000, 3)
+    findings = own.findings + (call.flow.findings if call.flow is not None else ())
     if findings:
         tags["findings"] = ",".join(dict.fromkeys(findings))
-    if call.cached is not None:
-        tags["cache"] = call.cached
+    if own.cached is not None:
+        tags["cache"] = own.cached
     row["tags"] = tags
 
 

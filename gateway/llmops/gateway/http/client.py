@@ -21,6 +21,7 @@ from llmops.gateway.calls import Fault, Headers, Listener, UpstreamRequest
 from llmops.gateway.config import ProviderConfig
 from llmops.gateway.http.dial import Dialer, Origin
 from llmops.gateway.http.frame import field_lines
+from llmops.gateway.http.head import KnownReply
 from llmops.gateway.http.timers import NEVER, Timers
 from llmops.gateway.http.tls import client_context
 from llmops.gateway.http.upstream import Call, Upstream
@@ -58,6 +59,7 @@ class OriginPool:
         self._dials: set[asyncio.Task[None]] = set()
         self._waiting: deque[Call] = deque()
         self._prefixes: dict[tuple[str, str], bytes] = {}
+        self.known = KnownReply()
         self._last_headers: Headers = ()
         self._last_lines = b""
         self._closed = False

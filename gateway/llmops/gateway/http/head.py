@@ -34,6 +34,7 @@ SINGLE = SECRETS | frozenset(
 STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 
 _KEPT_LINES = 2048
+_REPLY_CHANCES = 1000
 _KEPT_BYTES = 160
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE_BYTES = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
@@ -93,6 +94,39 @@ class KnownHead:
     def again(self, block: bytes, length: int) -> bool:
         """Whether this is the head once more, of a request with a body of this length."""
         return compare_digest(block, b"%b%d%b" % (self._before, length, self._after))
+
+
+class KnownReply:
+    """A reply's head that was read: within a second a server says the same but for the content-length.
+
+    Where its heads differ each time (an id, a measured time) nothing is gained: after some that did not come again,
+    none is remembered any more.
+    """
+
+    __slots__ = ("_after", "_before", "_chances", "_head")
+
+    def __init__(self) -> None:
+        self._before, self._after = b"\n", b""  # with which no head compares
+        self._chances = _REPLY_CHANCES
+        self._head: ReplyHead = (0, [], 0, False, False)
+
+    def read(self, block: bytes, length: int) -> ReplyHead:
+        """As `parse_reply` for a reply with a body, of which so many bytes have arrived."""
+        if self._chances:
+            if block == b"%b%d%b" % (self._before, length, self._after):
+                self._chances = _REPLY_CHANCES
+                status, headers, _, keep, streamed = self._head
+                return status, headers, length, keep, streamed
+            self._chances -= 1
+            return self._learnt(block)
+        return parse_reply(block)
+
+    def _learnt(self, block: bytes) -> ReplyHead:
+        head = self._head = parse_reply(block)
+        match = _LENGTH_LINE.search(block)
+        if match is not None and head[2] and head[0] >= 200:
+            self._before, self._after = block[: match.start(1)], block[match.end(1) :]
+        return head
 
 
 class _Lines(dict[bytes, Field]):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -36,12 +37,26 @@ class Timed(Protocol):
 class Timers:
     """The clock and the outbox of one worker, shared by the client side and the upstream side of the door."""
 
-    __slots__ = ("_handle", "_loop", "_real", "_second", "_tick_s", "_watched", "date", "now", "outbox")
+    __slots__ = (
+        "_handle",
+        "_loop",
+        "_real",
+        "_second",
+        "_tick_s",
+        "_watched",
+        "date",
+        "forget",
+        "now",
+        "outbox",
+        "watch",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tick_s: float = TICK_S) -> None:
         self._loop = loop
         self._tick_s = tick_s
         self._watched: set[Timed] = set()
+        self.watch: Callable[[Timed], None] = self._watched.add
+        self.forget: Callable[[Timed], None] = self._watched.discard
         self._real = loop.time()
         self._second = 0
         self.outbox = Outbox(loop)
@@ -50,12 +65,6 @@ class Timers:
         """The whole line `date: ...`, with its end."""
         self._renew_date()
         self._handle = loop.call_later(tick_s, self._tick)
-
-    def watch(self, thing: Timed) -> None:
-        self._watched.add(thing)
-
-    def forget(self, thing: Timed) -> None:
-        self._watched.discard(thing)
 
     def close(self) -> None:
         self._handle.cancel()

@@ -204,15 +204,17 @@ class Upstream(asyncio.Protocol):
                     raise BadMessageError(502, "headers_too_large", "its head is too large")
                 self._held = data
                 return
-            head = parse_reply(data[:end], call.bodyless)
+            block = data[:end]
             data = data[end + 4 :]
+            head = parse_reply(block, True) if call.bodyless else self._pool.known.read(block, len(data))
             if head[0] >= 200:
                 break
             self._interim += 1
             if head[0] == 101 or self._interim > INTERIM_REPLIES:
                 raise BadMessageError(502, "bad_interim", "it changes the protocol, or announces itself for ever")
         status, headers, length, self._keep, streamed = head
-        listener = cast("Listener", call.listener)
+        listener = call.listener
+        assert listener is not None
         if length == len(data) <= self._pool.reply_bytes:  # the whole reply came at once
             self._free(call)
             try:
@@ -241,7 +243,8 @@ class Upstream(asyncio.Protocol):
         self.deadline = NEVER if call.paused else self._timers.now + call.idle_s
 
     def _read_body(self, call: Call, data: bytes) -> None:
-        listener = cast("Listener", call.listener)
+        listener = call.listener
+        assert listener is not None
         state = self._state
         if state == _LENGTH:
             left = self._left - len(data)
@@ -257,7 +260,8 @@ class Upstream(asyncio.Protocol):
             return
         over = False
         if state == _CHUNKS:
-            chunks = cast("Chunks", self._chunks)
+            chunks = self._chunks
+            assert chunks is not None
             try:
                 data = chunks.feed(data)
             except BadMessageError:

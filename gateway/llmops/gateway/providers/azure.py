@@ -58,5 +58,5 @@ class Azure(OpenAI):
         is_new = self._is_v1 or (self._version or _STABLE) >= _NEW_LIMIT
         return "max_completion_tokens" if operation == "chat" and is_new else "max_tokens"
 
-    def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
-        return self._for_openai(super()._adapted(operation, body, target), target)
+    def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
+        return self._for_openai(super()._adapted(operation, body, target, limit), target)

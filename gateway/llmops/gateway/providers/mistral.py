@@ -49,8 +49,8 @@ class Mistral(OpenAI):
     def _limit_name(self, operation: Operation) -> str:
         return "max_tokens"
 
-    def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
-        out = without_extensions(super()._adapted(operation, body, target))
+    def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
+        out = without_extensions(super()._adapted(operation, body, target, limit))
         if operation != "chat":
             return out
         chat.refuse_unknown(out, _KNOWN, "Mistral")

@@ -32,6 +32,7 @@ from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, Respon
 __all__ = ["OpenAI", "own_headers"]
 
 _STREAMED = frozenset({"chat", "completions"})
+_GENERATING = frozenset({"chat", "completions", "responses"})
 _OPENAI_HOST = "api.openai.com"
 _LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
 
@@ -50,6 +51,7 @@ class OpenAI:
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
             )
+        self._limit_names = {operation: self._limit_name(operation) for operation in self.native}
         self._headers: Headers = (*self._authorization(config), *own_headers(config))
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
@@ -60,12 +62,13 @@ class OpenAI:
                 400,
                 code="unsupported_operation",
             )
-        out = self._adapted(operation, body, target)
+        limit = asked_output(operation, body, target.max_output_tokens) if operation in _GENERATING else None
+        out = self._adapted(operation, body, target, limit)
         try:
             data = orjson.dumps(out)
         except (TypeError, orjson.JSONEncodeError):
             raise Fault("bad_request", "the request holds text that is no Unicode or a number too large", 400) from None
-        return UpstreamRequest(self._path(operation, target), self._headers, data)
+        return UpstreamRequest(self._path(operation, target), self._headers, data, "POST", limit)
 
     def reply(self, operation: Operation, body: bytes) -> Reply:
         return read_reply(operation, body, self._secret)
@@ -101,15 +104,15 @@ class OpenAI:
     def _path(self, operation: Operation, target: TargetConfig) -> str:
         return self._base + PATHS[operation]
 
-    def _adapted(self, operation: Operation, body: Json, target: TargetConfig) -> Json:
+    def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
         """The body for this upstream, a copy."""
-        out = {**chat.plain(body), "model": target.model}
+        out = (body if type(body) is dict else chat.plain(body)).copy()
+        out["model"] = target.model
         if operation == "responses":
             refuse_background(body)
-            out["max_output_tokens"] = asked_output("responses", body, target.max_output_tokens)
-        elif operation in ("chat", "completions"):
-            limit = asked_output(operation, body, target.max_output_tokens)
-            name = self._limit_name(operation)
+            out["max_output_tokens"] = limit
+        elif limit is not None:
+            name = self._limit_names[operation]
             for other in _LIMIT_NAMES:
                 if other in out and other != name:
                     del out[other]

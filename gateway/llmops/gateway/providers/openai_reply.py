@@ -116,9 +116,10 @@ def _details(usage: Json, *names: str) -> Json:
 
 def _chat(value: Json, secret: str | None) -> str | None:
     first = _first_choice(value)
-    if not isinstance(first.get("message"), dict):
+    if type(first.get("message")) is not dict:
         raise Fault("invalid", "the provider's reply has a choice without a message")
-    return _finish(first)
+    reason = first.get("finish_reason")
+    return reason if type(reason) is str else None
 
 
 def _completions(value: Json, secret: str | None) -> str | None:
