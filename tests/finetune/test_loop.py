@@ -15,7 +15,7 @@ from tests.support.chain import Shelf, SmallChain
 from tests.support.serving import running
 from tests.support.tiny_lm import tiny_base
 
-from llmops.cli.finetune_loop import loop as command
+from llmops.cli.commands.finetune.loop import command
 from llmops.core.chain import ChainContext, Delta, Done, Event, Message, Retrieval, Usage
 from llmops.core.config import load_config
 from llmops.core.errors import UserError

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmops.core.errors import GateFailedError
 from llmops.finetune.config import FinetuneConfig
-from llmops.finetune.engines import Prepared
+from llmops.finetune.engines import Plan, Prepared
 from llmops.finetune.engines.memory import estimate, free_bytes, what_to_change
 from llmops.finetune.preflight import Check
+from llmops.finetune.report.cost import ASSUMED_MFU, forecast
+from llmops.finetune.report.flops import measured_peak, peak, per_token
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Source: vLLM's LoRAConfig.max_lora_rank, 2026: the values that it takes."""
@@ -21,6 +24,7 @@ def fit_checks(job: Prepared) -> Iterator[Check]:
     yield positions_fit(job)
     yield servable(job.config)
     yield licence(job)
+    yield within_limits(job)
 
 
 def memory_fits(job: Prepared, free: int | None = None) -> Check:
@@ -69,6 +73,38 @@ def servable(config: FinetuneConfig) -> Check:
         least = next(one for one in _VLLM_RANKS if one >= method.r)
         return Check(name, "pass", f"vLLM serves it with --max-lora-rank {least}", figures={"max_lora_rank": least})
     return Check(name, "pass", "llama.cpp serves it once it is converted: `convert_lora_to_gguf.py`")
+
+
+def within_limits(job: Prepared) -> Check:
+    """The expected hours and cost against `limits`. Nothing is measured where nothing is limited."""
+    name, limits = "fit.limits", job.config.limits
+    if limits.hours is None and limits.usd is None:
+        return Check(name, "pass", "neither limits.hours nor limits.usd is set")
+    learned = job.data.statistics.total
+    attended = min(learned.tokens / max(1, learned.rows), job.plan.width)
+    cost = per_token(job.base.shape, job.config, attended=attended, recomputes=job.plan.gradient_checkpointing)
+    tokens = job.plan.steps * job.plan.rows_per_step * job.plan.width
+    supervised = int(tokens * (job.data.statistics.supervised_share or 1.0))
+    expected = forecast(
+        job.config, tokens=tokens, supervised=supervised, flops_per_token=cost.hardware, peak=_peak(job.plan)
+    )
+    figures = expected.as_json()
+    what = f"about {expected.hours:.3g} h" + (f" and ${expected.usd:.2f}" if expected.usd is not None else "")
+    if limits.usd is not None and expected.usd is None:
+        return Check(name, "fail", "limits.usd needs a price", "set launch.price_per_gpu_h", figures)
+    try:
+        expected.require(job.config)
+    except GateFailedError as error:
+        return Check(name, "fail", error.what, error.hint or "", figures)
+    return Check(name, "pass", f"{what}, at {ASSUMED_MFU:.0%} of the peak", figures=figures)
+
+
+def _peak(plan: Plan) -> float:
+    if plan.device == "cpu":
+        return measured_peak(plan.precision)
+    import torch
+
+    return peak(torch.cuda.get_device_name()) or measured_peak(plan.precision)
 
 
 def licence(job: Prepared) -> Check:

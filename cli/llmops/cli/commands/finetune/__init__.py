@@ -10,6 +10,7 @@ from llmops.core.errors import did_you_mean
 
 COMMANDS: dict[str, str] = {
     "run": "Carry a job from data to a registered challenger (`llmops finetune CONFIG` is short for it).",
+    "loop": "Learn from the thumbs that were recorded, and offer a challenger.",
     "resume": "Go on with a run as it was begun.",
     "list": "Print the runs, newest first.",
     "show": "Print a run: where it stands, what was checked, what came of it.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--plan", is_flag=True, help="Only say what would be learned from.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over the file's.")
 @json_option
-def loop(config: Path, plan: bool, overrides: tuple[str, ...], as_json: bool) -> int:
+def command(config: Path, plan: bool, overrides: tuple[str, ...], as_json: bool) -> int:
     """Learn from the thumbs that were recorded: collect, train, judge, offer a challenger.
 
     Without new thumbs it does nothing. Exit code 3: the result was judged, and is not better.
