@@ -196,7 +196,7 @@ def test_workflows_with_a_schedule_are_started_and_end_with_the_chat(
         (run,) = printed(project, "workflow", "list")
         assert (run["workflow"], run["cause"]["means"]) == ("nightly", "schedule")
         assert processes_of(project) != []
-    eventually(lambda: processes_of(project) == [], 20)
+    eventually(lambda: processes_of(project) == [], 60)
     (run,) = printed(project, "workflow", "list")
     assert run["status"] == "interrupted"  # it was, and resumed by the next `up`
     wrong = folder / "wrong.yaml"
