@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,9 @@ def forked(function: Callable[[], int | None]) -> int:
     code = 70
     try:
         code = function() or 0
+    except BaseException:  # noqa: BLE001 - the child's boundary; the parent shows what it printed
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
@@ -99,6 +104,7 @@ def ranks(folder: RunFolder, count: int = 2, before: Callable[[int], None] = lam
         log = os.open(folder.path / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(log, "w")
         before(rank)
         return worker.main([str(folder.path)])
 
