@@ -125,7 +125,10 @@ class Zero(Ddp):
             }
         if self.plan.strategy == "zero2":
             optimizer.update_lp_params()
-        elif kept:
+            return
+        for number in range(len(self._pieces)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)  # what its own step ends with
+        if kept:
             kept[0].all_gather(kept)
 
 
