@@ -20,7 +20,7 @@ from llmops.core.state import StateConfig
 from llmops.finetune import jobs, models
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data import prepare as data_room
-from llmops.finetune.data.sources import SourceRead, require_unchanged
+from llmops.finetune.data.sources import SourceRead, open_source, require_unchanged
 from llmops.finetune.engines import Listener, Phase, Prepared, Warned
 from llmops.finetune.engines.memory import estimate
 from llmops.finetune.engines.signals import Stopped
@@ -87,7 +87,7 @@ def resume_run(
     written = folder.read(jobs.FILE)
     known = FinetuneConfig.model_validate(written["config"]).model_copy(update={"state": state})
     sources = [*known.data.sources, *known.data.heldout, *known.data.contamination]
-    now = [data_room.open_source(source, known.state, Path()).identity() for source in sources]
+    now = [open_source(source, known.state, Path()).identity() for source in sources]
     require_unchanged([SourceRead.from_json(one) for one in written["sources"]], now)
     job = ready(known, principal=principal, listen=listen)
     if _run_id(job) != folder.run_id:

@@ -57,7 +57,7 @@ class SupervisedLoss:
             found = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         finally:
             self._places = None
-        return found  # type: ignore[no-any-return]
+        return found
 
     def remove(self) -> None:
         self._hook.remove()

@@ -235,7 +235,8 @@ def adamw(learning: list[Any], train: TrainConfig) -> torch.optim.Optimizer:
 def autocast(plan: Plan) -> AbstractContextManager[Any]:
     if plan.precision == "fp32":
         return nullcontext()
-    return torch.autocast(plan.device, torch.bfloat16)
+    low: AbstractContextManager[Any] = torch.autocast(plan.device, torch.bfloat16)
+    return low
 
 
 def layers(model: Any) -> list[Any]:
@@ -267,7 +268,7 @@ def _core(model: Any) -> Any:
 def _own(value: Any) -> torch.Tensor:
     """This rank's part of a tensor."""
     value = value.detach()
-    return value.to_local() if hasattr(value, "to_local") else value  # type: ignore[no-any-return]
+    return value.to_local() if hasattr(value, "to_local") else value
 
 
 def _like(value: torch.Tensor, parameter: Any, moment: str) -> torch.Tensor:
@@ -275,11 +276,11 @@ def _like(value: torch.Tensor, parameter: Any, moment: str) -> torch.Tensor:
         return value
     from torch.distributed.tensor import DTensor
 
-    return DTensor.from_local(  # type: ignore[no-any-return]
+    return DTensor.from_local(
         value, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
     )
 
 
 def _gathered(value: Any) -> torch.Tensor:
     found = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return found.cpu()  # type: ignore[no-any-return]
+    return found.cpu()

@@ -315,7 +315,7 @@ def _no_number(loss: float, norm: float, step: Step) -> GateFailedError:
 
 def _peak_memory(plan: Plan) -> int:
     if plan.device == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
