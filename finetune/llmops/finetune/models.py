@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -247,13 +248,11 @@ def _attention(config: FinetuneConfig) -> dict[str, str]:
 def _quantised(config: FinetuneConfig) -> dict[str, Any]:
     if config.method.kind != "qlora":
         return {}
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
+    if find_spec("bitsandbytes") is None:
         raise UserError(
             "method qlora needs bitsandbytes, which is not installed here",
             hint="install it on a machine with a GPU, or set method.kind: lora",
-        ) from error
+        )
     import torch
     from transformers import BitsAndBytesConfig
 

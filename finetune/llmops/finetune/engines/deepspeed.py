@@ -7,7 +7,7 @@ DeepSpeed is given our optimizer object, so that it compiles none of its own, an
 from __future__ import annotations
 
 import logging
-import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -91,16 +91,18 @@ class Zero(Ddp):
     def _wrap(self) -> None:
         for name in ("DeepSpeed", "deepspeed"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
-        import deepspeed
-
-        if self.plan.device == "cpu":
-            _no_shared_memory(deepspeed)
-        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+        warnings.filterwarnings("ignore", message=".*torch.distributed.* is deprecated", category=FutureWarning)
         learning = [one for one in self.model.parameters() if one.requires_grad]
-        self._engine, *_ = deepspeed.initialize(
-            model=self.model, optimizer=adamw(learning, self._train), config=_settings(self._train, self.plan)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it imports: old decorators, compilers that are not there
+            import deepspeed
+
+            if self.plan.device == "cpu":
+                _no_shared_memory()
+            deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+            self._engine, *_ = deepspeed.initialize(
+                model=self.model, optimizer=adamw(learning, self._train), config=_settings(self._train, self.plan)
+            )
         self._callable = self._engine
 
     def _computing(self, last: bool) -> AbstractContextManager[Any]:  # type: ignore[override]
@@ -123,7 +125,10 @@ class Zero(Ddp):
             }
         if self.plan.strategy == "zero2":
             optimizer.update_lp_params()
-        elif kept:
+            return
+        for number in range(len(self._pieces)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(number)  # what its own step ends with
+        if kept:
             kept[0].all_gather(kept)
 
 
@@ -144,7 +149,7 @@ def _settings(train: TrainConfig, plan: Plan) -> dict[str, Any]:
     return settings
 
 
-def _no_shared_memory(deepspeed: Any) -> None:
+def _no_shared_memory() -> None:
     """On CPUs DeepSpeed compiles a module for shared memory at first use, which takes minutes; gloo does without."""
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 

@@ -138,7 +138,12 @@ def out_of_memory(job: Prepared) -> Iterator[None]:
 
 def _is_memory(error: BaseException) -> bool:
     told = str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in told
+    words = ("not enough memory", "allocate memory")  # of the CPU's allocator
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(one in told for one in words)
+    )
 
 
 def _size(count: float) -> str:

@@ -235,8 +235,8 @@ def adamw(learning: list[Any], train: TrainConfig) -> torch.optim.Optimizer:
 def autocast(plan: Plan) -> AbstractContextManager[Any]:
     if plan.precision == "fp32":
         return nullcontext()
-    cast: AbstractContextManager[Any] = torch.autocast(plan.device, torch.bfloat16)
-    return cast
+    low: AbstractContextManager[Any] = torch.autocast(plan.device, torch.bfloat16)
+    return low
 
 
 def layers(model: Any) -> list[Any]:
