@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import orjson
+
 from llmops.core.errors import did_you_mean
 from llmops.core.ids import digest
 from llmops.finetune.config import Format
@@ -82,12 +84,18 @@ def _chat(row: Row, where: str) -> Content:
         turns = list(_messages(_needed(row, "messages", where), "messages", where))
     if row.get("system") and turns and turns[0].role != "system":
         turns.insert(0, Message("system", _text_of(row["system"], "system", where)))
-    tools = row.get("tools") or ()
-    if isinstance(tools, str):
-        import orjson
+    return Conversation(tuple(turns), _tools(row.get("tools"), where))
 
-        tools = orjson.loads(tools)
-    return Conversation(tuple(turns), tuple(tools))
+
+def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """What may be called: a list, or its JSON as text (tables have no type for it)."""
+    try:
+        found = orjson.loads(value) if isinstance(value, str) and value else value or []
+    except orjson.JSONDecodeError as error:
+        raise BadRowError(f"`tools` is no JSON: {error}", where=where) from error
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise BadRowError("`tools` is no list of tools", where=where, hint="each is a function in OpenAI's format")
+    return tuple(found)
 
 
 def _instruction(row: Row, where: str) -> Content:
@@ -164,7 +172,7 @@ def _answer(value: Any, key: str, where: str) -> str:
     """The text of one answer, given as text or as its only turn."""
     if isinstance(value, str):
         return value
-    turns = value if value and isinstance(value[0], Message) else _messages(value, key, where)
+    turns = value if isinstance(value, tuple) else _messages(value, key, where)
     if len(turns) != 1 or turns[0].role != "assistant":
         raise BadRowError(f"`{key}` has {len(turns)} turns", where=where, hint="it is one turn of the assistant")
     return str(turns[0].content)

@@ -123,19 +123,19 @@ def _aside(folder: Path) -> Iterator[Path]:
 
 def _write(folder: Path, job: _Preparation, examples: Sequence[Example], tally: Tally) -> list[Problem]:
     """The tokens of these examples, on the disk; gives what has to be decided of them."""
-    writer, fitting = RowWriter(folder), Fitting(job.config.data, tally)
-    for start in range(0, len(examples), _AT_ONCE):
-        job.listen("tokenize", start, len(examples))
-        for one, rows in _tokens(job.renderer, examples[start : start + _AT_ONCE], tally):
-            fitted = fitting.fitted(one, rows)
-            if fitted:
-                writer.add(one, fitted)
-                tally.count(one.source, "examples")
-            for row in fitted:
-                tally.count(one.source, "rows")
-                tally.count(one.source, "tokens", len(row.ids))
-                tally.count(one.source, "supervised_tokens", sum(row.supervised[1:]))
-    writer.close()
+    fitting = Fitting(job.config.data, tally)
+    with RowWriter(folder) as writer:
+        for start in range(0, len(examples), _AT_ONCE):
+            job.listen("tokenize", start, len(examples))
+            for one, rows in _tokens(job.renderer, examples[start : start + _AT_ONCE], tally):
+                fitted = fitting.fitted(one, rows)
+                if fitted:
+                    writer.add(one, fitted)
+                    tally.count(one.source, "examples")
+                for row in fitted:
+                    tally.count(one.source, "rows")
+                    tally.count(one.source, "tokens", len(row.ids))
+                    tally.count(one.source, "supervised_tokens", sum(row.supervised[1:]))
     return fitting.problems()
 
 

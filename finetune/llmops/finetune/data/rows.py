@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +123,7 @@ class TokenRows(Sequence[Tokens]):
 
 
 class RowWriter:
-    """Writes a folder of rows, in the order in which they come; `close` makes them durable."""
+    """Writes a folder of rows, in the order in which they come; they are durable when the block ends well."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -147,11 +148,22 @@ class RowWriter:
             _, colon, part = row.id.partition(":")
             self._parts.append(int(part) if colon else -1)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            for file in self._files.values():
+                with suppress(OSError):  # on a full disk closing fails as writing did, and that was told
+                    file.close()
+
+    def _finish(self) -> None:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-            file.close()
         arrays: dict[str, Any] = {
             "examples": np.asarray(self._offsets, np.int64),
             "example_ids": np.asarray(self._ids, "V32"),

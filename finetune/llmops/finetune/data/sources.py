@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -168,7 +168,8 @@ def _paths(text: str, base: Path) -> list[Path]:
             raise UserError(f"files of the kind `{place.suffix}` are not read", where=str(place), hint=hint)
         return [place]
     if place.is_dir():
-        candidates = place.rglob("*")
+        inside = (one for one in place.rglob("*") if not any(p.startswith(".") for p in one.relative_to(place).parts))
+        candidates: Iterable[Path] = inside  # the product's own state may lie in the folder, hidden
     elif _GLOB & set(text):
         anchor = Path(place.anchor) if place.is_absolute() else Path()
         candidates = anchor.glob(str(place.relative_to(place.anchor)))

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.finetune.config import FinetuneConfig
@@ -259,13 +261,15 @@ class Renderer:
         In pieces each stretch begins with one, so the piece's own begin decides: a token of white space only is said
         to stand at its end, which may be where the next stretch begins.
         """
+        if self._in_pieces:
+            until = next((end for start, end in reversed(spans) if start <= begin), 0) - begin
+            return [end <= until for _, end in offsets] if until > 0 else [False] * len(offsets)
         found = []
         number = 0
         for start, end in offsets:
-            while number < len(spans) and spans[number][1] < begin + end:
+            while number < len(spans) and spans[number][1] < end:
                 number += 1
-            first = begin if self._in_pieces else begin + start
-            found.append(number < len(spans) and spans[number][0] <= first)
+            found.append(number < len(spans) and spans[number][0] <= start)
         return found
 
     def _pieces(self, row: Rendered) -> list[tuple[int, str]]:
@@ -281,8 +285,9 @@ class Renderer:
 
 
 def fingerprint(tokenizer: Any, chat_template: str | None) -> str:
-    """SHA-256 of all that decides which ids words become."""
-    return digest([tokenizer.backend_tokenizer.to_str(), _specials(tokenizer), chat_template])
+    """SHA-256 of all that decides which ids words become; how a batch was last padded or cut is no part of it."""
+    backend = orjson.loads(tokenizer.backend_tokenizer.to_str())
+    return digest([{**backend, "padding": None, "truncation": None}, _specials(tokenizer), chat_template])
 
 
 def _template(tokenizer: Any, config: FinetuneConfig) -> str | None:

@@ -1,0 +1,141 @@
+"""Masks: equal to an independent oracle, whatever the template; a template of which they cannot be told is refused."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.tokenizers import CHATML, MARKED, byte_tokenizer, chat, finetune_job
+
+from llmops.core.errors import UserError
+from llmops.finetune.data.examples import Completion, Example, Text
+from llmops.finetune.data.formats import example
+from llmops.finetune.data.template import Renderer
+
+TURNS = st.lists(
+    st.tuples(st.text("ab \n\tü?", max_size=12), st.text("hello wor\nld", max_size=12)), min_size=1, max_size=3
+)
+JOB = finetune_job("x")
+
+
+def rendered(template: str | None, row: dict[str, Any], **tokens: str | None) -> list[Any]:
+    return Renderer(byte_tokenizer(template, **tokens), JOB).tokens(example(row, "rows:1"))
+
+
+def learned(row: Any, tokenizer: Any) -> str:
+    return str(tokenizer.decode([one for one, on in zip(row.ids, row.supervised, strict=True) if on]))
+
+
+def conversation(turns: list[tuple[str, str]]) -> dict[str, Any]:
+    return {"messages": [message for asked, said in turns for message in chat(asked, said)["messages"]]}
+
+
+@settings(deadline=None, max_examples=60)
+@given(TURNS)
+def test_the_mask_holds_each_answer_with_its_end_and_nothing_else(turns: list[tuple[str, str]]) -> None:
+    tokenizer = byte_tokenizer()
+    (row,) = rendered(CHATML, conversation(turns))
+    assert learned(row, tokenizer) == "".join(f"{said}<|im_end|>" for _, said in turns)
+    assert tokenizer.decode(row.ids) == "".join(
+        f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n" for asked, said in turns
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(TURNS)
+def test_marks_and_turns_give_the_same_rows(turns: list[tuple[str, str]]) -> None:
+    row = conversation(turns)
+    assert [one.ids for one in rendered(MARKED, row)] == [one.ids for one in rendered(CHATML, row)]
+    assert [one.supervised for one in rendered(MARKED, row)] == [one.supervised for one in rendered(CHATML, row)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(TURNS)
+def test_the_prompt_of_serving_begins_the_row_of_training(turns: list[tuple[str, str]]) -> None:
+    tokenizer = byte_tokenizer()
+    renderer = Renderer(tokenizer, JOB)
+    one = example(conversation(turns[:1]), "rows:1")
+    asked = [{"role": "user", "content": turns[0][0]}]
+    served = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert tuple(served["input_ids"]) == renderer.prompt(one) == renderer.tokens(one)[0].ids[: len(served["input_ids"])]
+
+
+STOCK = {"qwen2_5": "<|im_end|>", "llama3": "<|eot_id|>", "qwen3": "<|im_end|>", "gemma": "<end_of_turn>"}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_templates_give_the_masks_of_their_marked_twins(name: str) -> None:
+    """TRL ships a marked twin of each: an oracle by others. Its marks take in line feeds around an answer too."""
+    found = find_spec("trl")
+    assert found is not None
+    assert found.origin is not None
+    folder, end = Path(found.origin).parent / "chat_templates", STOCK[name]
+    row = {"messages": [*chat("hello", "world")["messages"], *chat("how", "are you")["messages"]]}
+    more = {"eos_token": end, "bos_token": "<|begin|>"}
+    for template in (folder / f"{name}.jinja", folder / f"{name}_training.jinja"):
+        text = template.read_text(encoding="utf-8")
+        said = "".join(learned(part, byte_tokenizer(text, **more)) for part in rendered(text, row, **more))
+        assert said.replace("\n", "").replace("<think></think>", "") == f"world{end}are you{end}"
+
+
+def test_a_template_that_rewrites_the_turns_before_is_refused_with_what_to_do() -> None:
+    odd = CHATML.replace("{% for", "{{ messages | length }}{% for", 1)
+    with pytest.raises(UserError, match="cannot be told") as caught:
+        rendered(odd, chat("hello", "world"))
+    assert caught.value.where == "rows:1"
+    assert "generation" in str(caught.value.hint)
+
+
+def test_a_template_that_drops_earlier_reasoning_gives_a_row_an_answer() -> None:
+    dropping = CHATML.replace("m['content']", "(m['content'] if loop.last else m['content'].split('#')[-1])")
+    turns = chat("a", "think#b")["messages"] + chat("c", "think#d")["messages"]
+    rows = rendered(dropping, {"messages": turns})
+    assert [learned(row, byte_tokenizer()) for row in rows] == ["think#b<|im_end|>", "think#d<|im_end|>"]
+    assert [row.id.partition(":")[2] for row in rows] == ["0", "1"]
+
+
+def test_answers_of_no_weight_are_read_and_not_learned() -> None:
+    row = {"messages": [*chat("a", "no")["messages"], *chat("b", "yes")["messages"]]}
+    row["messages"][1]["weight"] = 0
+    for template in (CHATML, MARKED):
+        (found,) = rendered(template, row)
+        assert learned(found, byte_tokenizer()) == "yes<|im_end|>"
+
+
+def test_plain_text_is_closed_once_and_a_completion_is_learned_alone() -> None:
+    tokenizer = byte_tokenizer(None)
+    renderer = Renderer(tokenizer, JOB)
+    closed, again = (renderer.tokens(Example(Text(text), "t"))[0] for text in ("hello", "hello<|im_end|>"))
+    assert closed.ids == again.ids
+    assert all(closed.supervised)
+    said = renderer.tokens(Example(Completion("how\n", "\nare"), "t"))[0]
+    assert learned(said, tokenizer) == "\nare<|im_end|>"
+    assert renderer.prompt(Example(Completion("how\n", "\nare"), "t")) == said.ids[: said.supervised.index(True)]
+
+
+def test_a_conversation_without_a_template_says_what_to_set() -> None:
+    with pytest.raises(UserError, match="no chat template") as caught:
+        rendered(None, chat("a", "b"))
+    assert "model.chat_template" in str(caught.value.hint)
+
+
+def test_supervise_completion_is_the_last_answer_and_all_is_all() -> None:
+    row = example({"messages": [*chat("a", "b")["messages"], *chat("c", "d")["messages"]]}, "r")
+    last = Renderer(byte_tokenizer(), finetune_job("x", supervise="completion")).tokens(row)[0]
+    everything = Renderer(byte_tokenizer(), finetune_job("x", supervise="all")).tokens(row)[0]
+    assert learned(last, byte_tokenizer()) == "d<|im_end|>"
+    assert all(everything.supervised)
+
+
+def test_the_fingerprint_is_of_words_and_ids_and_not_of_the_last_batch(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    before = Renderer(tokenizer, JOB).fingerprint
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=4)
+    tokenizer.save_pretrained(tmp_path)
+    assert Renderer(tokenizer, JOB).fingerprint == before
+    assert Renderer(type(tokenizer).from_pretrained(tmp_path), JOB).fingerprint == before
+    assert Renderer(byte_tokenizer(MARKED), JOB).fingerprint != before
