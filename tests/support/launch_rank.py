@@ -19,6 +19,7 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda number, frame: asked.append(number))
     replaced(folder / f"pid-{rank}", str(os.getpid()))
     port = os.environ["MASTER_PORT"]
+    (folder / f"through-{port}-{rank}").unlink(missing_ok=True)  # torchrun's ranks start again at the same port
     saved = folder / "saved"
     if (planned := folder / f"exit-{rank}").exists():
         print("error: the loss is not a number\n  --> step 3\nhint: lower train.lr", file=sys.stderr)
@@ -26,15 +27,21 @@ def main() -> None:
     begin = int(saved.read_text()) if saved.exists() else 0
     with (folder / "log").open("a") as log:
         print(f"{rank}/{size} from {begin} to {port}", file=log)
-    (folder / f"here-{port}-{rank}").touch()
-    while len(list(folder.glob(f"here-{port}-*"))) < size:  # as ranks do in their first collective
-        time.sleep(0.01)
+    _meet(folder, f"here-{port}", rank, size)
     for step in range(begin + 1, steps + 1):
         time.sleep(0.02)
         if rank == 0:
             replaced(saved, str(step))
         if asked:
             return
+    _meet(folder, f"through-{port}", rank, size)
+
+
+def _meet(folder: Path, place: str, rank: int, size: int) -> None:
+    """Go on when all are there, as in a collective."""
+    (folder / f"{place}-{rank}").touch()
+    while len(list(folder.glob(f"{place}-*"))) < size:
+        time.sleep(0.01)
 
 
 def replaced(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from llmops.core.errors import UserError
 from llmops.finetune.engines import (
     Evaluated,
     Event,
@@ -45,8 +46,14 @@ def train_on_ranks(job: Prepared, folder: RunFolder, listen: Listener) -> Traine
         Stopped: they were asked to end, and saved.
         UnavailableError: a rank failed, and no restart is left.
     """
-    (folder.path / TRAINED).unlink(missing_ok=True)
     launch = job.config.launch
+    if launch.nodes > 1:
+        raise UserError(
+            f"launch.nodes is {launch.nodes}, and nodes do not yet lend their ranks to one training",
+            hint="set launch.nodes: 1; its artefacts for more are written by `llmops finetune launch CONFIG --plan`",
+            code="not_built",
+        )
+    (folder.path / TRAINED).unlink(missing_ok=True)
     ranks = Ranks(
         "llmops.finetune.worker",
         (str(folder.path),),

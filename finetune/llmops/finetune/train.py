@@ -29,6 +29,7 @@ from llmops.finetune.models import BaseModel
 from llmops.finetune.planning import plan_for
 from llmops.finetune.preflight import Preflight
 from llmops.finetune.preflight.everything import look
+from llmops.finetune.report.tracked import reported
 from llmops.finetune.results import FILE
 from llmops.finetune.runs import RunFolder, RunRecord, find_run, list_runs, open_run
 
@@ -151,6 +152,8 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         folder.update(stage="evaluating")
         listen(Phase("evaluate"))
         evaluated(job, folder, principal).save(folder)
+    if not (folder.path / "report.json").exists():
+        reported(job, folder)
     folder.update(stage="registering")
     if job.config.track.register_as is not None:
         listen(Phase("register"))

@@ -93,13 +93,13 @@ def test_no_secret_is_written_down(kind: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_slurm_tasks_learn_who_they_are_and_the_job_asks_for_itself_again(tmp_path: Path) -> None:
-    """Run the script with commands of Slurm's names that do what Slurm's do, ending by code 75, as if time was up."""
+    """Run the script with commands of Slurm's names that do what Slurm's do, ending by code 130, as if time was up."""
     bin_, said = tmp_path / "bin", tmp_path / "said"
     bin_.mkdir()
     fakes = {
         "scontrol": f'[ "$1" = show ] && echo node7 && echo node8 || echo "$@" >> {said}',
         "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
-        "llmops": f'trap "exit 75" USR1; echo "$LLMOPS_NODE $TOKEN $*" >> {said}; while true; do sleep 0.02; done',
+        "llmops": f'trap "exit 130" USR1; echo "$LLMOPS_NODE $TOKEN $*" >> {said}; while true; do sleep 0.02; done',
     }
     for name, body in fakes.items():
         (bin_ / name).write_text(f"#!/bin/bash\n{body}\n")

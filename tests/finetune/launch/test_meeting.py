@@ -44,4 +44,4 @@ def test_two_nodes_start_again_together(tmp_path: Path) -> None:
     assert int(saved.read_text()) == 40
     starts = [int(line.split()[2]) for line in (tmp_path / "log").read_text().splitlines()]
     assert len(starts) == 4  # both ranks, twice
-    assert all(3 <= start < 40 for start in starts[2:])
+    assert all(start >= 3 for start in starts[2:])

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from llmops.core.errors import GateFailedError, LlmopsError, UnavailableError, UserError
+from llmops.core.secret import resolve_secret
 from llmops.finetune.launch.rank import PARENT
 
 _LOOK_EVERY_S = 0.05
@@ -39,6 +40,7 @@ class Ranks:
     Args:
         module: run as `python -m MODULE ARGUMENT...` in every rank.
         logs: folder of `attempt-1/rank-0.log` and so on.
+        environment: variables of the ranks; a value may be a reference to a secret.
         restarts: how often all ranks are started again after one failed.
         pause_s: before the first restart; doubled for each further one.
     """
@@ -160,7 +162,7 @@ def _start(ranks: Ranks, rank: int, port: int, log: Path) -> subprocess.Popen[by
     environment = {
         "OMP_NUM_THREADS": threads,
         **os.environ,
-        **ranks.environment,
+        **{name: _value(text) for name, text in ranks.environment.items()},
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": size,
@@ -178,6 +180,11 @@ def _start(ranks: Ranks, rank: int, port: int, log: Path) -> subprocess.Popen[by
             env=environment,
             process_group=0,  # Ctrl-C is the supervisor's, which passes it on as a wish to stop
         )
+
+
+def _value(text: str) -> str:
+    """A variable's value; a reference is resolved for the rank alone."""
+    return resolve_secret(text) if text.startswith(("env:", "file:")) else text
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]], stop: _Stop) -> int | None:

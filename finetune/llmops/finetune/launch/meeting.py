@@ -21,6 +21,7 @@ from llmops.core.errors import UnavailableError
 from llmops.core.files import write_atomic
 from llmops.finetune.launch.local import Supervised, stopping
 from llmops.finetune.launch.node import Node
+from llmops.finetune.launch.rank import PARENT
 
 _LOOK_EVERY_S = 0.5
 _NOT_PASSED_ON = "PET_"
@@ -32,6 +33,7 @@ def agent_command(node: Node, processes: int, restarts: int, rendezvous_id: str)
     return [
         sys.executable,
         "-m",
+        "llmops.finetune.launch.rank",
         "torch.distributed.run",
         f"--nnodes={node.nodes}",
         f"--nproc-per-node={processes}",
@@ -65,7 +67,7 @@ def meet(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=passed | dict(environment or {}),
+            env=passed | dict(environment or {}) | {PARENT: str(os.getpid())},
             process_group=0,
         )
         asked: float | None = None

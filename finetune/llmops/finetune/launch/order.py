@@ -20,8 +20,8 @@ PORT = 29_400
 """torchrun's own default for a rendezvous."""
 SAVE_BEFORE_S = 180
 """How long before the end of its time a job is told to save and make room."""
-INTERRUPTED = 75
-"""Exit code of a run that saved and stopped because it was told to (EX_TEMPFAIL): start it again."""
+INTERRUPTED = 130
+"""Exit code of a run that saved and stopped because it was told to: start it again."""
 IMAGE = "ghcr.io/your-team/llmops:latest"
 
 

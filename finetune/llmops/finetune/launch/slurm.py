@@ -1,7 +1,7 @@
 """An sbatch script: one task a node, told to save before its time is up, which then requeues itself.
 
 Slurm sends USR1 to the batch shell alone (`B:`), which passes it on to the nodes' tasks by `kill` of srun. They save a
-checkpoint and end with code 75; the shell asks for the same job again. After a node failure Slurm requeues by itself.
+checkpoint and end with code 130; the shell asks for the same job again. After a node failure Slurm requeues by itself.
 Source: sbatch(1) --signal, --requeue, --open-mode; srun(1) "Signals and Escape Sequences".
 """
 

@@ -1,0 +1,52 @@
+"""`llmops finetune export RUN|VERSION`: merged, in fewer bits, with proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import json_option, print_json, say
+
+if TYPE_CHECKING:
+    from llmops.core.state import StateConfig
+
+
+@click.command("export")
+@click.argument("what", metavar="RUN|VERSION")
+@click.option("--merge", is_flag=True, help="Put an adapter into its base; also done where --quantise is asked for.")
+@click.option("--quantise", type=click.Choice(["int8", "int4"]), help="Keep weights in 8 or 4 bits.")
+@click.option("--to", "into", type=click.Path(path_type=Path), help="Folder to write; default: exports/<name>.")
+@click.option("--verify/--no-verify", default=True, help="Load what was written in a fresh process, and compare.")
+@click.option("--config", type=click.Path(path_type=Path), help="Job file whose `state:` is meant; default: .llmops.")
+@json_option
+def command(what: str, config: Path | None, as_json: bool, **how: Any) -> None:
+    """Write the result of RUN, or a registered VERSION (`name@champion`), for other engines, with proof.
+
+    Exit codes: 0 written, 3 what was written does not say what the trained model says, so nothing is left.
+    """
+    from llmops.core.errors import UserError
+    from llmops.finetune.export import export as write
+    from llmops.finetune.export import gguf_hint
+    from llmops.finetune.export.found import locate_result
+
+    if not how["merge"] and how["quantise"] is None:
+        raise UserError("say what to make of it", hint="add --merge, or --quantise int8 or int4")
+    model, base = locate_result(what, _state(config))
+    into = how["into"] or Path("exports") / what.replace("/", "-").replace("@", "-")
+    done = write(model, base, into, bits=how["quantise"], verify=how["verify"])
+    if as_json:
+        print_json(done.as_json())
+        return
+    click.echo(done.checks.text())
+    say(f"{done.folder}: {done.size_bytes:,} bytes of weights, digest {done.digest[:12]}")
+    say(f"Next: `vllm serve {done.folder}`; for llama.cpp: `{gguf_hint(done.folder)}`")
+
+
+def _state(config: Path | None) -> StateConfig:
+    from llmops.core.config import load_config
+    from llmops.core.state import StateConfig
+    from llmops.finetune.config import FinetuneConfig
+
+    return StateConfig() if config is None else load_config(FinetuneConfig, config).value.state
