@@ -137,6 +137,9 @@ def test_whole_weights_are_an_llm_that_answers(state: StateConfig, base: Path, r
     assert version.kind is Kind.LLM
     chain = registry.load_chain(version)
     assert said(chain) == said(chain)
+    loaded = registry.load_model(version)  # by MLflow itself
+    asked = {"messages": [{"role": "user", "content": "what is it"}]}
+    assert loaded.predict(asked)[0].startswith(said(chain)[:5])
     with pytest.raises(UserError, match="unknown setting `filters`"):
         list(chain.stream([{"role": "user", "content": "a"}], ChainContext(settings={"filters": {"a": 1}})))
 

@@ -214,6 +214,16 @@ class LaunchConfig(Section):
     )
 
 
+class LoopConfig(Section):
+    """Of `llmops finetune loop`: how much feedback there has to be, and how much of it one person may have given."""
+
+    min_rows: int = Field(50, ge=1, description="Thumbs, or pairs of them, that there have to be")
+    min_each: int = Field(10, ge=1, description="Liked answers, and disliked ones")
+    min_people: int = Field(3, ge=1, description="People who gave thumbs")
+    max_share: float = Field(0.2, gt=0, le=1, description="Most of all thumbs that one person may have given")
+    take: Literal["all", "new"] = Field("all", description="new: learn only from what no loop has taken yet")
+
+
 class LimitsConfig(Section):
     usd: float | None = Field(None, gt=0)
     hours: float | None = Field(None, gt=0)
@@ -236,6 +246,7 @@ class FinetuneConfig(Section):
     target: TargetConfig = TargetConfig()
     launch: LaunchConfig = LaunchConfig()
     limits: LimitsConfig = LimitsConfig()
+    loop: LoopConfig = LoopConfig()
     state: StateConfig = StateConfig()
 
     @model_validator(mode="after")

@@ -56,9 +56,9 @@ def measure(model: Any, tokenizer: Any, data: Dataset, config: FinetuneConfig, *
     Conversations, completions and texts: loss and token accuracy over supervised tokens; exact match of a greedy answer
     where there is something to answer. Preferences: preference_accuracy, whether chosen is likelier than rejected.
     """
-    places = _chosen(data, config.eval.max_examples)
+    places = chosen(data, config.eval.max_examples)
     examples = [data.heldout_examples[place] for place in places]
-    rows = _rows_of(data, places)
+    rows = rows_of(data, places)
     documents = [Document("", *data.heldout.arrays(row)) for some in rows for row in some]
     model.eval()
     found = iter(_rows(model, documents, _pad(tokenizer)))
@@ -186,7 +186,7 @@ def _batches(order: Sequence[int], documents: Sequence[Document]) -> list[list[i
     return batches
 
 
-def _chosen(data: Dataset, most: int) -> list[int]:
+def chosen(data: Dataset, most: int) -> list[int]:
     """Places of held-out examples, spread over all of them."""
     count = len(data.heldout_examples)
     if count <= most:
@@ -194,7 +194,7 @@ def _chosen(data: Dataset, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, count - 1, most).round()]
 
 
-def _rows_of(data: Dataset, places: Sequence[int]) -> list[list[int]]:
+def rows_of(data: Dataset, places: Sequence[int]) -> list[list[int]]:
     by_example: dict[int, list[int]] = {place: [] for place in places}
     for row, example in enumerate(data.heldout.example.tolist()):
         if example in by_example:

@@ -209,9 +209,15 @@ def load_result(folder: Path, base: BaseModel, config: FinetuneConfig) -> Any:
     with quiet_transformers():
         if not is_adapter(folder):
             return load_model(base_of_folder(folder, "result"), config)
+        return adapted(load_model(base, config), folder)
+
+
+def adapted(model: Any, folder: Path) -> Any:
+    """A base with the adapter of a folder on it."""
+    with quiet_transformers():
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(load_model(base, config), str(folder))
+        return PeftModel.from_pretrained(model, str(folder))
 
 
 def _new(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:

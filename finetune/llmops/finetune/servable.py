@@ -172,17 +172,29 @@ class RewardChain(ModelChain):
     """A reward model: its answer to a conversation is the score of its last message, as text."""
 
     def _told(self, ids: list[int], room: int, asked: Asked, cancel: CancelToken) -> Generator[Event, None, int]:
-        import torch
-
-        with torch.inference_mode():
-            scored = self._opened.model(input_ids=torch.tensor([ids], device=self._opened.model.device))
-        yield Delta(f"{float(scored.logits[0, 0]):.6g}")
+        yield Delta(f"{_scored(self._opened, ids):.6g}")
         return 1
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         if not messages:
             raise UserError("there is nothing to score")
         return prompt_ids(self._opened.tokenizer, messages, ask=False)
+
+
+def score(opened: Opened, messages: Sequence[Message]) -> float:
+    """What a reward model gives the last message of a conversation."""
+    return _scored(opened, prompt_ids(opened.tokenizer, messages, ask=False))
+
+
+def _scored(opened: Opened, ids: list[int]) -> float:
+    """Of the answer's end: what a template writes behind the end of a turn is no part of what was learned."""
+    import torch
+
+    ends = turn_ends(opened.model, opened.tokenizer)
+    last = max((place for place, token in enumerate(ids) if token in ends), default=len(ids) - 1)
+    with torch.inference_mode():
+        scored = opened.model(input_ids=torch.tensor([ids[: last + 1]], device=opened.model.device))
+    return float(scored.logits[0, 0])
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True) -> list[int]:
@@ -215,7 +227,7 @@ def generated(opened: Opened, ids: list[int], most: int, temperature: float) -> 
 
 def turn_ends(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end an answer: by the model's files, by the tokenizer, and by its chat template."""
-    found = getattr(model.generation_config, "eos_token_id", None)
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template is not None:
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

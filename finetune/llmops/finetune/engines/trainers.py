@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import trl
 from datasets import Dataset as Rows
 
-from llmops.core.errors import NotFoundError, UserError
+from llmops.core.errors import UserError
 from llmops.finetune import models
-from llmops.finetune.config import FinetuneConfig, ModelConfig
+from llmops.finetune.config import ModelConfig
 from llmops.finetune.engines import Prepared
 from llmops.finetune.engines.durable import Durable, InOrder
 from llmops.finetune.engines.pairs import Laid, mismatched, preference, question, thumb, whole_preference
+from llmops.finetune.engines.rewards import rewards
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -116,25 +116,6 @@ def _distill(job: Prepared, laid: Laid, scratch: Path) -> Any:
     return DistillTrainer(
         args=arguments, train_dataset=_rows(laid.all(question)), teacher_model=loaded, **_learner(job)
     )
-
-
-def rewards(config: FinetuneConfig) -> list[Callable[..., Any]]:
-    """The functions that score answers: `module:function`, the user's own code, run in the training's process.
-
-    Raises:
-        NotFoundError: there is no such function.
-    """
-    found = []
-    for name in config.generation.rewards:
-        module, colon, function = name.partition(":")
-        try:
-            if not colon:
-                raise ImportError("a reward is module:function")
-            found.append(getattr(import_module(module), function))
-        except (ImportError, AttributeError) as error:
-            hint = "write package.module:function; it takes completions and gives a number each"
-            raise NotFoundError(f"`{name}` is no reward: {error}", where="generation.rewards", hint=hint) from error
-    return found
 
 
 def _rows(rows: Any) -> Any:

@@ -69,6 +69,7 @@ class _Training:
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_for(self.job, self.laid, Path(scratch))
             trainer.keep = self._save
+            trainer.remove_callback(_printer())
             trainer.add_callback(_callback(self))
             step = 0 if found is None else found.step
             if step < self.plan.steps:
@@ -196,6 +197,13 @@ def _callback(training: _Training) -> Any:
                 training.learned(state, logs)
 
     return Told()
+
+
+def _printer() -> Any:
+    """What prints every step where there is no progress bar; events are told instead."""
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
 
 
 def _number(value: Any) -> bool:

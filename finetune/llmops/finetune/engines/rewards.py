@@ -1,0 +1,70 @@
+"""Reward functions of a job, by name: the user's own code, run in the training's process, or a registered reward model.
+
+A function takes `prompts`, `completions` and `answer` (the row's own) as lists, and whatever else TRL names; it gives
+a number for each. Prompts and completions are texts, or lists of turns where the data are conversations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from llmops.core.errors import NotFoundError, UserError
+from llmops.finetune.artefact import OPENER, Pinned
+from llmops.finetune.config import FinetuneConfig
+
+_REGISTERED = re.compile(r"[^:\s]+(@[a-z][a-z0-9_-]*|/[1-9][0-9]*)")
+
+
+def rewards(config: FinetuneConfig) -> list[Callable[..., Any]]:
+    """The functions that score answers.
+
+    Raises:
+        NotFoundError: there is no such function or version.
+        UserError: the version is no reward model.
+    """
+    return [_registered(name, config) if _REGISTERED.fullmatch(name) else _own(name) for name in
+            config.generation.rewards]  # fmt: skip
+
+
+def _own(name: str) -> Callable[..., Any]:
+    module, colon, function = name.partition(":")
+    try:
+        if not colon:
+            raise ImportError("a reward is module:function, or a registered version")
+        found: Callable[..., Any] = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        hint = "write package.module:function; it takes completions and gives a number for each"
+        raise NotFoundError(f"`{name}` is no reward: {error}", where="generation.rewards", hint=hint) from error
+    return found
+
+
+def _registered(name: str, config: FinetuneConfig) -> Callable[..., Any]:
+    """A reward model of the registry, its files verified."""
+    from llmops.finetune import servable
+    from llmops.registry import Registry
+    from llmops.registry.load import describe, opener_of
+
+    with Registry(config.state) as registry:
+        folder = registry.files(name)
+    described = describe(folder)
+    pinned = None
+    if opener_of(described) == OPENER:
+        pinned = Pinned.of(dict(described["flavors"]["python_function"]["config"]))
+    if pinned is None or pinned.task != "reward":
+        raise UserError(f"`{name}` is no reward model", where="generation.rewards", hint="train one with task: reward")
+    opened = servable.read(folder, pinned, config.state)
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        turns = [_turns(asked, said) for asked, said in zip(prompts, completions, strict=True)]
+        return [servable.score(opened, one) for one in turns]
+
+    reward.__name__ = re.sub(r"\W", "_", name)
+    return reward
+
+
+def _turns(asked: Any, said: Any) -> list[Any]:
+    before = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+    return [*before, *([{"role": "assistant", "content": said}] if isinstance(said, str) else said)]
