@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests.support.training import forked
 
 from llmops.core.errors import ConflictError, IntegrityError, StorageError
 from llmops.finetune.checkpoint import MANIFEST, Checkpoints, require_same_division, verified
-from tests.support.training import forked
 
 
 def save(checkpoints: Checkpoints, step: int) -> None:
@@ -26,7 +26,10 @@ def test_the_newest_is_found_and_only_so_many_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(checkpoints, step)
     found, rejected = checkpoints.newest_valid()
-    assert found is not None and found.step == 3 and found.state == {"step": 3} and not rejected
+    assert found is not None
+    assert found.step == 3
+    assert found.state == {"step": 3}
+    assert not rejected
     assert [path.name for path in checkpoints.all()] == ["step-00000002", "step-00000003"]
 
 
@@ -46,7 +49,8 @@ def test_a_broken_one_is_told_of_and_the_one_before_is_taken(tmp_path: Path, fau
     save(checkpoints, 2)
     fault(tmp_path / "step-00000002")
     found, rejected = checkpoints.newest_valid()
-    assert found is not None and found.step == 1
+    assert found is not None
+    assert found.step == 1
     assert [str(one) for one in rejected] == [f"step-00000002: {told}"]
     with pytest.raises(IntegrityError, match=told):
         verified(tmp_path / "step-00000002")
@@ -66,7 +70,8 @@ def test_a_kill_in_any_stage_of_writing_leaves_a_whole_one(tmp_path: Path, stage
     _, status = os.waitpid(forked(killed), 0)  # type: ignore[arg-type]
     assert os.WTERMSIG(status) == signal.SIGKILL
     found, rejected = Checkpoints(tmp_path).newest_valid()
-    assert found is not None and not rejected
+    assert found is not None
+    assert not rejected
     assert found.step == (2 if stage in ("named", "pruning") else 1)
     save(Checkpoints(tmp_path, keep=1), 3)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000003"]
@@ -88,7 +93,9 @@ def test_a_disk_that_takes_no_more_leaves_earlier_ones_intact(tmp_path: Path) ->
     _, status = os.waitpid(forked(full), 0)
     assert os.waitstatus_to_exitcode(status) == 3
     found, rejected = Checkpoints(tmp_path).newest_valid()
-    assert found is not None and found.step == 1 and not rejected
+    assert found is not None
+    assert found.step == 1
+    assert not rejected
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 

@@ -81,7 +81,7 @@ def forked(function: Callable[[], int | None]) -> int:
     code = 70
     try:
         code = function() or 0
-    except BaseException:  # noqa: BLE001 - the child's boundary; the parent shows what it printed
+    except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     finally:

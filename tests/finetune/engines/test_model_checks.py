@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.training import config, prepared, run_of
 
 from llmops.core.errors import GateFailedError, UserError
 from llmops.finetune import models
@@ -18,7 +19,6 @@ from llmops.finetune.engines.supervised import ready_model
 from llmops.finetune.preflight import Check, Preflight
 from llmops.finetune.preflight import fit_checks as fit
 from llmops.finetune.preflight import model_checks as look
-from tests.support.training import config, prepared, run_of
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def model(job: Prepared) -> Any:
 
 def refused(check: Check, what: str, hint: str) -> None:
     assert check.verdict == "fail", check
-    assert what in check.what and hint in check.hint
+    assert what in check.what
+    assert hint in check.hint
     with pytest.raises(GateFailedError, match="preflight refused"):
         Preflight.of([check]).require()
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tests.support.training import config, prepared, ranks, run_of, weights
 
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.engines.parallel import Learner
 from llmops.finetune.engines.supervised import SupervisedEngine
 from llmops.finetune.journal import read_events, read_metrics
 from llmops.finetune.runs import RunFolder
-from tests.support.training import config, prepared, ranks, run_of, weights
 
 TOLERANCE = 2e-4
 """Between one rank and two: gradients are summed in another order."""
@@ -69,7 +69,8 @@ def test_two_ranks_learn_what_one_does_and_resume_after_a_kill(
     base: Path, tmp_path: Path, strategy: str, method: str
 ) -> None:
     two = prepared(job(base, tmp_path, strategy, method))
-    assert two.plan.ranks == 2 and two.plan.strategy == strategy
+    assert two.plan.ranks == 2
+    assert two.plan.strategy == strategy
     whole, killed = run_of(two, "whole"), run_of(two, "killed")
     run(whole)
     run_until_a_rank_dies(killed, step=5)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.training import config
 
 from llmops.finetune.engines.parallel import Learner
 from llmops.finetune.prove import prove
-from tests.support.training import config
 
 
 def test_killed_in_every_phase_the_weights_are_the_same(base: Path, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import orjson
 import pytest
 import yaml
 from click.testing import CliRunner
+from tests.support.training import config
 
 from llmops.cli.main import run as run_command
 from llmops.finetune.journal import read_metrics
 from llmops.finetune.runs import find_run, list_runs
-from tests.support.training import config
 
 
 @pytest.fixture
@@ -35,9 +35,12 @@ def command(*words: str, code: int = 0) -> Any:
 
 def test_a_job_is_planned_run_shown_and_not_run_twice(file: Path) -> None:
     planned = command(str(file), "--plan", "--json")
-    assert planned["plan"]["steps"] == 8 and planned["preflight"]["passed"]
+    assert planned["plan"]["steps"] == 8
+    assert planned["preflight"]["passed"]
     record = command(str(file), "--json")
-    assert record["stage"] == "done" and record["step"] == 8 and record["run_id"] == planned["run"]
+    assert record["stage"] == "done"
+    assert record["step"] == 8
+    assert record["run_id"] == planned["run"]
     again = command(str(file), "--json")
     assert again == record
     (listed,) = command("list", "--config", str(file), "--json")
@@ -46,12 +49,14 @@ def test_a_job_is_planned_run_shown_and_not_run_twice(file: Path) -> None:
     assert {one["metric"] for one in shown["result"]["evaluation"]["scores"]} == {
         "loss", "token_accuracy", "exact_match",
     }  # fmt: skip
-    assert shown["preflight"]["passed"] and shown["last_step"]["step"] == 8
+    assert shown["preflight"]["passed"]
+    assert shown["last_step"]["step"] == 8
 
 
 def test_two_ranks_by_the_command(file: Path) -> None:
     record = command(str(file), "--json", "--set", "launch.processes=2", "--set", "parallel.strategy=fsdp2")
-    assert record["stage"] == "done" and record["step"] == 8
+    assert record["stage"] == "done"
+    assert record["step"] == 8
 
 
 def test_resume_names_the_file_that_changed(file: Path, tmp_path: Path) -> None:
@@ -67,7 +72,9 @@ def test_resume_names_the_file_that_changed(file: Path, tmp_path: Path) -> None:
 def test_a_gate_that_says_no_is_preflights_too(base: Path, file: Path) -> None:
     assert run_command(["finetune", str(file), "--set", "target.engine=vllm", "--set", "method.kind=dora"]) == 3
     job = yaml.safe_load(file.read_text())
-    (run,) = [one for one in list_runs(config(base, file.parent).state)]
+    (run,) = list(list_runs(config(base, file.parent).state))
     record = run.record()
-    assert record.stage == "failed" and "fit.servable" in str(record.problem)
-    assert not read_metrics(find_run(config(base, file.parent).state, record.run_id)) and job["name"] == "tiny"
+    assert record.stage == "failed"
+    assert "fit.servable" in str(record.problem)
+    assert not read_metrics(find_run(config(base, file.parent).state, record.run_id))
+    assert job["name"] == "tiny"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support.training import config, prepared, run_of, weights
 
 from llmops.core.errors import ConflictError, GateFailedError, StorageError
 from llmops.finetune import models
@@ -20,7 +21,6 @@ from llmops.finetune.engines.schedule import rate
 from llmops.finetune.engines.signals import Stopped
 from llmops.finetune.engines.supervised import SupervisedEngine, ready_model
 from llmops.finetune.runs import RunFolder
-from tests.support.training import config, prepared, run_of, weights
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_it_falls_back_to_the_newest_whole_checkpoint_and_says_so(job: Prepared)
     newest = max(broken.checkpoints.glob("step-*"))
     os.truncate(newest / "state.safetensors", 1000)
     (heard, *_) = train(job, broken)
-    assert isinstance(heard, Resumed) and heard.step == 6
+    assert isinstance(heard, Resumed)
+    assert heard.step == 6
     assert "step-00000008: state.safetensors has 1000 bytes" in heard.rejected[0]
     assert weights(broken) == weights(whole)
 
@@ -107,7 +108,8 @@ def test_without_any_whole_checkpoint_it_begins_anew_and_says_so(job: Prepared) 
     for path in folder.checkpoints.glob("step-*"):
         (path / "state.safetensors").unlink()
     heard = train(job, folder)
-    assert isinstance(heard[0], Warned) and "no checkpoint is whole" in heard[0].text
+    assert isinstance(heard[0], Warned)
+    assert "no checkpoint is whole" in heard[0].text
     assert weights(folder) == before
 
 
@@ -136,7 +138,7 @@ def test_a_signal_saves_and_ends(job: Prepared) -> None:
         if isinstance(event, StepDone) and event.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="SIGTERM.*after step 3"):
+    with pytest.raises(Stopped, match=r"SIGTERM.*after step 3"):
         SupervisedEngine().train(job, folder, asked)
     assert train(job, folder)[0] == Resumed(3)
 
@@ -153,7 +155,7 @@ def test_a_loss_that_is_no_number_names_step_and_examples(job: Prepared, monkeyp
     monkeypatch.setattr(Learner, "learn", poisoned)
     monkeypatch.setattr(Learner, "begin", begin)
     folder = run_of(job)
-    with pytest.raises(GateFailedError, match="no number.*step 5") as caught:
+    with pytest.raises(GateFailedError, match=r"no number.*step 5") as caught:
         train(job, folder)
     first = job.data.feed(job.config, job.plan.rows_per_step).step(4).ids[0]  # type: ignore[attr-defined]
     assert first[:16] in str(caught.value.where)
@@ -184,7 +186,8 @@ def test_a_full_disk_is_told_of_then_ends_the_run(job: Prepared, monkeypatch: py
     with pytest.raises(StorageError, match="No space left"):
         SupervisedEngine().train(longer, fresh, heard.append)
     told = [one.text for one in heard if isinstance(one, Warned)]
-    assert len(told) == 2 and "training goes on" in told[0]
+    assert len(told) == 2
+    assert "training goes on" in told[0]
     assert not list(fresh.checkpoints.iterdir())
     assert [path.name for path in folder.checkpoints.glob("step-*")] == kept
     assert any(isinstance(one, Saved) for one in heard)
