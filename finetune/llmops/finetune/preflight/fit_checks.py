@@ -1,16 +1,19 @@
 """Whether the parts of a job fit each other: model and data, memory and device, method and what will serve the result.
 
-Looks at figures and settings only; nothing is loaded.
+Looks at figures and settings only; no model is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmops.core.errors import GateFailedError
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.engines import Prepared
 from llmops.finetune.engines.memory import estimate, free_bytes, what_to_change
 from llmops.finetune.preflight import Check
+from llmops.finetune.report.cost import forecast
+from llmops.finetune.report.flops import measured_peak, peak, per_token
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Source: vLLM's LoRAConfig.max_lora_rank, 2026: the values that it takes."""
@@ -21,6 +24,7 @@ def fit_checks(job: Prepared) -> Iterator[Check]:
     yield positions_fit(job)
     yield servable(job.config)
     yield licence(job)
+    yield within_limits(job)
 
 
 def memory_fits(job: Prepared, free: int | None = None) -> Check:
@@ -69,6 +73,39 @@ def servable(config: FinetuneConfig) -> Check:
         least = next(one for one in _VLLM_RANKS if one >= method.r)
         return Check(name, "pass", f"vLLM serves it with --max-lora-rank {least}", figures={"max_lora_rank": least})
     return Check(name, "pass", "llama.cpp serves it once it is converted: `convert_lora_to_gguf.py`")
+
+
+def within_limits(job: Prepared) -> Check:
+    """Time and money, forecast by the operations of the whole run, against the job's limits."""
+    limits, plan, learned = job.config.limits, job.plan, job.data.statistics
+    if limits.usd is None and limits.hours is None:
+        return Check("fit.limits", "pass", "no limit is set")
+    attended = min(learned.total.tokens / max(1, learned.total.rows), plan.width)
+    cost = per_token(job.base.shape, job.config, attended=attended, recomputes=plan.gradient_checkpointing)
+    name = _device_name(plan.device)
+    tokens = plan.steps * plan.rows_per_step * plan.width
+    expected = forecast(
+        job.config,
+        tokens=tokens,
+        supervised=int(tokens * learned.supervised_share),
+        flops_per_token=cost.hardware,
+        peak=peak(name) or measured_peak(plan.precision),
+    )
+    figures = expected.as_json()
+    try:
+        expected.require(job.config)
+    except GateFailedError as error:
+        return Check("fit.limits", "fail", error.what, str(error.hint), figures)
+    money = "" if expected.usd is None else f", ${expected.usd:.2f}"
+    return Check("fit.limits", "pass", f"about {expected.hours:.2g} h{money}, within the limits", figures=figures)
+
+
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch
+
+    return str(torch.cuda.get_device_name())
 
 
 def licence(job: Prepared) -> Check:
