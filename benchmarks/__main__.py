@@ -33,6 +33,7 @@ PROGRAMS = {
     "features": "Features",
     "audit": "The audit chain",
     "gateway": "The gateway",
+    "finetune": "Fine-tuning",
 }
 HEADER = """# Benchmarks
 

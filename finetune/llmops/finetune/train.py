@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from llmops.finetune.planning import plan_for
 from llmops.finetune.preflight import Preflight
 from llmops.finetune.preflight.everything import look
 from llmops.finetune.report.tracked import reported
-from llmops.finetune.results import FILE
+from llmops.finetune.results import FILE, Result
 from llmops.finetune.runs import RunFolder, RunRecord, find_run, list_runs, open_run
 
 
@@ -153,7 +153,7 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         listen(Phase("evaluate"))
         evaluated(job, folder, principal).save(folder)
     if not (folder.path / "report.json").exists():
-        reported(job, folder)
+        replace(Result.load(folder), tracked=reported(job, folder)).save(folder)
     folder.update(stage="registering")
     if job.config.track.register_as is not None:
         listen(Phase("register"))

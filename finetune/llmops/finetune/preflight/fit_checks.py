@@ -1,6 +1,6 @@
 """Whether the parts of a job fit each other: model and data, memory and device, method and what will serve the result.
 
-Looks at figures and settings only; nothing is loaded.
+Looks at figures and settings only; no model is loaded.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from llmops.core.errors import GateFailedError
 from llmops.finetune.config import FinetuneConfig
-from llmops.finetune.engines import Plan, Prepared
+from llmops.finetune.engines import Prepared
 from llmops.finetune.engines.memory import estimate, free_bytes, what_to_change
 from llmops.finetune.preflight import Check
-from llmops.finetune.report.cost import ASSUMED_MFU, forecast
+from llmops.finetune.report.cost import forecast
 from llmops.finetune.report.flops import measured_peak, peak, per_token
 
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -76,35 +76,36 @@ def servable(config: FinetuneConfig) -> Check:
 
 
 def within_limits(job: Prepared) -> Check:
-    """The expected hours and cost against `limits`. Nothing is measured where nothing is limited."""
-    name, limits = "fit.limits", job.config.limits
-    if limits.hours is None and limits.usd is None:
-        return Check(name, "pass", "neither limits.hours nor limits.usd is set")
-    learned = job.data.statistics.total
-    attended = min(learned.tokens / max(1, learned.rows), job.plan.width)
-    cost = per_token(job.base.shape, job.config, attended=attended, recomputes=job.plan.gradient_checkpointing)
-    tokens = job.plan.steps * job.plan.rows_per_step * job.plan.width
-    supervised = int(tokens * (job.data.statistics.supervised_share or 1.0))
+    """Time and money, forecast by the operations of the whole run, against the job's limits."""
+    limits, plan, learned = job.config.limits, job.plan, job.data.statistics
+    if limits.usd is None and limits.hours is None:
+        return Check("fit.limits", "pass", "no limit is set")
+    attended = min(learned.total.tokens / max(1, learned.total.rows), plan.width)
+    cost = per_token(job.base.shape, job.config, attended=attended, recomputes=plan.gradient_checkpointing)
+    name = _device_name(plan.device)
+    tokens = plan.steps * plan.rows_per_step * plan.width
     expected = forecast(
-        job.config, tokens=tokens, supervised=supervised, flops_per_token=cost.hardware, peak=_peak(job.plan)
+        job.config,
+        tokens=tokens,
+        supervised=int(tokens * learned.supervised_share),
+        flops_per_token=cost.hardware,
+        peak=peak(name) or measured_peak(plan.precision),
     )
     figures = expected.as_json()
-    what = f"about {expected.hours:.3g} h" + (f" and ${expected.usd:.2f}" if expected.usd is not None else "")
-    if limits.usd is not None and expected.usd is None:
-        return Check(name, "fail", "limits.usd needs a price", "set launch.price_per_gpu_h", figures)
     try:
         expected.require(job.config)
     except GateFailedError as error:
-        return Check(name, "fail", error.what, error.hint or "", figures)
-    return Check(name, "pass", f"{what}, at {ASSUMED_MFU:.0%} of the peak", figures=figures)
+        return Check("fit.limits", "fail", error.what, str(error.hint), figures)
+    money = "" if expected.usd is None else f", ${expected.usd:.2f}"
+    return Check("fit.limits", "pass", f"about {expected.hours:.2g} h{money}, within the limits", figures=figures)
 
 
-def _peak(plan: Plan) -> float:
-    if plan.device == "cpu":
-        return measured_peak(plan.precision)
+def _device_name(device: str) -> str:
+    if device == "cpu":
+        return device
     import torch
 
-    return peak(torch.cuda.get_device_name()) or measured_peak(plan.precision)
+    return str(torch.cuda.get_device_name())
 
 
 def licence(job: Prepared) -> Check:

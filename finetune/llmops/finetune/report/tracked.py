@@ -17,8 +17,8 @@ _CURVE = ("loss", "lr", "grad_norm")
 _POINTS = 100
 
 
-def reported(job: Prepared, folder: RunFolder) -> None:
-    """Write the report of a job that has trained, and track it."""
+def reported(job: Prepared, folder: RunFolder) -> str | None:
+    """Write the report of a job that has trained, and track it; gives the tracked run's id."""
     where = CPU
     if job.plan.device == "cuda":
         import torch
@@ -28,7 +28,7 @@ def reported(job: Prepared, folder: RunFolder) -> None:
     attended = min(learned.tokens / max(1, learned.rows), job.config.data.max_length)
     recomputes = job.plan.gradient_checkpointing
     figures = write(folder, job.config, job.base.shape, attended=attended, recomputes=recomputes, on=where)
-    track(folder, job.config, figures)
+    return track(folder, job.config, figures)
 
 
 def track(folder: RunFolder, config: FinetuneConfig, figures: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,271 @@
+"""What our engine costs over a bare PyTorch loop, what packing gains, and how long the quickstart takes.
+
+    python benchmarks/finetune.py [--turns 7] [--steps 12] [--only overhead packing quickstart] [--json FILE]
+
+Overhead: the same base, the same packed batches, the same optimizer, one process; bare loop, our engine and TRL's
+SFTTrainer take turns, each timed over all steps but the first two, and the ratio to the bare loop of the same turn is
+what counts. Ours does all it does in a run: position, ledger, journal, and a checkpoint at the end, outside the timing
+for all three. Packing: real tokens a second of the same engine over the same short documents, packed and one a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmops.core.state import StateConfig
+from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.quiet import quiet_transformers
+
+SKIPPED = 2
+SHAPE = {
+    "model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024,
+}  # fmt: skip
+WORDS = ("order", "paid", "ship", "green", "river", "stone", "paper", "light", "seven", "north", "quiet", "amber")
+
+
+def documents(count: int, most: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Short conversations of uneven length."""
+    chance = random.Random(seed)
+
+    def words() -> str:
+        return " ".join(chance.choice(WORDS) for _ in range(chance.randint(3, most)))
+
+    return [
+        {"messages": [{"role": "user", "content": words()}, {"role": "assistant", "content": words()}]}
+        for _ in range(count)
+    ]
+
+
+def job(folder: Path, *, steps: int, packing: str = "bfd", tokens: int = 4096) -> FinetuneConfig:
+    """A full fine-tuning of a model made from nothing, over rows of 512 tokens."""
+    source = folder / "rows.jsonl"
+    if not source.exists():
+        source.write_text("".join(json.dumps(row) + "\n" for row in documents(4000, 40)))
+    return FinetuneConfig.model_validate(
+        {
+            "name": "bench",
+            "task": "pretrain",
+            "model": {"config": SHAPE},
+            "method": {"kind": "full"},
+            "data": {"sources": [{"uri": str(source)}], "max_length": 512, "packing": packing, "heldout_share": 0},
+            "train": {
+                "global_tokens_per_step": tokens, "rows_per_device": tokens // 512, "lr": 1e-4,
+                "schedule": "constant", "warmup_share": 0, "budget": {"steps": steps},
+            },
+            "checkpoint": {"every_steps": 10**6},
+            "state": {"dir": str(folder / "state")},
+        }
+    )  # fmt: skip
+
+
+def prepared(config: FinetuneConfig) -> Any:
+    from llmops.core.identity import LOCAL
+    from llmops.finetune.train import ready
+
+    return ready(config, principal=LOCAL, listen=lambda event: None)
+
+
+def ours(prepared: Any, folder: Path) -> float:
+    """Seconds a step of our engine with its journal."""
+    from llmops.finetune import jobs
+    from llmops.finetune.runs import open_run
+
+    run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=f"{time.time_ns():032x}")
+    ends: list[float] = []
+    jobs.train(prepared, run, lambda event: ends.append(time.perf_counter()) if event.kind == "step" else None)
+    shutil.rmtree(run.path)
+    return _each(ends)
+
+
+def bare(prepared: Any) -> float:
+    """Seconds a step of the least loop that does the same: batches, forward, backward, clip, update."""
+    import torch
+
+    from llmops.finetune.data.packing import collate
+    from llmops.finetune.engines.parallel import adamw
+    from llmops.finetune.engines.supervised import ready_model
+
+    model = ready_model(prepared)
+    optimizer = adamw(list(model.parameters()), prepared.config.train)
+    feed = prepared.data.feed(prepared.config, prepared.plan.rows_per_step)
+    ends: list[float] = []
+    for _ in range(prepared.plan.steps):
+        batch = collate(feed.take().rows, 0, prepared.plan.width)
+        labels = torch.from_numpy(batch.labels)
+        found = model(
+            input_ids=torch.from_numpy(batch.input_ids), position_ids=torch.from_numpy(batch.position_ids),
+            labels=labels, use_cache=False,
+        )  # fmt: skip
+        found.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        found.loss.item()
+        ends.append(time.perf_counter())
+    return _each(ends)
+
+
+def peer(prepared: Any, folder: Path) -> float:
+    """Seconds a step of TRL's SFTTrainer on the same packed rows, with its defaults but for logging and saving."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from llmops.finetune.engines.supervised import ready_model
+
+    rows = prepared.data.rows
+    texts = Dataset.from_dict({"input_ids": [rows.arrays(place)[0].tolist() for place in range(len(rows))]})
+    ends: list[float] = []
+
+    class Ends(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    plan = prepared.plan
+    settings = SFTConfig(
+        output_dir=str(folder / "sft"), max_steps=plan.steps, per_device_train_batch_size=plan.rows_per_rank,
+        gradient_accumulation_steps=plan.accumulation, packing=True, packing_strategy="bfd", padding_free=False,
+        max_length=plan.width, learning_rate=1e-4, lr_scheduler_type="constant", report_to="none",
+        save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        optim="adamw_torch_fused", logging_steps=1, dataloader_num_workers=0,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=ready_model(prepared), args=settings, train_dataset=texts, processing_class=prepared.tokenizer,
+        callbacks=[Ends()],
+    )  # fmt: skip
+    trainer.train()
+    return _each(ends)
+
+
+def overhead(folder: Path, turns: int, steps: int) -> dict[str, Any]:
+    """Ratios to the bare loop of the same turn."""
+    with quiet_transformers():
+        made = prepared(job(folder, steps=steps))
+        ways: dict[str, Callable[[], float]] = {
+            "bare": lambda: bare(made),
+            "ours": lambda: ours(made, folder),
+            "trl": lambda: peer(made, folder),
+        }
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(turns):
+            names = list(ways)
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                found[name].append(ways[name]())
+                print(f"turn {turn + 1} {name}: {found[name][-1] * 1000:.1f} ms a step", file=sys.stderr)
+    return {
+        "bare_ms": statistics.median(found["bare"]) * 1000,
+        **{name: _interval([one / base for one, base in zip(found[name], found["bare"], strict=True)])
+           for name in ("ours", "trl")},
+    }  # fmt: skip
+
+
+def packing(folder: Path, steps: int) -> dict[str, Any]:
+    """Real tokens a second, packed and one document a row (padded to the longest of its batch)."""
+    rates: dict[str, list[float]] = {"bfd": [], "none": []}
+    with quiet_transformers():
+        for _ in range(3):
+            for way, found in rates.items():
+                made = prepared(job(folder, steps=steps, packing=way))
+                found.append(_rate(made, folder))
+    ratios = [one / other for one, other in zip(rates["bfd"], rates["none"], strict=True)]
+    return {"packed": statistics.median(rates["bfd"]), "apart": statistics.median(rates["none"]),
+            "ratio": _interval(ratios)}  # fmt: skip
+
+
+def _rate(made: Any, folder: Path) -> float:
+    from llmops.finetune import jobs
+    from llmops.finetune.runs import open_run
+
+    run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=f"{time.time_ns():032x}")
+    steps: list[Any] = []
+    jobs.train(made, run, lambda event: steps.append(event) if event.kind == "step" else None)
+    shutil.rmtree(run.path)
+    return float(sum(one.tokens for one in steps[SKIPPED:]) / sum(one.seconds for one in steps[SKIPPED:]))
+
+
+def quickstart(folder: Path) -> dict[str, Any]:
+    """`llmops finetune configs/finetune/quickstart.yaml` from nothing, as a command."""
+    import subprocess
+
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "llmops.cli.main", "finetune", "configs/finetune/quickstart.yaml", "--json",
+         "--set", f"state.dir={folder / 'quickstart'}"],
+        check=True, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    record = json.loads(done.stdout)
+    result = json.loads((folder / "quickstart" / "finetune" / record["run_id"] / "result.json").read_text())
+    (match,) = [one for one in result["evaluation"]["scores"] if one["metric"] == "exact_match"]
+    return {
+        "seconds": seconds,
+        "before": statistics.mean(match["before"]),
+        "after": statistics.mean(match["after"]),
+        "examples": len(match["after"]),
+        "version": record["version"],
+    }
+
+
+def _each(ends: list[float]) -> float:
+    return (ends[-1] - ends[SKIPPED - 1]) / (len(ends) - SKIPPED)
+
+
+def _interval(ratios: list[float]) -> dict[str, float]:
+    """Median, with a 95% interval by bootstrap over turns."""
+    chance = random.Random(0)
+    drawn = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return {"ratio": statistics.median(ratios), "low": drawn[49], "high": drawn[1949], "turns": len(ratios)}
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = ["| what | figure | bar |", "|---|---|---|"]
+    if "overhead" in found:
+        one = found["overhead"]
+        for name, words, bar in (("ours", "our engine", "<= 1.03"), ("trl", "SFTTrainer (TRL), same run", "")):
+            figure = f"{one[name]['ratio']:.3f} [{one[name]['low']:.3f}, {one[name]['high']:.3f}]"
+            lines.append(f"| step time over a bare loop ({one['bare_ms']:.0f} ms): {words} | {figure} | {bar} |")
+    if "packing" in found:
+        one = found["packing"]
+        figure = f"{one['ratio']['ratio']:.2f} x ({one['packed']:,.0f} against {one['apart']:,.0f})"
+        lines.append(f"| packing: real tokens a second on short documents | {figure} | >= 1.8 x |")
+    if "quickstart" in found:
+        one = found["quickstart"]
+        match = f"{one['before']:.0%} -> {one['after']:.0%} exact match of {one['examples']}"
+        lines.append(f"| quickstart, from nothing to `{one['version']}` | {one['seconds']:.0f} s, {match} | < 180 s |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", nargs="*", default=["overhead", "packing", "quickstart"])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if "overhead" in given.only:
+            found["overhead"] = overhead(folder, given.turns, given.steps)
+        if "packing" in given.only:
+            found["packing"] = packing(folder, given.steps)
+        if "quickstart" in given.only:
+            found["quickstart"] = quickstart(folder)
+    print(table(found))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
