@@ -92,6 +92,8 @@ def within_limits(job: Prepared) -> Check:
         peak=peak(name) or measured_peak(plan.precision),
     )
     figures = expected.as_json()
+    if limits.usd is not None and expected.usd is None:
+        return Check("fit.limits", "fail", "limits.usd needs a price", "set launch.price_per_gpu_h", figures)
     try:
         expected.require(job.config)
     except GateFailedError as error:
