@@ -1,22 +1,24 @@
 """What our engine costs over a bare PyTorch loop, what packing gains, and how long the quickstart takes.
 
-    python benchmarks/finetune.py [--turns 7] [--steps 12] [--only overhead packing quickstart] [--json FILE]
+    python benchmarks/finetune.py [--steps 60] [--only overhead packing quickstart] [--json FILE]
 
-Overhead: the same base, the same packed batches, the same optimizer, one process; bare loop, our engine and TRL's
-SFTTrainer take turns, each timed over all steps but the first two, and the ratio to the bare loop of the same turn is
-what counts. Ours does all it does in a run: position, ledger, journal, and a checkpoint at the end, outside the timing
-for all three. Packing: real tokens a second of the same engine over the same short documents, packed and one a row.
+Overhead: the same base, packed batches and optimizer in one process. A bare loop, our engine and TRL's SFTTrainer take
+turns step by step, so that what else the machine does falls on all three; the ratio to the bare loop's step of the same
+round is what counts. Ours does all it does in a run: position, ledger, journal; no checkpoint is within the
+timing. Packing: real tokens a second of the same engine over the same short documents, packed and one a row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +28,9 @@ from llmops.core.state import StateConfig
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.quiet import quiet_transformers
 
-SKIPPED = 2
+SKIPPED = 3
 SHAPE = {
-    "model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+    "model_type": "llama", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024,
 }  # fmt: skip
 WORDS = ("order", "paid", "ship", "green", "river", "stone", "paper", "light", "seven", "north", "quiet", "amber")
@@ -47,7 +49,7 @@ def documents(count: int, most: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def job(folder: Path, *, steps: int, packing: str = "bfd", tokens: int = 4096) -> FinetuneConfig:
+def job(folder: Path, *, steps: int, packing: str = "bfd", tokens: int = 2048) -> FinetuneConfig:
     """A full fine-tuning of a model made from nothing, over rows of 512 tokens."""
     source = folder / "rows.jsonl"
     if not source.exists():
@@ -76,20 +78,47 @@ def prepared(config: FinetuneConfig) -> Any:
     return ready(config, principal=LOCAL, listen=lambda event: None)
 
 
-def ours(prepared: Any, folder: Path) -> float:
-    """Seconds a step of our engine with its journal."""
+class Baton:
+    """Lets one of several threads run at a time, a step each in turn, and times the steps."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names, self._now, self._changed = names, 0, threading.Condition()
+        self._started: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    def begin(self, name: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._names[self._now % len(self._names)] == name)
+        self._started[name] = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        """A step is done: note its time, let the next one run, and wait for one's turn."""
+        self.seconds[name].append(time.perf_counter() - self._started[name])
+        with self._changed:
+            self._now += 1
+            self._changed.notify_all()
+        self.begin(name)
+
+    def leave(self, name: str) -> None:
+        with self._changed:
+            place = self._names.index(name)
+            self._now = place
+            self._names.remove(name)
+            self._changed.notify_all()
+
+
+def ours(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
+    """Our engine with its journal."""
     from llmops.finetune import jobs
     from llmops.finetune.runs import open_run
 
     run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=f"{time.time_ns():032x}")
-    ends: list[float] = []
-    jobs.train(prepared, run, lambda event: ends.append(time.perf_counter()) if event.kind == "step" else None)
+    jobs.train(prepared, run, lambda event: done() if event.kind == "step" else None)
     shutil.rmtree(run.path)
-    return _each(ends)
 
 
-def bare(prepared: Any) -> float:
-    """Seconds a step of the least loop that does the same: batches, forward, backward, clip, update."""
+def bare(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
+    """The least loop that does the same: batches, forward, backward, clip, update."""
     import torch
 
     from llmops.finetune.data.packing import collate
@@ -99,25 +128,24 @@ def bare(prepared: Any) -> float:
     model = ready_model(prepared)
     optimizer = adamw(list(model.parameters()), prepared.config.train)
     feed = prepared.data.feed(prepared.config, prepared.plan.rows_per_step)
-    ends: list[float] = []
     for _ in range(prepared.plan.steps):
         batch = collate(feed.take().rows, 0, prepared.plan.width)
-        labels = torch.from_numpy(batch.labels)
         found = model(
-            input_ids=torch.from_numpy(batch.input_ids), position_ids=torch.from_numpy(batch.position_ids),
-            labels=labels, use_cache=False,
-        )  # fmt: skip
+            input_ids=torch.from_numpy(batch.input_ids),
+            position_ids=torch.from_numpy(batch.position_ids),
+            labels=torch.from_numpy(batch.labels),
+            use_cache=False,
+        )
         found.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         found.loss.item()
-        ends.append(time.perf_counter())
-    return _each(ends)
+        done()
 
 
-def peer(prepared: Any, folder: Path) -> float:
-    """Seconds a step of TRL's SFTTrainer on the same packed rows, with its defaults but for logging and saving."""
+def peer(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
+    """TRL's SFTTrainer on the same documents, packed by itself, with its defaults but for saving and the device."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -126,11 +154,10 @@ def peer(prepared: Any, folder: Path) -> float:
 
     rows = prepared.data.rows
     texts = Dataset.from_dict({"input_ids": [rows.arrays(place)[0].tolist() for place in range(len(rows))]})
-    ends: list[float] = []
 
     class Ends(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            done()
 
     plan = prepared.plan
     settings = SFTConfig(
@@ -138,36 +165,49 @@ def peer(prepared: Any, folder: Path) -> float:
         gradient_accumulation_steps=plan.accumulation, packing=True, packing_strategy="bfd", padding_free=False,
         max_length=plan.width, learning_rate=1e-4, lr_scheduler_type="constant", report_to="none",
         save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False,
-        optim="adamw_torch_fused", logging_steps=1, dataloader_num_workers=0,
+        optim="adamw_torch_fused",
     )  # fmt: skip
     trainer = SFTTrainer(
         model=ready_model(prepared), args=settings, train_dataset=texts, processing_class=prepared.tokenizer,
         callbacks=[Ends()],
     )  # fmt: skip
-    trainer.train()
-    return _each(ends)
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer.train()
 
 
-def overhead(folder: Path, turns: int, steps: int) -> dict[str, Any]:
-    """Ratios to the bare loop of the same turn."""
+def overhead(folder: Path, steps: int) -> dict[str, Any]:
+    """Ratios to the bare loop's step of the same round."""
+    ways: dict[str, Callable[[Any, Path, Callable[[], None]], None]] = {"bare": bare, "ours": ours, "trl": peer}
     with quiet_transformers():
+        import deepspeed  # noqa: F401 - TRL's imports are not to be timed
+        import trl  # noqa: F401
+
         made = prepared(job(folder, steps=steps))
-        ways: dict[str, Callable[[], float]] = {
-            "bare": lambda: bare(made),
-            "ours": lambda: ours(made, folder),
-            "trl": lambda: peer(made, folder),
-        }
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(turns):
-            names = list(ways)
-            for name in names[turn % 3 :] + names[: turn % 3]:
-                found[name].append(ways[name]())
-                print(f"turn {turn + 1} {name}: {found[name][-1] * 1000:.1f} ms a step", file=sys.stderr)
+        baton = Baton(list(ways))
+        problems: list[BaseException] = []
+
+        def run(name: str) -> None:
+            baton.begin(name)
+            try:
+                ways[name](made, folder, lambda: baton.end(name))
+            except BaseException as error:  # noqa: BLE001 - a thread's own boundary: raised again below
+                problems.append(error)
+            finally:
+                baton.leave(name)
+
+        threads = [threading.Thread(target=run, args=(name,)) for name in ways]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if problems:
+            raise problems[0]
+    taken = {name: found[SKIPPED:] for name, found in baton.seconds.items()}
     return {
-        "bare_ms": statistics.median(found["bare"]) * 1000,
-        **{name: _interval([one / base for one, base in zip(found[name], found["bare"], strict=True)])
-           for name in ("ours", "trl")},
-    }  # fmt: skip
+        "bare_ms": statistics.median(taken["bare"]) * 1000,
+        "ours": _interval([one / base for one, base in zip(taken["ours"], taken["bare"], strict=True)]),
+        "trl": _interval([one / base for one, base in zip(taken["trl"], taken["bare"], strict=True)]),
+    }
 
 
 def packing(folder: Path, steps: int) -> dict[str, Any]:
@@ -217,15 +257,11 @@ def quickstart(folder: Path) -> dict[str, Any]:
     }
 
 
-def _each(ends: list[float]) -> float:
-    return (ends[-1] - ends[SKIPPED - 1]) / (len(ends) - SKIPPED)
-
-
 def _interval(ratios: list[float]) -> dict[str, float]:
-    """Median, with a 95% interval by bootstrap over turns."""
+    """Median, with a 95% interval by bootstrap over rounds."""
     chance = random.Random(0)
     drawn = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return {"ratio": statistics.median(ratios), "low": drawn[49], "high": drawn[1949], "turns": len(ratios)}
+    return {"ratio": statistics.median(ratios), "low": drawn[49], "high": drawn[1949], "rounds": len(ratios)}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -248,8 +284,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--only", nargs="*", default=["overhead", "packing", "quickstart"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -257,9 +292,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         if "overhead" in given.only:
-            found["overhead"] = overhead(folder, given.turns, given.steps)
+            found["overhead"] = overhead(folder, given.steps)
         if "packing" in given.only:
-            found["packing"] = packing(folder, given.steps)
+            found["packing"] = packing(folder, 12)
         if "quickstart" in given.only:
             found["quickstart"] = quickstart(folder)
     print(table(found))
