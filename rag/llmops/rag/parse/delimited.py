@@ -18,7 +18,8 @@ from llmops.rag.parse.markup import Markup
 from llmops.rag.parse.rows import Row, write_rows
 from llmops.rag.parse.text import decode
 
-_DELIMITERS = ",;\t|"
+_DELIMITERS = "\t;|,"
+"""The rarer in text comes first, and wins where two cut evenly: `1,5;2,5` is two figures, not three."""
 _SAMPLE_CHARS = 50_000
 _SAMPLE_ROWS = 50
 
@@ -48,14 +49,14 @@ def _rows(text: str, delimiter: str) -> Iterator[Row]:
 
 
 def _delimiter(text: str) -> str:
-    """The character that gives most of the first rows the same number of cells, the more of them the better."""
+    """The character that gives most of the first rows the same number of cells."""
     sample = text[:_SAMPLE_CHARS]
     complete = sample if len(sample) == len(text) else sample[: sample.rfind("\n") + 1] or sample
 
-    def evenness(delimiter: str) -> tuple[float, int]:
+    def evenness(delimiter: str) -> float:
         read = csv.reader(StringIO(complete, newline=""), delimiter=delimiter, skipinitialspace=True)
         widths = Counter(len(cells) for cells in islice(read, _SAMPLE_ROWS) if cells)
         width, count = max(widths.items(), key=lambda entry: (entry[0] > 1, entry[1]), default=(1, 0))
-        return (count / widths.total(), width) if width > 1 else (0.0, 0)
+        return count / widths.total() if width > 1 else 0.0
 
     return max(_DELIMITERS, key=evenness)

@@ -1,7 +1,7 @@
 """A cell's number as its sheet shows it: dates, percentages, currencies, thousands.
 
-Knows number format codes (ECMA-376 part 1, 18.8.30 and 18.8.31). A sheet stores 45,658 where a person reads 2025-01-01 and 0.19 where they read 19%: who asks
-or quotes uses what is shown. A code that is not understood shows the number itself.
+Knows number format codes (ECMA-376 part 1, 18.8.30 and 18.8.31). A sheet stores 45,658 where a person reads 2025-01-01
+and 0.19 where they read 19%: who asks or quotes uses what is shown. A code that is not understood shows the number.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from llmops.rag.parse.read import Content
 from llmops.rag.parse.text import decode, tidy_title
 from llmops.rag.parse.visible import write_visible
 
+_EXPECTED = frozenset(("from", "to", "subject", "date", "message-id", "received"))
 _SHOWN = ("From", "To", "Cc", "Date")
 _MAX_HEADER_CHARS = 2000
 _MAX_NAME_CHARS = 200
@@ -30,6 +31,8 @@ _MAX_PARTS = 1000
 _MAX_ATTACHMENTS = 100
 _LOCKED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
 _SEALS = ("application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature")
+_GIVES_UP = (ValueError, IndexError, KeyError, AttributeError, TypeError)
+"""What Python's parser of headers raises at some that are built to harm."""
 _EXTENSIONS = {"text/plain": ".txt", "text/html": ".html", "text/csv": ".csv", "text/markdown": ".md"}
 
 
@@ -57,7 +60,7 @@ def read_message(data: bytes) -> EmailMessage:
         message = BytesParser(EmailMessage, policy=policy.default).parsebytes(data)
     except RecursionError as error:
         raise RefusedDocumentError("broken", "its parts are nested too deep") from error
-    if not any(message.get(name) for name in ("From", "To", "Subject", "Date", "Message-ID", "Received")):
+    if _EXPECTED.isdisjoint(name.lower() for name in message.keys()):  # noqa: SIM118 - a message is no dict
         raise RefusedDocumentError("broken", "it has no header of a message")
     return message
 
@@ -67,7 +70,17 @@ def write_message(message: EmailMessage, limits: Limits, markup: Markup, depth: 
 
     Args:
         depth: how many messages this one is attached to.
+
+    Raises:
+        RefusedDocumentError: `broken`, `encrypted`, `too_much_text`.
     """
+    try:
+        return _write(message, limits, markup, depth)
+    except _GIVES_UP as error:
+        raise RefusedDocumentError("broken", f"its headers cannot be read: {type(error).__name__}") from error
+
+
+def _write(message: EmailMessage, limits: Limits, markup: Markup, depth: int) -> dict[str, Any]:
     markup.heading(1 + depth, _header(message, "Subject") or "Message without a subject")
     lines = [f"{name}: {_header(message, name)}" for name in _SHOWN if _header(message, name)]
     markup.paragraph("\n".join(lines))
@@ -116,7 +129,7 @@ def _body(message: EmailMessage) -> EmailMessage | None:
     """The part that a mail program shows: formatted where there is both, as lists and tables are kept there."""
     try:
         found = message.get_body(preferencelist=("html", "plain"))
-    except (KeyError, ValueError, AttributeError):  # headers that contradict the parts
+    except _GIVES_UP:
         return None
     return found if isinstance(found, EmailMessage) else None
 
@@ -191,7 +204,7 @@ def _name(part: EmailMessage, number: int) -> str:
     kind = part.get_content_type()
     try:
         named = part.get_filename()
-    except (ValueError, AttributeError, TypeError, IndexError):  # as for any header
+    except _GIVES_UP:
         named = None
     return " ".join(printable(named or f"part {number}{_EXTENSIONS.get(kind, '')}").split())[:_MAX_NAME_CHARS]
 
@@ -200,12 +213,12 @@ def _header(message: Message, name: str) -> str:
     """A header's words; nothing where it is missing or cannot be read."""
     try:
         return printable(" ".join(str(message.get(name) or "").split()))[:_MAX_HEADER_CHARS]
-    except (ValueError, IndexError, AttributeError, TypeError):  # the header parser gives up on some hostile ones
+    except _GIVES_UP:
         return ""
 
 
 def _date(message: Message) -> str | None:
     try:
         return parsedate_to_datetime(_header(message, "Date")).isoformat()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (*_GIVES_UP, OverflowError):
         return None

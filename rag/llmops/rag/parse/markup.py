@@ -55,14 +55,15 @@ class Markup:
             self._in_list = True
 
     def table(self, rows: Iterable[Sequence[str]]) -> None:
-        lines = []
+        lines: list[str] = []
         for row in rows:
             cells = [" ".join(cell.split()) for cell in row]
             if any(cells):
                 lines.append(f"| {' | '.join(cells)} |")
+                self._count(lines[-1])
                 if len(lines) == 1:
                     lines.append(f"|{' --- |' * len(cells)}")
-        self._add("\n".join(lines))
+        self._keep("\n".join(lines))
 
     def record(self, fields: Iterable[tuple[str, str]]) -> None:
         """A row with its headers, so that it can be understood alone: `Name: Ann; Days: 28`."""
@@ -98,8 +99,11 @@ class Markup:
         return printable("\n\n".join(self._blocks))
 
     def _add(self, block: str) -> None:
+        self._count(block)
+        self._keep(block)
+
+    def _keep(self, block: str) -> None:
         if block:
-            self._count(block)
             self._blocks.append(block)
             self._in_list = False
 

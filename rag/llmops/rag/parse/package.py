@@ -64,7 +64,7 @@ class Package:
         return main
 
     def related(self, part: str) -> dict[str, str]:
-        """The parts that a part refers to, by their kind: `styles`, `footnotes`, ...; the first where it has several."""
+        """The parts that a part refers to, by their kind (`styles`, `footnotes`); the first where it has several."""
         found: dict[str, str] = {}
         for kind, target in self.relations(part).values():
             found.setdefault(kind, target)

@@ -22,10 +22,16 @@ _FULL = 0.6
 _FIGURE = re.compile(r"[\W\d_]*(?:[eE][-+]?\d+)?|\d[\d\W]*[A-Za-z]{1,3}|TRUE|FALSE", re.IGNORECASE)
 
 
-def write_rows(rows: Iterable[Row], markup: Markup) -> None:
-    """Write every row. What stands above the header is text; without a header the cells stand beside each other."""
+def write_rows(rows: Iterable[Row], markup: Markup, name: str = "") -> None:
+    """Write every row. What stands above the header is text; without a header the cells stand beside each other.
+
+    Args:
+        name: the heading of them all, where there are any.
+    """
     flowing = (row for row in rows if row)
     first = list(islice(flowing, _SEARCHED))
+    if first:
+        markup.heading(1, name)
     place = _header(first)
     if place is None:
         markup.table(_dense(chain(first, flowing)))

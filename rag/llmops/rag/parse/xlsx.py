@@ -47,8 +47,7 @@ def extract(data: bytes, limits: Limits) -> Extracted:
             if sheet.get("state") in _HIDDEN:
                 hidden += 1
             elif kind == "worksheet":
-                markup.heading(1, sheet.get("name", ""))
-                write_rows(_Sheet.read(package, part, book).rows(), markup)
+                write_rows(_Sheet.read(package, part, book).rows(), markup, sheet.get("name", ""))
         title = tidy_title(package.title() or "")
     return Extracted(markup.text(), title, metadata={"hidden_sheets": hidden} if hidden else {})
 
