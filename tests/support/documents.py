@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmops.rag.document import SourceItem
 
@@ -70,6 +71,87 @@ def docx(*, title: str = "", headings: Mapping[str, str], table: Sequence[Sequen
     out = io.BytesIO()
     document.save(out)
     return out.getvalue()
+
+
+def xlsx(
+    sheets: Mapping[str, Sequence[Sequence[object]]],
+    formats: Mapping[str, str] | None = None,
+    merged: Mapping[str, str] | None = None,
+    hidden: Sequence[str] = (),
+) -> bytes:
+    """A workbook by XlsxWriter, whose files are Excel's own to the byte.
+
+    Args:
+        formats: number formats of cells of the first sheet.
+        merged: words of merged ranges of the first sheet.
+    """
+    import xlsxwriter  # type: ignore[import-untyped]
+
+    out = io.BytesIO()
+    with xlsxwriter.Workbook(out, {"in_memory": True, "default_date_format": "yyyy-mm-dd"}) as book:
+        for name, rows in sheets.items():
+            sheet = book.add_worksheet(name)
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+            if name in hidden:
+                sheet.hide()
+        first, rows = book.worksheets()[0], next(iter(sheets.values()))
+        for cell, code in (formats or {}).items():
+            column, number = ord(cell[0]) - 65, int(cell[1:]) - 1
+            first.write(number, column, rows[number][column], book.add_format({"num_format": code}))
+        for cells, words in (merged or {}).items():
+            first.merge_range(cells, words)
+    return out.getvalue()
+
+
+def pptx(slides: Mapping[str, Sequence[str]], title: str = "", notes: str = "") -> bytes:
+    """A presentation by python-pptx: slides with bullets, two blanks of indentation a level; notes on the first."""
+    import pptx as powerpoint
+
+    show = powerpoint.Presentation()
+    show.core_properties.title = title
+    for heading, bullets in slides.items():
+        slide = show.slides.add_slide(show.slide_layouts[1])
+        slide.shapes.title.text = heading
+        frame = slide.placeholders[1].text_frame
+        frame.text = "\n".join(bullet.strip() for bullet in bullets)
+        for paragraph, bullet in zip(frame.paragraphs, bullets, strict=False):
+            paragraph.level = (len(bullet) - len(bullet.lstrip())) // 2
+    if notes:
+        show.slides[0].notes_slide.notes_text_frame.text = notes
+    out = io.BytesIO()
+    show.save(out)
+    return out.getvalue()
+
+
+def picture(words: str, kind: str = "PNG", pages: int = 1) -> bytes:
+    """Words on white, as a scanner would give them."""
+    out = io.BytesIO()
+    first = _drawn(words)
+    more = {"save_all": True, "append_images": [first] * (pages - 1)} if pages > 1 else {}
+    first.save(out, kind, **more)
+    return out.getvalue()
+
+
+def pdf_with_a_scan(text: str, scanned: str) -> bytes:
+    """A page of text, then one that is a picture of words."""
+    from fpdf import FPDF
+
+    document = FPDF()
+    document.set_font("helvetica", size=11)
+    document.add_page()
+    document.multi_cell(0, 6, text)
+    document.add_page()
+    document.image(_drawn(scanned), x=10, y=10, w=180)
+    return bytes(document.output())
+
+
+def _drawn(words: str) -> Any:
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("L", (1400, 260), color=255)
+    ImageDraw.Draw(image).text((40, 90), words, fill=0, font=ImageFont.load_default(56))
+    return image
 
 
 def replace_part(archive: bytes, name: str, content: bytes) -> bytes:

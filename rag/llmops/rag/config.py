@@ -5,6 +5,7 @@ Light to import: pydantic only. Each section is read by the module of its name.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
@@ -177,6 +178,24 @@ class ParsingConfig(Section):
     memory_mb: int = Field(2048, gt=0, description="Address space of one parser process beyond its start")
     timeout_s: float = Field(60.0, gt=0, description="Longest parse of one document")
     workers: int | None = Field(None, ge=1, description="Parser processes; default: one a core, at most 4")
+    ocr: Literal["off", "auto", "on"] = Field(
+        "off",
+        description="Read scans and pictures; auto: where tesseract is installed; on: refuse to run without",
+    )
+    ocr_languages: tuple[str, ...] = Field(("eng",), description="As tesseract names them, the likeliest first")
+
+    @field_validator("ocr", mode="before")
+    @classmethod
+    def _yaml_word(cls, value: object) -> object:
+        """YAML reads a bare `on` and `off` as true and false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("ocr_languages")
+    @classmethod
+    def _language_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not all(re.fullmatch(r"[A-Za-z_]{3,20}", name) for name in value):
+            raise ValueError("ocr_languages are names such as eng, deu or chi_sim")
+        return value
 
 
 class ChunkingConfig(Section):

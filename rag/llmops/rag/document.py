@@ -60,6 +60,7 @@ CODES: Mapping[str, str] = {
     "empty": "there is no text in it",
     "encrypted": "a password is needed",
     "memory": "parsing needs more memory than allowed",
+    "ocr_missing": "the text is in pictures, and what reads them is not installed",
     "outside_root": "a link leads out of the source's folder",
     "scanned_only": "the pages are pictures; there is no text layer",
     "symlink_loop": "a link leads back to itself",
@@ -91,7 +92,8 @@ class Parsed:
 
     Attributes:
         title: the document's own title, or None; never its file name.
-        text: Markdown and plain text keep the file's characters exactly (line ends included), less a byte order mark.
+        text: Markdown, reStructuredText, source code and plain text keep the file's characters exactly (line ends
+            included), less a byte order mark.
         pages: ordered and disjoint; empty for media without pages.
         media_type: what the document is, such as `application/pdf`.
         metadata: what the parser learned, such as `{"encoding": "cp1252", "encoding_guessed": True}`.

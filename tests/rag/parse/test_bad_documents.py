@@ -18,6 +18,9 @@ from llmops.rag.parse import read as reading
 from llmops.rag.parse.pool import ParserPool
 
 GOOD_DOCX = documents.docx(headings={"Leave": "Everyone has 28 days."})
+GOOD_XLSX = documents.xlsx({"Staff": [["Name", "Days"], ["Ann", 28]]})
+GOOD_PPTX = documents.pptx({"Pumps": ["one"]})
+SHEET, SLIDE = "xl/worksheets/sheet1.xml", "ppt/slides/slide1.xml"
 BILLION_LAUGHS = '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
 READ_A_FILE = '<!DOCTYPE l [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 
@@ -52,6 +55,36 @@ def encrypted_archive() -> bytes:
     return bytes(archive)
 
 
+def in_sheet(doctype: str, words: str) -> bytes:
+    """A workbook whose sheet has this document type declaration."""
+    row = f'<row><c t="inlineStr"><is><t>{words}</t></is></c></row>'
+    xml = f"{doctype}<worksheet xmlns='x'><sheetData>{row}</sheetData></worksheet>"
+    return documents.replace_part(GOOD_XLSX, SHEET, xml.replace("<!DOCTYPE l", "<!DOCTYPE worksheet").encode())
+
+
+def in_slide(doctype: str, words: str) -> bytes:
+    return documents.replace_part(GOOD_PPTX, SLIDE, f"{doctype}<sld><t>{words}</t></sld>".encode())
+
+
+def wide_sheet(chars: int) -> bytes:
+    """A small workbook that repeats one long text until it would fill memory."""
+    strings = f"<sst xmlns='x'><si><t>{'word ' * 6000}</t></si></sst>"
+    rows = '<row><c t="s"><v>0</v></c></row>' * (chars // 30_000)
+    swollen = documents.replace_part(GOOD_XLSX, "xl/sharedStrings.xml", strings.encode())
+    xml = f"<worksheet xmlns='x'><sheetData>{rows}</sheetData></worksheet>"
+    return documents.replace_part(swollen, SHEET, xml.encode())
+
+
+def nested_mail(depth: int) -> bytes:
+    """Parts within parts within parts."""
+    heads = [f"Content-Type: multipart/mixed; boundary=b{level}\n\n--b{level}\n" for level in range(depth)]
+    return ("From: a@x.org\n" + "".join(heads) + "\ntext\n").encode()
+
+
+def many_parts(count: int) -> bytes:
+    return b"From: a@x.org\nContent-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * count + b"--b--\n"
+
+
 CASES: list[tuple[str, Callable[[], bytes], str]] = [
     ("garbage.pdf", lambda: b"this is no PDF", "broken"),
     ("header-only.pdf", lambda: b"%PDF-1.7\nnothing follows", "broken"),
@@ -72,6 +105,38 @@ CASES: list[tuple[str, Callable[[], bytes], str]] = [
     ("external.docx", lambda: documents.docx_with_body(READ_A_FILE, "&x;"), "xml_entities"),
     ("external16.docx", lambda: documents.docx_with_body(READ_A_FILE, "&x;", "utf-16"), "xml_entities"),
     ("empty.docx", lambda: documents.docx(headings={}), "empty"),
+    ("empty.xlsx", lambda: documents.xlsx({"Blank": []}), "empty"),
+    ("laughs.xlsx", lambda: in_sheet(BILLION_LAUGHS, "&b;"), "xml_entities"),
+    ("external.xlsx", lambda: in_sheet(READ_A_FILE, "&x;"), "xml_entities"),
+    ("bomb.xlsx", lambda: documents.replace_part(GOOD_XLSX, SHEET, b"<a>" + b" " * 12_000_000 + b"</a>"), "zip_bomb"),
+    ("cut.xlsx", lambda: documents.replace_part(GOOD_XLSX, SHEET, b"<worksheet><row>"), "broken"),
+    ("binary.xlsx", lambda: documents.replace_part(GOOD_XLSX, "xl/workbook.bin", b"x"), "unsupported"),
+    ("wide.xlsx", lambda: wide_sheet(60_000_000), "too_much_text"),
+    ("laughs.pptx", lambda: in_slide(BILLION_LAUGHS, "&b;"), "xml_entities"),
+    ("bomb.pptx", lambda: documents.replace_part(GOOD_PPTX, SLIDE, b"<a>" + b" " * 12_000_000 + b"</a>"), "zip_bomb"),
+    ("empty.pptx", lambda: documents.pptx({}), "empty"),
+    ("noise.csv", lambda: bytes(range(1, 32)) * 40 + b"\x81\x8d\x8f\x90\x9d" * 20, "wrong_encoding"),
+    ("half.csv", lambda: b"\xff\xfea\x00\x00\xd8", "wrong_encoding"),
+    ("cut.jsonl", lambda: b'{"a": 1}\n{"a": ', "broken"),
+    ("deep.jsonl", lambda: b"[" * 100_000, "broken"),
+    ("deep2.jsonl", lambda: b'{"a":' * 500 + b"1" + b"}" * 500, "broken"),
+    ("cut.ipynb", lambda: b'{"cells": [', "broken"),
+    ("list.ipynb", lambda: b"[]", "broken"),
+    ("none.ipynb", lambda: b'{"cells": []}', "empty"),
+    ("prose.eml", lambda: b"just some words\n", "broken"),
+    ("deep.eml", lambda: nested_mail(200), "broken"),
+    ("very-deep.eml", lambda: nested_mail(5000), "broken"),
+    ("parts.eml", lambda: many_parts(3000), "broken"),
+    (
+        "locked.eml",
+        lambda: b"From: a@x.org\nContent-Type: multipart/encrypted; boundary=b\n\n--b\n\nx\n--b--\n",
+        "encrypted",
+    ),
+    ("prose.mbox", lambda: b"no mailbox", "broken"),
+    ("scan.png", lambda: documents.picture("words"), "unsupported"),
+    ("garbage.png", lambda: b"no picture", "broken"),
+    ("picture.py", lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), "unsupported"),
+    ("zeros.py", lambda: b"x = 1" + bytes(10), "binary"),
     ("empty.html", lambda: b"<html><body><script>var a = 1;</script></body></html>", "empty"),
     ("zero.md", lambda: b"", "empty"),
     ("blank.txt", lambda: b" \r\n\t \n", "empty"),

@@ -8,7 +8,7 @@ import pytest
 from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from tests.support import documents
 
-from llmops.rag.config import ChunkingConfig
+from llmops.rag.config import ChunkingConfig, ParsingConfig
 from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.ingest.chunk import chunk
 from llmops.rag.outline import outline
@@ -224,4 +224,4 @@ def test_content_decides_over_the_name(name: str, data: bytes, media_type: str) 
 
 
 def test_the_fingerprint_names_every_parser() -> None:
-    assert set(fingerprint()) == {"parser", "pypdfium2", "trafilatura", "lxml"}
+    assert set(fingerprint(ParsingConfig())) == {"parser", "pypdfium2", "trafilatura", "lxml"}

@@ -47,7 +47,7 @@ def choose(config: IndexConfig, state: StateConfig, embedder: Embedder | None) -
         fingerprint, opener = embedder.fingerprint, partial(_given, embedder)
     decisive = {
         "layout": LAYOUT_VERSION,
-        "parser": parse.fingerprint(),
+        "parser": parse.fingerprint(config.parsing),
         "chunker": CHUNKER_VERSION,
         "chunking": config.chunking.model_dump(),
         "embedder": fingerprint,

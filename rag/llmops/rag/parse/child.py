@@ -23,6 +23,7 @@ class ChildLimits:
     max_text_chars: int
     memory_bytes: int
     timeout_s: float
+    ocr: str | None = None
 
 
 class Doing(Enum):
@@ -50,6 +51,7 @@ class Child:
                 "max_text_chars": limits.max_text_chars,
                 "memory_bytes": limits.memory_bytes,
                 "timeout_s": limits.timeout_s,
+                "ocr": limits.ocr,
             }
         )
 

@@ -1,8 +1,7 @@
 """DOCX to Markdown-like text: headings, lists, tables and notes of WordprocessingML (ECMA-376 part 1, chapter 17).
 
 Reads the XML itself: the library that was chosen first, kreuzberg 4.10, drops `&`, `<`, `>` and tabs from every
-paragraph, so that "x < 3" becomes "x 3". Elements are told by their local names, as the strict and the transitional
-format differ in namespaces only. Pictures, headers, footers, comments and deleted text are not read.
+paragraph, so that "x < 3" becomes "x 3". Pictures, headers, footers, comments and deleted text are not read.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from llmops.rag.parse.elements import attribute, children, local
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.markup import Markup
 from llmops.rag.parse.package import Package
@@ -37,11 +36,11 @@ def extract(data: bytes, limits: Limits) -> Extracted:
         related = package.related(main)
         styles = _Styles.read(package.xml(related["styles"])) if "styles" in related else _Styles()
         markup = Markup()
-        for body in _children(package.xml(main), "body"):
+        for body in children(package.xml(main), "body"):
             _write_blocks(body, styles, markup)
         for kind in ("footnotes", "endnotes"):
             for note in package.xml(related[kind]) if kind in related else ():
-                if _attribute(note, "type") is None:  # the typed ones are lines drawn between text and notes
+                if attribute(note, "type") is None:  # the typed ones are lines drawn between text and notes
                     _write_blocks(note, styles, markup)
         named = package.title() or ""
     text = markup.text()
@@ -58,7 +57,7 @@ class _Styles:
 
     @classmethod
     def read(cls, root: Any) -> _Styles:
-        return cls({_attribute(style, "styleId") or "": style for style in _children(root, "style")})
+        return cls({attribute(style, "styleId") or "": style for style in children(root, "style")})
 
     def of(self, name: str) -> tuple[int | None, int | None]:
         """Heading level and list depth, each from the nearest ancestor that has one; a circle of ancestors ends."""
@@ -86,14 +85,14 @@ def _own_level(style: Any) -> int | None:
 
 
 def _outline_level(element: Any) -> int | None:
-    level = next((_value(properties, "outlineLvl") for properties in _children(element, "pPr")), None)
+    level = next((_value(properties, "outlineLvl") for properties in children(element, "pPr")), None)
     return int(level) + 1 if level is not None and level.isdigit() and int(level) < 9 else None
 
 
 def _number(element: Any) -> int | None:
     """The depth of a list entry; -1 for what is said to be none, None where nothing is said."""
-    for properties in _children(element, "pPr"):
-        for number in _children(properties, "numPr"):
+    for properties in children(element, "pPr"):
+        for number in children(properties, "numPr"):
             which, depth = _value(number, "numId"), _value(number, "ilvl") or "0"
             if which is not None:
                 return -1 if which == "0" else int(depth) if depth.isdigit() else 0
@@ -102,7 +101,7 @@ def _number(element: Any) -> int | None:
 
 def _write_blocks(parent: Any, styles: _Styles, markup: Markup) -> None:
     for element in _read(parent):
-        kind = _local(element)
+        kind = local(element)
         if kind == "p":
             _write_paragraph(element, styles, markup)
         elif kind == "tbl":
@@ -113,7 +112,7 @@ def _write_blocks(parent: Any, styles: _Styles, markup: Markup) -> None:
 
 def _write_paragraph(paragraph: Any, styles: _Styles, markup: Markup) -> None:
     words = "".join(_words(paragraph))
-    style = next((_value(properties, "pStyle") for properties in _children(paragraph, "pPr")), None) or ""
+    style = next((_value(properties, "pStyle") for properties in children(paragraph, "pPr")), None) or ""
     style_level, style_depth = styles.of(style)
     level = _outline_level(paragraph) or style_level
     depth = _number(paragraph)
@@ -139,7 +138,7 @@ def _write_table(table: Any, styles: _Styles, markup: Markup) -> None:
 def _words(parent: Any) -> Iterator[str]:
     """The characters beneath an element in order; paragraphs within it (cells, text boxes) get lines of their own."""
     for element in _read(parent):
-        kind = _local(element)
+        kind = local(element)
         if kind == "t":
             yield element.text or ""
         elif kind in _CHARACTERS:
@@ -153,36 +152,18 @@ def _words(parent: Any) -> Iterator[str]:
 
 
 def _read(parent: Any) -> Iterator[Any]:
-    return (element for element in parent if _local(element) not in _NOT_READ)
+    return (element for element in parent if local(element) not in _NOT_READ)
 
 
 def _nearest(parent: Any, kind: str) -> Iterator[Any]:
     """Elements of a kind beneath this one, through wrappers such as content controls, but not in a table within."""
     for element in _read(parent):
-        if _local(element) == kind:
+        if local(element) == kind:
             yield element
-        elif _local(element) != "tbl":
+        elif local(element) != "tbl":
             yield from _nearest(element, kind)
-
-
-def _children(parent: Any, kind: str) -> Iterator[Any]:
-    return (element for element in parent if _local(element) == kind)
-
-
-def _local(element: Any) -> str:
-    """An element's name without its namespace; nothing for comments and entities, whose tag is no text."""
-    return _name(element.tag)
-
-
-@lru_cache(maxsize=1024)
-def _name(tag: object) -> str:
-    return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
 def _value(parent: Any, kind: str) -> str | None:
     """The `val` attribute of the first child of a kind."""
-    return next((_attribute(child, "val") for child in _children(parent, kind)), None)
-
-
-def _attribute(element: Any, name: str) -> str | None:
-    return next((str(value) for key, value in element.attrib.items() if _name(key) == name), None)
+    return next((attribute(child, "val") for child in children(parent, kind)), None)

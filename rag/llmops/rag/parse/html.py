@@ -8,20 +8,16 @@ comments are no text, what the text says in angle brackets stays text, and nothi
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from lxml import etree  # type: ignore[import-untyped]
-from lxml import html as lxml_html
 from trafilatura import bare_extraction
 
-from llmops.rag.document import RefusedDocumentError
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.markup import Markup
-from llmops.rag.parse.text import decode, tidy_title
-from llmops.rag.parse.visible import INVISIBLE, visible_chars, write_visible
+from llmops.rag.parse.text import tidy_title
+from llmops.rag.parse.tree import parse_html, read_html
+from llmops.rag.parse.visible import visible_chars, write_visible
 
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{1,40})", re.IGNORECASE)
 _KEPT = 0.7
 """Share of the marked main part that trafilatura must keep to be trusted: below it, what it drops is no boilerplate."""
 
@@ -32,11 +28,11 @@ def extract(data: bytes, limits: Limits) -> Extracted:
     Raises:
         RefusedDocumentError: `broken`, `wrong_encoding` or `binary`.
     """
-    text, metadata = _decode(data)
-    root = _parse(text)
+    text, metadata = read_html(data)
+    root = parse_html(text)
     title = _title(root)
     markup = Markup()
-    found = bare_extraction(_parse(text), include_comments=False, include_tables=True)
+    found = bare_extraction(parse_html(text), include_comments=False, include_tables=True)
     if found is not None and found.body is not None:
         _write_children(found.body, markup)
     main = _main(root)
@@ -54,35 +50,6 @@ def _main(root: Any) -> Any:
     marked = root.xpath("//main | //*[@role='main']") or root.xpath("//article")
     outermost = [part for part in marked if not any(other in marked for other in part.iterancestors())]
     return outermost[0] if len(outermost) == 1 else None
-
-
-def _decode(data: bytes) -> tuple[str, dict[str, Any]]:
-    declared = _CHARSET.search(data[:4096])
-    if declared is not None:
-        try:
-            encoding = declared.group(1).decode().lower()
-            encoding = "cp1252" if encoding in ("iso-8859-1", "latin-1") else encoding  # as browsers read it
-            return data.decode(encoding), {} if encoding in ("utf-8", "utf8") else {"encoding": encoding}
-        except (UnicodeDecodeError, LookupError):
-            pass  # the declaration is wrong, as it often is: the bytes decide
-    return decode(data)
-
-
-def _parse(text: str) -> Any:
-    parser = lxml_html.HTMLParser(
-        encoding="utf-8", remove_comments=True, remove_pis=True, no_network=True, huge_tree=False
-    )
-    try:
-        root = lxml_html.document_fromstring(text.encode("utf-8", errors="replace"), parser=parser)
-    except (etree.ParserError, etree.XMLSyntaxError) as error:
-        code = "empty" if "empty" in str(error).lower() else "broken"
-        raise RefusedDocumentError(code, f"no HTML document: {error}") from error
-    if any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):  # libxml2 stopped there, in silence
-        raise RefusedDocumentError("broken", "its elements are nested too deep, or too large")
-    for element in list(root.iter(*INVISIBLE)):
-        if element.getparent() is not None:
-            element.drop_tree()
-    return root
 
 
 def _title(root: Any) -> str | None:

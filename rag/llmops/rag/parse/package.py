@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import zipfile
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 10_000_000
 _DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError, OSError, RuntimeError)
 _ENCRYPTED_FLAG = 1
+_SAFE = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
 
 class Package:
@@ -58,14 +60,21 @@ class Package:
         """The name of the part that holds the document."""
         main = self._targets("", "_rels/.rels").get("officeDocument")
         if main is None or main.lower() not in self._parts:
-            raise RefusedDocumentError("broken", "the archive holds no Word document")
+            raise RefusedDocumentError("broken", "the archive holds no office document")
         return main
 
     def related(self, part: str) -> dict[str, str]:
-        """The parts that a part refers to, by their kind: `styles`, `footnotes`, ..."""
+        """The parts that a part refers to, by their kind (`styles`, `footnotes`); the first where it has several."""
+        found: dict[str, str] = {}
+        for kind, target in self.relations(part).values():
+            found.setdefault(kind, target)
+        return found
+
+    def relations(self, part: str) -> dict[str, tuple[str, str]]:
+        """The kind and the name of every part that a part refers to, by the id it refers with."""
         folder, name = posixpath.split(part)
-        targets = self._targets(folder, f"{folder}/_rels/{name}.rels")
-        return {kind: target for kind, target in targets.items() if target.lower() in self._parts}
+        targets = self._relations(folder, f"{folder}/_rels/{name}.rels" if folder else f"_rels/{name}.rels")
+        return {key: (kind, target) for key, kind, target in targets if target.lower() in self._parts}
 
     def title(self) -> str | None:
         """The title among the file's properties."""
@@ -80,15 +89,34 @@ class Package:
         Raises:
             RefusedDocumentError: `broken`, `zip_bomb` or `xml_entities`.
         """
-        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+        parser = etree.XMLParser(**_SAFE)
         try:
             root = etree.fromstring(self._unpack(part), parser)
         except etree.XMLSyntaxError as error:
-            code = "xml_entities" if "ntity" in str(error) else "broken"
-            raise RefusedDocumentError(code, f"{part}: {error}") from error
-        if root.getroottree().docinfo.doctype:
-            raise RefusedDocumentError("xml_entities")
+            raise _malformed(part, error) from error
+        _forbid_doctype(root)
         return root
+
+    def each(self, part: str, kind: str) -> Iterator[Any]:
+        """The elements of a name, each gone when the next one is asked for: a sheet may have a million rows.
+
+        Raises:
+            RefusedDocumentError: `broken`, `zip_bomb` or `xml_entities`.
+        """
+        found = etree.iterparse(BytesIO(self._unpack(part)), events=("end",), tag=f"{{*}}{kind}", **_SAFE)
+        try:
+            for _, element in found:
+                _forbid_doctype(element)
+                yield element
+                element.clear()
+                while element.getprevious() is not None:
+                    del element.getparent()[0]
+        except etree.XMLSyntaxError as error:
+            raise _malformed(part, error) from error
+
+    def content(self, part: str) -> bytes:
+        """A part as it is. Raises as `xml`."""
+        return self._unpack(part)
 
     def _unpack(self, part: str) -> bytes:
         entry = self._parts[part.lower()]
@@ -101,15 +129,30 @@ class Package:
             raise _damaged(error) from error
 
     def _targets(self, folder: str, relations: str) -> dict[str, str]:
-        if relations.lower() not in self._parts:
-            return {}
         found: dict[str, str] = {}
-        for relation in self.xml(relations):
+        for _, kind, target in self._relations(folder, relations):
+            found.setdefault(kind, target)
+        return found
+
+    def _relations(self, folder: str, relations: str) -> Iterator[tuple[str, str, str]]:
+        for relation in self.xml(relations) if relations.lower() in self._parts else ():
             if relation.get("TargetMode") != "External":
                 target = unquote(relation.get("Target", ""))
                 kind = relation.get("Type", "").rpartition("/")[2]
-                found.setdefault(kind, posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/"))
-        return found
+                yield (
+                    relation.get("Id", ""),
+                    kind,
+                    posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/"),
+                )
+
+
+def _forbid_doctype(element: Any) -> None:
+    if element.getroottree().docinfo.doctype:
+        raise RefusedDocumentError("xml_entities")
+
+
+def _malformed(part: str, error: Exception) -> RefusedDocumentError:
+    return RefusedDocumentError("xml_entities" if "ntity" in str(error) else "broken", f"{part}: {error}")
 
 
 def _damaged(error: Exception) -> RefusedDocumentError:

@@ -6,30 +6,63 @@ Knows which module parses what, and what every text must satisfy. Parsers are im
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
+from llmops.core.errors import UnavailableError
 from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.parse import media
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.read import Content, read
-from llmops.rag.parse.text import decode, first_line_title, markdown_title
+from llmops.rag.parse.text import decode, first_line_title, markdown_title, rst_title
 
-PARSER_VERSION = 1
+if TYPE_CHECKING:
+    from llmops.rag.config import ParsingConfig
+
+PARSER_VERSION = 2
 """Rises whenever the same file would give another text: it is part of an index's fingerprint."""
 
 
 PARSERS = {
     media.PDF: "llmops.rag.parse.pdf",
     media.DOCX: "llmops.rag.parse.docx",
+    media.PPTX: "llmops.rag.parse.pptx",
+    media.XLSX: "llmops.rag.parse.xlsx",
     media.HTML: "llmops.rag.parse.html",
+    media.CSV: "llmops.rag.parse.delimited",
+    media.JSONL: "llmops.rag.parse.jsonl",
+    media.NOTEBOOK: "llmops.rag.parse.notebook",
+    media.MAIL: "llmops.rag.parse.mail",
+    media.MBOX: "llmops.rag.parse.mbox",
+    **dict.fromkeys(media.PICTURES, "llmops.rag.parse.picture"),
 }
 
 
-def fingerprint() -> dict[str, str | int]:
-    """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser."""
+def fingerprint(config: ParsingConfig) -> dict[str, str | int]:
+    """Everything that decides what text a file gives, for an index's fingerprint. Imports no parser.
+
+    Raises:
+        UnavailableError: the configuration wants pictures read, and nothing here can.
+    """
     from importlib.metadata import version  # 15 ms, and only needed here
 
     libraries = {name: version(name) for name in ("pypdfium2", "trafilatura", "lxml")}
-    return {"parser": PARSER_VERSION, **libraries}
+    reads = ocr_languages(config)
+    engine = {"ocr": f"{_engine(config)} {reads}"} if reads is not None else {}
+    return {"parser": PARSER_VERSION, **libraries, **engine}
+
+
+def ocr_languages(config: ParsingConfig) -> str | None:
+    """The languages to read pictures in, as the engine takes them; None where they are not read."""
+    return None if config.ocr == "off" else "+".join(config.ocr_languages)
+
+
+def _engine(config: ParsingConfig) -> str:
+    from llmops.rag.parse import ocr
+
+    found = ocr.engine_version()
+    if found is None and config.ocr == "on":
+        raise UnavailableError("`parsing.ocr` is on, but tesseract is not installed", hint=ocr.INSTALL)
+    return f"tesseract {found}"
 
 
 def parse_file(path: str, limits: Limits) -> Parsed:
@@ -59,5 +92,7 @@ def parse_content(path: str, content: Content, limits: Limits) -> Parsed:
 
 def _plain(data: bytes, media_type: str) -> Extracted:
     text, metadata = decode(data)
-    title = markdown_title(text) if media_type == media.MARKDOWN else first_line_title(text)
-    return Extracted(text, title, metadata=metadata)
+    if media_type in media.CODE:
+        return Extracted(text, metadata={**metadata, "language": media_type.removeprefix("text/x-")})
+    titled = {media.MARKDOWN: markdown_title, media.RST: rst_title}.get(media_type, first_line_title)
+    return Extracted(text, titled(text), metadata=metadata)

@@ -6,14 +6,17 @@ Knows page text and the document's own title. It runs no script, opens no attach
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium_c
 
-from llmops.rag.document import PageSpan, RefusedDocumentError
-from llmops.rag.parse.extracted import Extracted, Limits, printable
+from llmops.rag.document import CODES, RefusedDocumentError
+from llmops.rag.parse.extracted import Extracted, Limits, paged, printable
 from llmops.rag.parse.text import first_line_title, tidy_title
+
+if TYPE_CHECKING:
+    from llmops.rag.parse.ocr import Reader
 
 _HYPHENATED = re.compile(r"[\x02\ufffe]\s?(?=\w)")
 """PDFium's mark for a hyphen that only divides a word at the end of a line."""
@@ -21,23 +24,27 @@ _NO_TITLE = re.compile(
     r"(untitled|microsoft (word|powerpoint)).*|document\d*|title|.*\.(docx?|pdf|tex|dvi|indd|pptx?|odt|rtf|html?)", re.I
 )
 _WORD_CHARS = 40
-_BETWEEN = "\n\n"
-_PAGES_SEARCHED_FOR_PICTURES = 10
+_POINTS_PER_INCH = 72
+_DOTS_PER_INCH = 300
+"""What the engine's models were trained on."""
+_MAX_SIDE = 10_000
 
 
 def extract(data: bytes, limits: Limits) -> Extracted:
     """The text of every page in order.
 
     Raises:
-        RefusedDocumentError: `encrypted`, `broken`, `scanned_only`, `empty` or `too_much_text`.
+        RefusedDocumentError: `encrypted`, `broken`, `scanned_only`, `ocr_missing`, `empty` or `too_much_text`.
     """
     document = _open(data)
     try:
         texts = _page_texts(document, limits)
+        scanned = [number for number, text in enumerate(texts) if not text and _has_pictures(document[number])]
+        read = _read_scanned(document, scanned, texts, limits) if scanned else 0
         if not any(texts):
-            raise RefusedDocumentError("scanned_only" if _has_pictures(document) else "empty")
+            raise _nothing(scanned, limits)
         named = str(document.get_metadata_dict().get("Title") or "")
-        return _assemble(texts, named)
+        return _assemble(texts, named, {"pages_read_by_ocr": read} if read else {})
     except pypdfium2.PdfiumError as error:
         raise RefusedDocumentError("broken", f"the PDF is damaged: {error}") from error
     finally:
@@ -89,24 +96,52 @@ def _join(mark: re.Match[str]) -> str:
     return "" if divides else "-"
 
 
-def _has_pictures(document: Any) -> bool:
-    for number in range(min(len(document), _PAGES_SEARCHED_FOR_PICTURES)):
-        page = document[number]
-        found = next(page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=3), None) is not None
+def _has_pictures(page: Any) -> bool:
+    found = next(page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=3), None) is not None
+    page.close()
+    return found
+
+
+def _nothing(scanned: list[int], limits: Limits) -> RefusedDocumentError:
+    if not scanned:
+        return RefusedDocumentError("empty")
+    if limits.ocr is not None:
+        return RefusedDocumentError("scanned_only", "the pages are pictures in which no text was found")
+    return RefusedDocumentError("scanned_only", f"{CODES['scanned_only']}; `parsing.ocr: auto` reads them")
+
+
+def _read_scanned(document: Any, scanned: list[int], texts: list[str], limits: Limits) -> int:
+    """Put the text of scanned pages in its place; how many had any. Pages with text are worth having without it."""
+    if limits.ocr is None:
+        return 0
+    from llmops.rag.parse.ocr import open_reader
+
+    try:
+        with open_reader(limits.ocr) as reader:
+            for number in scanned:
+                texts[number] = _read_page(document[number], reader)
+    except RefusedDocumentError as refusal:
+        if refusal.error_code != "ocr_missing" or not any(texts):
+            raise
+    return sum(bool(texts[number]) for number in scanned)
+
+
+def _read_page(page: Any, reader: Reader) -> str:
+    width, height = page.get_size()
+    scale = min(_DOTS_PER_INCH / _POINTS_PER_INCH, _MAX_SIDE / max(width, height, 1))
+    bitmap = page.render(scale=scale, grayscale=True)
+    try:
+        dots = round(scale * _POINTS_PER_INCH)
+        return reader.read_pixels(bitmap.buffer, bitmap.width, bitmap.height, bitmap.stride, dots)
+    finally:
+        bitmap.close()
         page.close()
-        if found:
-            return True
-    return False
 
 
-def _assemble(texts: list[str], named: str) -> Extracted:
-    pages = []
-    position = 0
-    for number, text in enumerate(texts, start=1):
-        pages.append(PageSpan(number, position, position + len(text)))
-        position += len(text) + len(_BETWEEN)
+def _assemble(texts: list[str], named: str, read: dict[str, int]) -> Extracted:
+    text, pages = paged(texts)
     blank = sum(not text for text in texts)
     title = None if not named.strip() or _NO_TITLE.fullmatch(named.strip()) else tidy_title(printable(named))
-    first = next(text for text in texts if text)
-    metadata = {"pages": len(texts), **({"pages_without_text": blank} if blank else {})}
-    return Extracted(_BETWEEN.join(texts), title or first_line_title(first), tuple(pages), metadata)
+    first = next(page for page in texts if page)
+    metadata = {"pages": len(texts), **({"pages_without_text": blank} if blank else {}), **read}
+    return Extracted(text, title or first_line_title(first), pages, metadata)

@@ -1,7 +1,7 @@
 """Parses many documents at once, each within limits, and gives each back as soon as it is done.
 
-Plain text and Markdown are read here; all that has a grammar goes to a parser process, started when a document needs
-one. Memory holds one document a process: nothing is read ahead of whoever takes the results.
+Plain text, source code and light markup are read here; all that has a grammar goes to a parser process, started when a
+document needs one. Memory holds one document a process: nothing is read ahead of whoever takes the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmops.rag.document import Parsed, RefusedDocumentError, Rejected, SourceIt
 from llmops.rag.parse import media
 from llmops.rag.parse.child import Child, ChildLimits, Doing
 from llmops.rag.parse.extracted import Limits
-from llmops.rag.parse.parse import parse_content
+from llmops.rag.parse.parse import ocr_languages, parse_content
 from llmops.rag.parse.read import read
 
 _MOST_PROCESSES = 4
@@ -51,7 +51,7 @@ class ParserPool:
     def __init__(self, config: ParsingConfig) -> None:
         self._limits = Limits(config.max_bytes, config.max_text_chars)
         self._child_limits = ChildLimits(
-            config.max_bytes, config.max_text_chars, config.memory_mb << 20, config.timeout_s
+            config.max_bytes, config.max_text_chars, config.memory_mb << 20, config.timeout_s, ocr_languages(config)
         )
         self._most = config.workers or min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
         self._idle: list[Child] = []

@@ -1,4 +1,4 @@
-"""Plain text and Markdown: the file's own characters, or a refusal where they cannot be told.
+"""Plain text and markup: the file's own characters, or a refusal where they cannot be told.
 
 Knows character encodings and what a title looks like. The characters stay exactly as they are, CRLF included, so that a
 citation's offsets can be checked against the file; only a byte order mark goes.
@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from llmops.rag.document import RefusedDocumentError
-from llmops.rag.outline import markdown_outline
+from llmops.rag.outline import markdown_outline, rst_outline
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -88,6 +88,12 @@ def markdown_title(text: str) -> str | None:
         return tidy_title(named.group(1).strip().strip("\"'"))
     headings = markdown_outline(head).headings
     return tidy_title(headings[0].path[-1]) if headings and headings[0].path else None
+
+
+def rst_title(text: str) -> str | None:
+    """The first section title near the top."""
+    headings = rst_outline(text[:_HEAD_CHARS]).headings
+    return tidy_title(headings[0].path[-1]) if headings else None
 
 
 def first_line_title(text: str) -> str | None:

@@ -24,7 +24,7 @@ def main() -> None:
     setup = channel.receive()
     if setup is None:
         return
-    limits = Limits(setup["max_bytes"], setup["max_text_chars"])
+    limits = Limits(setup["max_bytes"], setup["max_text_chars"], setup["ocr"])
     channel.send(pack({"isolation": confine(Fence(setup["memory_bytes"])).network}))
     while (request := channel.receive()) is not None:
         path = request["path"]

@@ -1,17 +1,14 @@
-"""The structure of a parsed text: headings with their paths, and blocks that should stay whole (code, tables).
+"""The structure of Markdown: headings with their paths, and blocks that should stay whole (code, tables).
 
-Knows Markdown's block structure as far as cutting needs it (CommonMark 0.31, sections 4.2 to 4.5, and GitHub's tables);
-it renders nothing.
+Knows block structure as far as cutting needs it (CommonMark 0.31, sections 4.2 to 4.5, and GitHub's tables); it renders
+nothing.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from dataclasses import dataclass, field
 
-from llmops.rag.document import Parsed
-from llmops.rag.parse.media import MARKED_UP
+from llmops.rag.outline.structure import Heading, Outline
 
 _MARK = (
     r"(?:[ \t>]*(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)"
@@ -27,57 +24,6 @@ _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:
 _INLINE = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+|(?<!\w)_+|_+(?!\w)|\{#[^}]*\}")
 _AFTER = re.compile(r"\s*")
 _MAX_TITLE_CHARS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """One heading line, with the titles of the headings it stands under, itself included.
-
-    Attributes:
-        start: of its marks or words.
-        below: of whatever follows it.
-    """
-
-    start: int
-    below: int
-    path: tuple[str, ...]
-
-
-@dataclass
-class Outline:
-    """Headings and whole blocks of a text, each in order."""
-
-    headings: list[Heading] = field(default_factory=list)
-    blocks: list[tuple[int, int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._heading_starts = [heading.start for heading in self.headings]
-        self._block_starts = [start for start, _ in self.blocks]
-        self.starts = frozenset(self._heading_starts)
-        self.belows = frozenset(heading.below for heading in self.headings)
-
-    def path_at(self, position: int) -> tuple[str, ...]:
-        """The headings that the text at `position` stands under, outermost first."""
-        index = bisect_right(self._heading_starts, position) - 1
-        return self.headings[index].path if index >= 0 else ()
-
-    def next_heading(self, position: int) -> int | None:
-        """Where the first heading after `position` starts."""
-        index = bisect_right(self._heading_starts, position)
-        return self._heading_starts[index] if index < len(self.headings) else None
-
-    def block_at(self, position: int) -> tuple[int, int] | None:
-        """The whole block that a cut at `position` would split."""
-        index = bisect_right(self._block_starts, position) - 1
-        if index < 0:
-            return None
-        start, end = self.blocks[index]
-        return (start, end) if start < position < end else None
-
-
-def outline(parsed: Parsed) -> Outline:
-    """Read the structure of a text. Only marked-up media have one: a `#` in plain text is just a character."""
-    return markdown_outline(parsed.text) if parsed.media_type in MARKED_UP else Outline()
 
 
 def markdown_outline(text: str) -> Outline:
