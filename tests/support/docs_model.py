@@ -1,5 +1,5 @@
-"""A model for tests that reads its prompt: asked for exact words it quotes the passage that holds the answer, asked to be
-vague it only points there, and with the built-in rules it is exact for every other question.
+"""A model for tests that reads its prompt: asked for exact words it quotes the passage that holds the answer, asked to
+be vague it only points there, and with the built-in rules it is exact for every other question.
 
 It knows what is right from the question file; whether a passage holds it, it has to look.
 """
@@ -29,14 +29,17 @@ class DocsModel:
         question = next((one for one in self._answers if one in asked), "")
         wanted = self._answers.get(question, "")
         if not wanted:
-            return Reply((DONT_KNOW,))
+            return self._reply(seen, DONT_KNOW)
         found = [(number, line) for number, text in _PASSAGE.findall(asked) for line in text.splitlines()]
         exact = next(((number, line) for number, line in found if _words(wanted) in _words(line)), None)
         told = "in the very words" in rules or ("Never repeat" not in rules and zlib.crc32(question.encode()) % 2)
         if exact is not None and told:
-            return Reply((f"{exact[1]} [{exact[0]}]",))
+            return self._reply(seen, f"{exact[1]} [{exact[0]}]")
         number, line = exact or found[0]
-        return Reply((f"{' '.join(line.split()[:4])} is what the documentation speaks of [{number}].",))
+        return self._reply(seen, f"{' '.join(line.split()[:4])} is what the documentation speaks of [{number}].")
+
+    def _reply(self, seen: Seen, text: str) -> Reply:
+        return Reply((text,), stream=bool(seen.body.get("stream")))
 
 
 def _words(text: str) -> str:

@@ -223,7 +223,8 @@ def _prompt(config: RagConfig, registry: Registry, *, crown_first: bool) -> tupl
         version = registry.resolve(config.answer.prompt)
         return PromptTemplate.parse(registry.load_prompt(version)), version
     prompt = load_prompt(config.answer)
-    candidate = Candidate(Kind.PROMPT, Name.parse(f"{config.name}_prompt"), PromptText(prompt.text))
+    name, said = Name.parse(f"{config.name}_prompt"), f"how {config.name} words its answers"
+    candidate = Candidate(Kind.PROMPT, name, PromptText(prompt.text), description=said)
     return prompt, registry.register(candidate, crown_first=crown_first)
 
 
