@@ -133,9 +133,12 @@ class Citation:
 
 @dataclass(frozen=True)
 class Usage:
+    """What an answer took. `cost_usd` is told by whoever pays for it; None: not known."""
+
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,10 @@ class PassageView:
 class Chain(Protocol):
     """A servable that answers in a conversation."""
 
-    version_info: dict[str, Any]
-    """What goes into the log row: prompt_version, index_version, generation, model."""
+    @property
+    def version_info(self) -> dict[str, Any]:
+        """What goes into the log row: prompt_version, index_version, generation, model."""
+        ...
 
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
         """Answer the last user message.

@@ -32,7 +32,14 @@ NO_CHAMPION = "no_champion"
 _log = logging.getLogger(__name__)
 
 
-def register_routes(config: GatewayConfig, routes: Iterable[RouteConfig], registry: Registry) -> list[Version]:
+def register_routes(
+    config: GatewayConfig,
+    routes: Iterable[RouteConfig],
+    registry: Registry,
+    *,
+    crown_first: bool = True,
+    description: str = "",
+) -> list[Version]:
     """Make each route's definition a version of `<catalog>.gateway.<route>`; an unchanged one keeps its version."""
     from llmops.registry.records import Candidate, Definition, Kind
 
@@ -42,8 +49,10 @@ def register_routes(config: GatewayConfig, routes: Iterable[RouteConfig], regist
                 Kind.ROUTE,
                 asset_name(config, route.name),
                 Definition(definition(route)),
+                description=description,
                 params={"targets": [f"{target.provider}/{target.model}" for target in route.targets]},
-            )
+            ),
+            crown_first=crown_first,
         )
         for route in routes
     ]

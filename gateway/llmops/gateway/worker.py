@@ -62,7 +62,7 @@ def check_worker(config: GatewayConfig) -> None:
         timers = Timers(asyncio.get_running_loop())
         closing: list[Coroutine[Any, Any, None]] = []
         try:
-            plan = build_plan(config, Parts(_connector(timers), PriceTable.load(config.prices), _no_embedding))
+            plan = build_plan(config, Parts(connector(timers), PriceTable.load(config.prices), _no_embedding))
             plan.retire(None, closing.append)
             for work in closing:
                 await work
@@ -151,7 +151,7 @@ class Worker:
         def embedding(route: str) -> Embed:
             return lambda text: self._gate.embed(route, text)
 
-        return Parts(_connector(self._timers), PriceTable.load(config.prices), embedding)
+        return Parts(connector(self._timers), PriceTable.load(config.prices), embedding)
 
     def _reload(self) -> None:
         """Take over the published configuration; one that does not work is logged, and the old one stays."""
@@ -166,7 +166,7 @@ class Worker:
         self._server.body_limit = config.http.body_bytes
 
 
-def _connector(timers: Timers) -> Callable[[str, ProviderConfig], Connected]:
+def connector(timers: Timers) -> Callable[[str, ProviderConfig], Connected]:
     def connect(name: str, provider: ProviderConfig) -> Connected:
         api_key = resolve_secret(provider.api_key) if provider.api_key else None
         if provider.kind in SIGNED:

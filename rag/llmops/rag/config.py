@@ -281,9 +281,16 @@ class LlmConfig(Section):
 class AnswerConfig(Section):
     llm: LlmConfig | None = Field(None, description="None: the built-in answerer quotes the passages")
     prompt_file: str | None = Field(None, description="A prompt of your own for the LLM; None: the built-in one")
+    prompt: str | None = Field(None, description="In its place a registered one: docs.chat_prompt@champion")
     context_tokens: int = Field(3000, gt=0, description="Budget of the passages in the prompt")
     max_question_chars: int = Field(8000, gt=0)
     history_messages: int = Field(10, ge=0, description="Earlier messages used to understand a follow-up")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> AnswerConfig:
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ValueError("give either prompt or prompt_file")
+        return self
 
 
 class RagConfig(Section):
@@ -295,6 +302,9 @@ class RagConfig(Section):
     )
     state: StateConfig = StateConfig()
     index: IndexConfig = IndexConfig()
+    generation: Literal["pinned", "champion"] = Field(
+        "pinned", description="pinned: the chain keeps the index generation it was made with; champion: it follows"
+    )
     retrieval: RetrievalConfig = RetrievalConfig()
     answer: AnswerConfig = AnswerConfig()
 

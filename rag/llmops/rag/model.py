@@ -11,9 +11,8 @@ from typing import Any
 import mlflow
 from mlflow.pyfunc import PythonModel
 
-from llmops.core.chain import ChainContext, Delta, Event, Message, PassageRef, PassageView, event_json
+from llmops.core.chain import Chain, ChainContext, Delta, Event, Message, PassageRef, PassageView, event_json
 from llmops.core.identity import Principal
-from llmops.rag.chain import RagChain
 from llmops.rag.packaging import open_chain
 
 
@@ -21,7 +20,7 @@ class RagModel(PythonModel):  # type: ignore[misc]
     """Implements `core.chain.Chain`, and MLflow's predict for whoever knows only that."""
 
     def __init__(self) -> None:
-        self._chain: RagChain | None = None
+        self._chain: Chain | None = None
         self.version_info: dict[str, Any] = {}
 
     def load_context(self, context: Any) -> None:
@@ -53,7 +52,7 @@ class RagModel(PythonModel):  # type: ignore[misc]
             self._chain.close()
 
     @property
-    def _opened(self) -> RagChain:
+    def _opened(self) -> Chain:
         assert self._chain is not None, "MLflow calls load_context first"
         return self._chain
 

@@ -13,7 +13,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.core.chain import ChainContext, Message
+from llmops.core.chain import Chain, ChainContext, Message
 from llmops.core.errors import IntegrityError, NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.core.llm import LlmClient, LlmEndpoint
@@ -52,24 +52,23 @@ class Registered:
     index: Version
 
 
-def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool = True) -> Registered:
+def register_chain(
+    config: RagConfig, registry: Registry, *, crown_first: bool = True, description: str = ""
+) -> Registered:
     """Register the prompt, the index's generation and the chain; what is unchanged keeps the version it has.
 
     Args:
         crown_first: whether the very first version of each becomes champion; not where gates are to come first.
+        description: what the chain is for.
 
     Raises:
-        NotFoundError: the index was never ingested to its end.
+        NotFoundError: the index was never ingested to its end, or the prompt is not registered.
         UserError: the prompt file is missing or unfit.
     """
     from llmops.registry.lineage import Edge, Relation
-    from llmops.registry.records import Candidate, CodeModel, Kind, Pointer, PromptText
+    from llmops.registry.records import Candidate, CodeModel, Kind, Pointer
 
-    prompt = load_prompt(config.answer)
-    prompt_name = f"{config.name}_prompt"
-    prompt_version = registry.register(
-        Candidate(Kind.PROMPT, Name.parse(prompt_name), PromptText(prompt.text)), crown_first=crown_first
-    )
+    prompt, prompt_version = _prompt(config, registry, crown_first=crown_first)
     place = _index_place(config)
     index_version = registry.register(
         Candidate(
@@ -94,6 +93,7 @@ def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool =
                 opener=OPENER,
             ),
             digest=digest({**pinned, "answering": ANSWERING}),
+            description=description,
             params=_shown(pinned, str(index_version.ref)),
         ),
         crown_first=crown_first,
@@ -108,26 +108,40 @@ def register_chain(config: RagConfig, registry: Registry, *, crown_first: bool =
     return Registered(chain_version, prompt_version, index_version)
 
 
-def open_chain(configuration: Mapping[str, Any]) -> RagChain:
-    """The chain of a pinned configuration, ready to answer.
+def open_chain(configuration: Mapping[str, Any]) -> Chain:
+    """The chain of a pinned configuration, ready to answer; one that pins no generation follows the index's champion.
 
     Raises:
-        NotFoundError: the pinned generation is not in this state.
+        NotFoundError: the pinned generation is not in this state, or the index has no champion.
         IntegrityError: its vectors were made by another embedder than the one pinned.
     """
-    from llmops.rag.embed import open_embedder
-    from llmops.rag.index import open_index
-
     if configuration.get("format") != FORMAT:
         raise UserError(
             f"this chain's configuration has format {configuration.get('format')}; {FORMAT} is read here",
             hint="register the chain again",
         )
+    if configuration["index"]["generation"] is not None:
+        return _open_pinned(configuration)
+    from llmops.rag.following import AliasedIndex, FollowingChain
+
+    place = AliasedIndex(StateConfig(**configuration["state"]), configuration["index"]["name"])
+    return FollowingChain(place, lambda generation: _open_pinned(at_generation(configuration, generation)))
+
+
+def at_generation(configuration: Mapping[str, Any], generation: str) -> dict[str, Any]:
+    """A configuration that pins no generation, pinned to one."""
+    return {**configuration, "index": {**configuration["index"], "generation": generation}}
+
+
+def _open_pinned(configuration: Mapping[str, Any]) -> RagChain:
+    from llmops.rag.embed import open_embedder
+    from llmops.rag.index import open_index
+
     state = StateConfig(**configuration["state"])
     index = open_index(state, configuration["index"]["name"], configuration["index"]["generation"])
     try:
         spec = index.reader().embedder_spec
-        if spec.fingerprint != configuration["embedder"]:
+        if configuration["embedder"] not in (None, spec.fingerprint):
             raise IntegrityError(
                 "the index's vectors were made by another embedder than the chain was registered with",
                 where=configuration["index"]["name"],
@@ -205,6 +219,19 @@ def load_prompt(config: AnswerConfig) -> PromptTemplate:
     return PromptTemplate.parse(text)
 
 
+def _prompt(config: RagConfig, registry: Registry, *, crown_first: bool) -> tuple[PromptTemplate, Version]:
+    """The chain's prompt and its version: the registered one that is named, or the file's, registered with it."""
+    from llmops.registry.records import Candidate, Kind, PromptText
+
+    if config.answer.prompt is not None:
+        version = registry.resolve(config.answer.prompt)
+        return PromptTemplate.parse(registry.load_prompt(version)), version
+    prompt = load_prompt(config.answer)
+    name, said = Name.parse(f"{config.name}_prompt"), f"how {config.name} words its answers"
+    candidate = Candidate(Kind.PROMPT, name, PromptText(prompt.text), description=said)
+    return prompt, registry.register(candidate, crown_first=crown_first)
+
+
 def _index_place(config: RagConfig) -> dict[str, Any]:
     """The generation that the index is at, and what it was made with, from the manifest alone.
 
@@ -225,12 +252,13 @@ def _index_place(config: RagConfig) -> dict[str, Any]:
 
 
 def _pinned(config: RagConfig, place: Mapping[str, Any], prompt: PromptTemplate, prompt_ref: str) -> dict[str, Any]:
-    answer = config.answer.model_dump(mode="json", exclude={"prompt_file"})
+    answer = config.answer.model_dump(mode="json", exclude={"prompt_file", "prompt"})
+    pins = config.generation == "pinned"
     return {
         "format": FORMAT,
         "name": config.name,
-        "index": {"name": place["name"], "generation": place["generation"]},
-        "embedder": place["embedder"],
+        "index": {"name": place["name"], "generation": place["generation"] if pins else None},
+        "embedder": place["embedder"] if pins else None,
         "prompt": {"ref": prompt_ref, "text": prompt.text},
         "retrieval": config.retrieval.model_dump(mode="json"),
         "answer": answer,
@@ -243,7 +271,7 @@ def _shown(pinned: Mapping[str, Any], index_ref: str) -> dict[str, Any]:
     llm = pinned["answer"]["llm"]
     return {
         "index_version": index_ref,
-        "generation": pinned["index"]["generation"],
+        "generation": pinned["index"]["generation"] or "champion",
         "embedder": pinned["embedder"],
         "prompt_version": pinned["prompt"]["ref"],
         "model": llm["model"] if llm else QUOTING,

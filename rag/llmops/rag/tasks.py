@@ -5,6 +5,7 @@ Called in a process of its own. Knows the rag job; what a run does with the vers
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 def ingest(context: TaskContext) -> dict[str, Any]:
     """Refresh and register; gives `version` (of the chain), `prompt`, `index`, and what the refresh found.
 
-    Settings: `config` (default configs/rag.yaml), `set` (keys to values laid over it), `full` (parse all again),
-    `crown_first` (let the first version be champion at once; default: gates come first).
+    Settings: `config` (default configs/rag.yaml), `set` (keys to values laid over it; an empty text, list or mapping
+    leaves what the file says, so that a parameter may have no value), `full` (parse all again),
+    `description` (what the chain is for), `crown_first` (let the first version be champion at once; default: gates come
+    first).
 
     Raises:
         UserError: a setting is not known.
@@ -33,14 +36,15 @@ def ingest(context: TaskContext) -> dict[str, Any]:
     settings = dict(context.settings)
     file, laid = settings.pop("config", "configs/rag.yaml"), settings.pop("set", None) or {}
     full, crown = bool(settings.pop("full", False)), bool(settings.pop("crown_first", False))
+    description = str(settings.pop("description", ""))
     if settings or not isinstance(laid, Mapping):
         raise UserError(f"unknown settings: {', '.join(settings) or 'set'}", where=f"task `{context.task}`")
-    overrides = [f"{key}={value}" for key, value in laid.items()]
+    overrides = [f"{key}={json.dumps(value)}" for key, value in laid.items() if value not in ("", [], {}, None)]
     job = load_config(RagConfig, Path(str(file)), overrides=overrides).value
     job = job.model_copy(update={"state": context.state})
     done = refresh(job.index, job.state, Options(full=full))
     with Registry(context.state, principal=context.principal) as registry:
-        registered = register_chain(job, registry, crown_first=crown)
+        registered = register_chain(job, registry, crown_first=crown, description=description)
     print(f"{done.index}: {done.chunks:,} chunks, {done.embedded:,} embedded, {len(done.quarantined)} not read")
     return {
         "version": str(registered.chain.ref),

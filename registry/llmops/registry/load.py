@@ -102,8 +102,7 @@ def chain_in(folder: Path, state: StateConfig, ref: Ref) -> Chain:
     described = describe(folder)
     opener = opener_of(described)
     if opener:
-        configuration = _pinned(described) | _overrides(described, ref, state, folder)
-        return _open(opener, configuration, where=str(ref))
+        return open_by(opener, _configuration(described, ref, state, folder), where=str(ref))
     model = mlflow_adapter.load_pyfunc(folder, _overrides(described, ref, state, folder))
     inner = _unwrapped(model)
     return inner if is_chain(inner) else PyfuncChain(model, name=str(ref))
@@ -168,17 +167,21 @@ def _drop_compiled(folder: Path) -> None:
         loose.unlink(missing_ok=True)
 
 
-def _pinned(described: dict[str, Any]) -> dict[str, Any]:
+def pinned(described: dict[str, Any]) -> dict[str, Any]:
     flavour = (described.get("flavors") or {}).get("python_function") or {}
     return dict(flavour.get("config") or {})
 
 
 def _overrides(described: dict[str, Any], ref: Ref, state: StateConfig, folder: Path) -> dict[str, Any]:
     here = {STATE_KEY: state.model_dump(mode="json"), CATALOG_KEY: ref.name.catalog, FOLDER_KEY: str(folder)}
-    return {key: value for key, value in here.items() if key in _pinned(described)}
+    return {key: value for key, value in here.items() if key in pinned(described)}
 
 
-def _open(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:
+def _configuration(described: dict[str, Any], ref: Ref, state: StateConfig, folder: Path) -> dict[str, Any]:
+    return pinned(described) | _overrides(described, ref, state, folder)
+
+
+def open_by(opener: str, configuration: dict[str, Any], *, where: str) -> Chain:
     module, _, function = opener.partition(":")
     if not module.startswith("llmops."):
         raise UserError(f"`{opener}` is no opener of this package", where=where)

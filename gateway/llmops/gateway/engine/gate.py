@@ -11,13 +11,12 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from llmops.core.errors import LlmopsError
 from llmops.core.ids import new_id
-from llmops.core.spool import Spool
 from llmops.gateway.calls import (
     PATHS,
     Allowances,
@@ -47,6 +46,7 @@ from llmops.gateway.keyring import Ring
 
 _JSON = (b"content-type", b"application/json")
 _MOST_GRANTS = 50_000
+_PATH_OF = {operation: path for path, operation in PATHS.items()}
 _log = logging.getLogger(__name__)
 
 
@@ -58,12 +58,18 @@ class _Dialects(dict[Operation, Dialect]):
         return found
 
 
+class Log(Protocol):
+    """Where rows go: the spool, or whoever wants to look at them."""
+
+    def append(self, table: str, record: Mapping[str, Any], durable: bool = False) -> bool: ...
+
+
 @dataclass(slots=True)
 class Staff:
     """Whom every exchange works with."""
 
     allowances: Allowances
-    spool: Spool
+    spool: Log
     metrics: Metrics
     timers: Timers
     loop: asyncio.AbstractEventLoop
@@ -186,16 +192,17 @@ class Gate:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5.0)
 
+    async def ask(self, operation: Operation, body: Json) -> tuple[int, Json]:
+        """A call of our own, through the ceilings and the log of the route that it names: status and reply."""
+        answer = Inner(self.loop)
+        request = Request("POST", _PATH_OF[operation], "", {}, orjson.dumps(body))
+        Exchange(self, request, answer, admission.Caller(operation, None)).begin()
+        status, raw = await answer.whole
+        return status, orjson.loads(raw)
+
     async def embed(self, route: str, text: str) -> Sequence[float]:
         """A text's embedding by one of our own routes, whose ceilings and log it goes through. Raises Fault."""
-        answer = Inner(self.loop)
-        raw = orjson.dumps({"model": route, "input": text})
-        exchange = Exchange(
-            self, Request("POST", "/v1/embeddings", "", {}, raw), answer, admission.Caller("embeddings", None)
-        )
-        exchange.begin()
-        status, body = await answer.whole
-        value = orjson.loads(body)
+        status, value = await self.ask("embeddings", {"model": route, "input": text})
         if status != 200:
             raise Fault("server_error", str(value.get("error", {}).get("message", "")), status)
         return [float(number) for number in value["data"][0]["embedding"]]

@@ -74,16 +74,16 @@ def check_answers(answered: Sequence[Answered], config: QuestionsConfig) -> Iter
     outside = [each.answer for each in answered if each.question.refuse]
     told = [answer for answer in inside if answer is not None and not answer.refused and answer.text.strip()]
     if inside:
-        yield _share("answers", len(told), len(inside), config.answered_min, "questions in scope are answered")
+        yield from _share("answers", len(told), len(inside), config.answered_min, "questions in scope are answered")
         citing = sum(any(citation.stands for citation in answer.citations) for answer in told)
-        yield _share("citations", citing, len(told), config.cited_min, "answers cite")
+        yield from _share("citations", citing, len(told), config.cited_min, "answers cite")
         untrue = [citation for answer in told for citation in answer.citations if not citation.stands]
         if untrue:
             what = f"{len(untrue)} citations do not stand in their document, the first in {untrue[0].uri}"
             yield Finding("citations:stand", "fail", what, measured=len(untrue), limit="<= 0")
     if outside:
         refused = sum(answer is not None and answer.refused for answer in outside)
-        yield _share("refusals", refused, len(outside), config.refused_min, "questions out of scope are refused")
+        yield from _share("refusals", refused, len(outside), config.refused_min, "questions out of scope are refused")
     yield from check_scores(_scores(answered, config), config.scores)
     yield from _latency([each.answer for each in answered if each.answer is not None], config)
 
@@ -96,11 +96,15 @@ def _broken(answered: Sequence[Answered]) -> Iterator[Finding]:
         yield failed(f"answer:{first.question.id}", first.failure)
 
 
-def _share(check: str, count: int, n: int, least: float, what: str) -> Finding:
+def _share(check: str, count: int, n: int, least: float, what: str) -> Iterator[Finding]:
+    """One finding; none where a share of 0 would do, for then nothing is asked."""
+    if least == 0:
+        return
     if n == 0:
-        return Finding(check, "fail", f"no {what}: there is nothing to count", limit=f">= {least:g}", n=0)
+        yield Finding(check, "fail", f"no {what}: there is nothing to count", limit=f">= {least:g}", n=0)
+        return
     fine = count / n >= least
-    return Finding(
+    yield Finding(
         check, "pass" if fine else "fail", f"{count} of {n} {what}", measured=count / n, limit=f">= {least:g}", n=n
     )
 

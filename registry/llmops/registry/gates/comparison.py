@@ -26,7 +26,8 @@ from llmops.registry.gates.heldout import HeldOut, Mask, read_heldout
 from llmops.registry.gates.judged import Judged, judge
 from llmops.registry.gates.metrics import Metric, metric
 from llmops.registry.gates.model_checks import failed
-from llmops.registry.gates.questions import Question, QuestionSet, applies, read_questions, scorer
+from llmops.registry.gates.plugins import OPENERS, of_kind
+from llmops.registry.gates.questions import Question, QuestionSet, applies, costs, read_questions, scorer
 from llmops.registry.gates.report import Finding, Report
 from llmops.registry.gates.spec import ComparisonSpec
 from llmops.registry.gates.thresholds import figure
@@ -70,7 +71,7 @@ def _require_comparable(new: Version, old: Version | None, spec: ComparisonSpec)
         raise UserError(
             f"`{new.ref}` is {new.kind.noun}: it predicts no rows", hint="give `questions` instead of `data`"
         )
-    if spec.questions is not None and not new.kind.answers:
+    if spec.questions is not None and not new.kind.answers and of_kind(new.kind, OPENERS) is None:
         raise UserError(f"`{new.ref}` is {new.kind.noun}: it answers no questions", hint="give `data`")
     if old is None:
         if spec.baseline is None:
@@ -121,12 +122,23 @@ class _Course:
         if version is None:
             return None
         try:
-            return stack.enter_context(Trial.of(version, self.registry, self.spec.limits))
+            trial = self.trial(version)
+            if trial.opening is not None and trial.opening.facts:
+                self.facts.setdefault("through", {})[str(version.ref)] = trial.opening.facts
+            return stack.enter_context(trial)
         except DeniedError:
             raise
         except (IntegrityError, UserError) as error:
             self.blamed(version, error)
             return None
+
+    def trial(self, version: Version) -> Trial:
+        """Its process, before it is started.
+
+        Raises:
+            IntegrityError, NotFoundError, UserError: it cannot be tried.
+        """
+        return Trial.of(version, self.registry, self.spec.limits)
 
     def decide(
         self, main: paired.Measured, further: Sequence[tuple[paired.Measured, float]], slices: Mapping[str, Mask]
@@ -207,7 +219,11 @@ class _Rows(_Course):
 
 
 class _Questions(_Course):
-    """Chains, on a set of questions."""
+    """Whatever answers, by itself or through something else, on a set of questions."""
+
+    def trial(self, version: Version) -> Trial:
+        assert self.spec.questions is not None
+        return Trial.asked(version, self.registry, self.spec.limits, self.spec.questions.through)
 
     def run(self) -> Report:
         assert self.spec.questions is not None
@@ -267,7 +283,11 @@ class _Questions(_Course):
         table = HeldOut(asked.table(), asked.data, "")
         masks = {name: mask[rows] for name, mask in table.slices(self.spec.slices).items()}
         slices = {name: mask for name, mask in masks.items() if mask.any()}  # the others have nothing to be scored
-        further = [(self._measured(guard.metric, old, new), guard.margin) for guard in self.spec.guardrails]
+        further = [
+            (self._measured(guard.metric, old, new), guard.margin)
+            for guard in self.spec.guardrails
+            if self.old is not None or guard.metric not in costs  # a heuristic takes neither time nor money
+        ]
         main = self._measured(self.spec.metric, old, new)
         self.decide(main, further, slices)
         self.figures["answers"] = _answers(asked.questions, old, new)
@@ -284,14 +304,7 @@ class _Questions(_Course):
             )
             for side in (old, new)
         )
-        return paired.measured_scores(name, *sides)
-
-
-def _scores(name: str, answered: Sequence[Answered]) -> paired.Floats:
-    """The score of every answer that the scorer has anything to say of."""
-    score = scorer(name)
-    pairs = [(each.question, each.answer) for each in answered if applies(name, each.question)]
-    return np.asarray([0.0 if answer is None else float(score(question, answer)) for question, answer in pairs])
+        return paired.measured_scores(name, *sides, bad="high" if name in costs else "low")
 
 
 def _answers(questions: Sequence[Question], old: Sequence[Answered], new: Sequence[Answered]) -> list[dict[str, Any]]:

@@ -61,14 +61,14 @@ def measured_rows(metric: Metric, champion: Judged, challenger: Judged) -> Measu
     return Measured(metric.name, bad, of)
 
 
-def measured_scores(name: str, champion: Floats, challenger: Floats) -> Measured:
-    """Scores of answers to the same questions, of which more is better."""
+def measured_scores(name: str, champion: Floats, challenger: Floats, *, bad: Bad = "low") -> Measured:
+    """Scores of answers to the same questions; `bad`: at which end the worse ones lie."""
 
     def of(rows: Mask | None, rule: Rule) -> Effect | None:
         old, new = (champion, challenger) if rows is None else (champion[rows], challenger[rows])
         return scored(old, new, rule) if len(old) else None
 
-    return Measured(name, "low", of)
+    return Measured(name, bad, of)
 
 
 def scored(champion: Floats, challenger: Floats, rule: Rule) -> Effect:

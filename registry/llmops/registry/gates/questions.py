@@ -6,8 +6,7 @@ Knows the file's fields and texts. How an answer comes about is a chain's matter
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from llmops.core.errors import NotFoundError, UserError, did_you_mean
 from llmops.core.ids import digest
 from llmops.registry.evidence import Data
 from llmops.registry.gates.plugins import SCORERS, find
+from llmops.registry.gates.ranking import ranking
 from llmops.registry.gates.trial import Answer
+from llmops.registry.gates.wording import spaced, words
 
-_FIELDS = frozenset({"id", "question", "answer", "cites", "refuse", "tags"})
-_WORD = re.compile(r"\w+")
-_MARKER = re.compile(r"\s*\[\d+\]")
+_FIELDS = frozenset({"id", "question", "answer", "cites", "relevant", "refuse", "tags"})
 Scorer = Callable[["Question", Answer], float]
 
 
@@ -35,6 +34,7 @@ class Question:
     Args:
         answers: texts of which any is right; empty: none is known.
         cites: what a citation has to hold: a document's URI, or words that stand in the cited passage.
+        relevant: what has to be found for it, likewise, each with how relevant it is (a grade above 0).
         refuse: that it is out of scope, and has to be refused.
         tags: for slices.
     """
@@ -43,6 +43,7 @@ class Question:
     question: str
     answers: tuple[str, ...] = ()
     cites: tuple[str, ...] = ()
+    relevant: Mapping[str, float] = field(default_factory=dict)
     refuse: bool = False
     tags: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,20 +81,26 @@ def read_questions(path: Path) -> QuestionSet:
         raise UserError("there is no question", where=str(path))
     if len({question.id for question in questions}) != len(questions):
         raise UserError("two questions have the same id", where=str(path))
-    rows = digest([[q.id, q.question, q.answers, q.cites, q.refuse] for q in questions])
+    rows = digest([[q.id, q.question, q.answers, q.cites, dict(q.relevant), q.refuse] for q in questions])
     return QuestionSet(
         questions, Data(table=str(path), version=f"sha256:{digest(content)}", rows=len(questions), digest=rows)
     )
 
 
 def scorer(name: str) -> Scorer:
-    """The scorer of a name: built in, an entry point of `llmops.scorers`, or module:function. It gives 0 to 1."""
+    """The scorer of a name: built in, an entry point of `llmops.scorers`, or module:function.
+
+    It gives 0 to 1, the more the better; but seconds and dollars, the less the better (`costs`).
+    """
     if name in _SCORERS:
         return _SCORERS[name]
+    if ranked := ranking(name):
+        return ranked
     try:
         return find(name, SCORERS)
     except NotFoundError as error:
-        hint = did_you_mean(name, _SCORERS) or f"there are {', '.join(sorted(_SCORERS))}, and scorers of your own"
+        known = [*sorted(_SCORERS), "recall@10", "ndcg@10"]
+        hint = did_you_mean(name, known) or f"there are {', '.join(known)}, and scorers of your own"
         raise NotFoundError(f"no scorer `{name}`", hint=hint) from error
 
 
@@ -102,19 +109,21 @@ def applies(name: str, question: Question) -> bool:
     needed = {"exact_match": question.answers, "token_f1": question.answers, "contains": question.answers}
     if name in needed:
         return bool(needed[name])
+    if ranking(name):
+        return bool(question.relevant)
     return bool(question.cites) if name == "cites" else True
 
 
 def exact_match(question: Question, answer: Answer) -> float:
     """1 where the answer is one of the right texts, but for case, punctuation and citation markers."""
-    said = _words(answer.text)
-    return float(any(said == _words(right) for right in question.answers))
+    said = words(answer.text)
+    return float(any(said == words(right) for right in question.answers))
 
 
 def contains(question: Question, answer: Answer) -> float:
     """1 where the answer holds one of the right texts, word by word."""
-    said = _spaced(answer.text)
-    return float(any(_spaced(right) in said for right in question.answers))
+    said = spaced(answer.text)
+    return float(any(spaced(right) in said for right in question.answers))
 
 
 def token_f1(question: Question, answer: Answer) -> float:
@@ -122,19 +131,30 @@ def token_f1(question: Question, answer: Answer) -> float:
 
     Source: Rajpurkar et al., arXiv 1606.05250, section 6.1.
     """
-    return max((_overlap(_words(answer.text), _words(right)) for right in question.answers), default=0.0)
+    return max((_overlap(words(answer.text), words(right)) for right in question.answers), default=0.0)
 
 
 def cites(question: Question, answer: Answer) -> float:
     """1 where a citation that stands in its document is of an expected document, or holds the expected words."""
     held = [citation for citation in answer.citations if citation.stands]
-    uris, texts = {citation.uri for citation in held}, [_spaced(citation.text) for citation in held]
-    return float(any(one in uris or any(_spaced(one) in text for text in texts) for one in question.cites))
+    uris, texts = {citation.uri for citation in held}, [spaced(citation.text) for citation in held]
+    return float(any(one in uris or any(spaced(one) in text for text in texts) for one in question.cites))
 
 
 def refusal(question: Question, answer: Answer) -> float:
     """1 where what is out of scope was refused, and what is not was answered."""
     return float(answer.refused == question.refuse)
+
+
+def cost_usd(question: Question, answer: Answer) -> float:
+    """What the answer cost.
+
+    Raises:
+        UserError: whoever answers does not tell it.
+    """
+    if answer.cost_usd is None:
+        raise UserError("what an answer costs is not told here", where="cost_usd", hint="routes of a gateway tell it")
+    return answer.cost_usd
 
 
 _SCORERS: dict[str, Scorer] = {
@@ -143,16 +163,12 @@ _SCORERS: dict[str, Scorer] = {
     "token_f1": token_f1,
     "cites": cites,
     "refusal": refusal,
+    "cost_usd": cost_usd,
+    "answer_s": lambda question, answer: answer.total_s,
+    "first_text_s": lambda question, answer: answer.first_s,
 }
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFKC", _MARKER.sub("", text)).casefold())
-
-
-def _spaced(text: str) -> str:
-    """Words with a space around each, so that one text holds another only word by word."""
-    return f" {' '.join(_words(text))} "
+costs = frozenset({"cost_usd", "answer_s", "first_text_s"})
+"""Scorers of which less is better."""
 
 
 def _overlap(said: Sequence[str], right: Sequence[str]) -> float:
@@ -196,6 +212,7 @@ def _question(entry: Any, where: str, place: int) -> Question:
         question=entry["question"],
         answers=_texts(entry.get("answer"), "answer", where),
         cites=_texts(entry.get("cites"), "cites", where),
+        relevant=_grades(entry.get("relevant"), where),
         refuse=entry.get("refuse", False),
         tags=entry.get("tags", {}),
     )
@@ -206,3 +223,13 @@ def _texts(value: Any, key: str, where: str) -> tuple[str, ...]:
     if not all(isinstance(one, str | int | float) for one in values):
         raise UserError(f"`{key}` is a text or a list of texts", where=where)
     return tuple(str(one) for one in values)
+
+
+def _grades(value: Any, where: str) -> dict[str, float]:
+    """What is relevant: a mapping of URIs or words to grades, or a list of equally relevant ones."""
+    if not isinstance(value, dict):
+        return dict.fromkeys(_texts(value, "relevant", where), 1.0)
+    grades = {str(key): grade for key, grade in value.items()}
+    if not all(isinstance(grade, int | float) and 0 < grade < math.inf for grade in grades.values()):
+        raise UserError("the grades of `relevant` are numbers above 0", where=where)
+    return {key: float(grade) for key, grade in grades.items()}

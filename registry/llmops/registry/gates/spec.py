@@ -5,7 +5,7 @@ Knows keys, types and defaults. What they are checked against, and how, is for t
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,7 @@ from llmops.core.state import StateConfig
 
 Plain = bool | int | float | str
 Share = Field(ge=0, le=1)
+THROUGH = "What a version is asked through that cannot answer by itself: `chain` for a prompt, `gateway` for a route"
 
 
 class _Section(BaseModel):
@@ -28,6 +29,7 @@ class Limits(_Section):
     cpu_s: int = Field(900, ge=1, description="Processor time of the whole process")
     answer_mb: int = Field(64, ge=1, description="The largest answer, or batch of predictions")
     network: bool = Field(False, description="Whether it may use the network; a chain that asks an LLM has to")
+    environment: tuple[str, ...] = Field((), description="Variables it may see: those its `env:` references name")
 
 
 class DataConfig(_Section):
@@ -88,6 +90,7 @@ class QuestionsConfig(_Section):
     """Questions that a chain has to answer, or to refuse; the file's fields are told in docs/validation.md."""
 
     file: str = Field(description="JSON lines or YAML list")
+    through: dict[str, Any] = Field(default_factory=dict, description=THROUGH)
     answered_min: float = Field(1.0, ge=0, le=1, description="Share of the answerable questions that are answered")
     cited_min: float = Field(1.0, ge=0, le=1, description="Share of the answers that cite")
     refused_min: float = Field(1.0, ge=0, le=1, description="Share of the questions out of scope that are refused")
@@ -161,6 +164,7 @@ class Guardrail(_Section):
 
 class ComparedQuestions(_Section):
     file: str = Field(description="JSON lines or YAML list")
+    through: dict[str, Any] = Field(default_factory=dict, description=THROUGH)
     groups: tuple[str, ...] = ()
 
 

@@ -7,12 +7,13 @@ go in. Knows processes and answers; what a good answer is, it does not know.
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +25,7 @@ from llmops.core.errors import LlmopsError, UnavailableError
 from llmops.registry import load as loading
 from llmops.registry.assets import Registry
 from llmops.registry.gates.judged import Output
+from llmops.registry.gates.plugins import Opening, opening
 from llmops.registry.gates.spec import Limits
 from llmops.registry.records import Version
 
@@ -61,8 +63,21 @@ class Citation:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """What was retrieved for a question."""
+
+    uri: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Answer:
-    """A chain's answer to one question."""
+    """A chain's answer to one question.
+
+    Args:
+        retrieved: the passages it could draw on, best first.
+        cost_usd: what it cost; None: not told.
+    """
 
     text: str
     refused: bool
@@ -71,6 +86,8 @@ class Answer:
     index_seq: int = 0
     first_s: float = 0.0
     total_s: float = 0.0
+    retrieved: tuple[Passage, ...] = ()
+    cost_usd: float | None = None
 
     @property
     def head(self) -> tuple[str, int]:
@@ -94,15 +111,17 @@ class Trial:
     """A version's process. Use it as a context manager, which starts it; then `load`.
 
     Args:
-        folder: the version's verified files.
+        folder: the version's verified files; None: it has none, or is not opened by them.
         described: what their `MLmodel` file says.
+        opening: how it is opened in place of its files.
     """
 
     version: Version
-    folder: Path
+    folder: Path | None
     described: dict[str, Any]
     registry: Registry
     limits: Limits
+    opening: Opening | None = None
     peak_bytes: int | None = field(default=None, init=False)
 
     @classmethod
@@ -117,14 +136,27 @@ class Trial:
         folder = registry.files(version)
         return cls(version, folder, loading.describe(folder), registry, limits)
 
+    @classmethod
+    def asked(cls, version: Version, registry: Registry, limits: Limits, through: Mapping[str, Any]) -> Trial:
+        """The trial of a version that is asked questions, itself or through something else.
+
+        Raises:
+            IntegrityError, NotFoundError: its files are not what was registered, or gone.
+            UserError: it answers no questions, or not through that.
+        """
+        opened = opening(version, registry, through)
+        if version.artifact_digest is None:
+            return cls(version, None, {}, registry, limits, opened)
+        return replace(cls.of(version, registry, limits), opening=opened)
+
     @property
     def is_chain(self) -> bool:
-        return self.version.kind.answers
+        return self.opening is not None or self.version.kind.answers
 
     @property
     def _is_ours(self) -> bool:
         """Whether it is a chain of this package, opened without MLflow."""
-        return self.is_chain and loading.opener_of(self.described) is not None
+        return self.opening is not None or (self.is_chain and loading.opener_of(self.described) is not None)
 
     def __enter__(self) -> Self:
         self._room = tempfile.TemporaryDirectory(prefix="llmops-trial-", ignore_cleanup_errors=True)
@@ -132,7 +164,9 @@ class Trial:
         self._inputs.mkdir()
         self._scratch.mkdir()
         home = {name: str(self._scratch) for name in ("TMPDIR", "HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
-        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=home | _ONE_THREAD)
+        seen = {name: os.environ[name] for name in self.limits.environment if name in os.environ}
+        environment = seen | home | _ONE_THREAD
+        self._process = Confined(_PROGRAM, max_body_bytes=self.limits.answer_mb << 20, environment=environment)
         self._tables = 0
         self._process.send({"fence": self._fence(), "chain": self.is_chain, "mlflow": not self._is_ours})
         return self
@@ -155,6 +189,7 @@ class Trial:
             {
                 "do": "load",
                 "folder": str(self.folder),
+                "opening": None if self.opening is None else asdict(self.opening),
                 "name": str(self.version.ref),
                 "state": self.registry.state.model_dump(mode="json") | {"dir": str(self.registry.state.root)},
             },
@@ -225,6 +260,8 @@ class Trial:
                 int(told["index_seq"]),
                 float(told["first_s"]),
                 float(told["total_s"]),
+                tuple(Passage(str(one["uri"]), str(one["text"])) for one in told["retrieved"]),
+                None if told["cost_usd"] is None else float(told["cost_usd"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise TrialError("its process answers nonsense", code="nonsense") from error

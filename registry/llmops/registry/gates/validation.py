@@ -67,6 +67,7 @@ class _Course:
         else:
             self._add(paper_checks.check_content(self.version, self.registry, self.spec.prompt))
             self._own_checks(Checking(self.version, self.registry, self.heldout))
+            self._ask()
         return Report(
             gate="validation",
             version=self.version,
@@ -100,12 +101,13 @@ class _Course:
     def _try_out(self) -> None:
         """Files, then a process: what follows needs what came before."""
         try:
-            trial = Trial.of(self.version, self.registry, self.spec.limits)
+            trial = self._trial()
         except DeniedError:
             raise
         except (IntegrityError, UserError) as error:
             self._add([failed("files", error)])
             return
+        assert trial.folder is not None
         size = sum(path.stat().st_size for path in trial.folder.rglob("*") if path.is_file())
         self.facts["size_bytes"] = size
         self._add(
@@ -120,6 +122,24 @@ class _Course:
                 self._add(self._used(trial, loaded))
                 self._memory(trial)
 
+    def _ask(self) -> None:
+        """Questions for what has no files of its own: it answers through what its kind's part opens it with."""
+        if self.questions is None or any(finding.verdict == "fail" for finding in self.findings):
+            return
+        with self._trial() as trial:
+            loaded = self._load(trial)
+            if loaded is not None:
+                try:
+                    self._add(self._chain(trial))
+                except TrialError as error:
+                    self._add([failed("answer", error)])
+
+    def _trial(self) -> Trial:
+        if self.version.kind is Kind.MODEL:
+            return Trial.of(self.version, self.registry, self.spec.limits)
+        through = {} if self.spec.questions is None else self.spec.questions.through
+        return Trial.asked(self.version, self.registry, self.spec.limits, through)
+
     def _load(self, trial: Trial) -> Loaded | None:
         try:
             loaded = trial.load()
@@ -127,6 +147,8 @@ class _Course:
             self._add([failed("load", error, hint="it was loaded in a process of its own, without network")])
             return None
         self.facts |= {"load_s": loaded.seconds, "isolation": {"network": loaded.network, "files": loaded.files}}
+        if trial.opening is not None and trial.opening.facts:
+            self.facts["through"] = trial.opening.facts
         self._add([Finding("load", "pass", "it loads", measured=loaded.seconds)])
         return loaded
 

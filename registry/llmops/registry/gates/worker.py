@@ -116,7 +116,12 @@ class _ChainBench:
     def load(self, request: dict[str, Any]) -> list[bytes]:
         began = perf_counter()
         folder, state = Path(request["folder"]), StateConfig(**request["state"])
-        self._chain: Chain = loading.chain_in(folder, state, Ref.parse(request["name"]))
+        name, opening = request["name"], request["opening"]
+        self._chain: Chain = (
+            loading.chain_in(folder, state, Ref.parse(name))
+            if opening is None
+            else loading.open_by(opening["opener"], opening["configuration"] | {"state": request["state"]}, where=name)
+        )
         return pack({"seconds": perf_counter() - began, "signature": False, "example": False})
 
     def ask(self, request: dict[str, Any]) -> list[bytes]:
@@ -124,6 +129,7 @@ class _ChainBench:
         began, first = perf_counter(), None
         texts: list[str] = []
         cited: list[Citation] = []
+        retrieved: tuple[PassageRef, ...] = ()
         done: Done | None = None
         asked = [{"role": "user", "content": request["question"]}]
         for event in self._chain.stream(asked, ChainContext(principal=principal)):  # type: ignore[arg-type]
@@ -134,7 +140,9 @@ class _ChainBench:
                 cited.append(event)
             elif isinstance(event, Done):
                 done = event
-            elif not isinstance(event, Retrieval | Step):
+            elif isinstance(event, Retrieval):
+                retrieved = event.passages
+            elif not isinstance(event, Step):
                 raise TypeError(f"`{type(event).__name__}` is no event of a chain")
         ended = perf_counter()
         if done is None:
@@ -147,6 +155,8 @@ class _ChainBench:
             "index_seq": done.index_seq,
             "first_s": (first or ended) - began,
             "total_s": ended - began,
+            "retrieved": [{"uri": one.uri, "text": one.text} for one in retrieved],
+            "cost_usd": done.usage.cost_usd,
         }
         return pack({}, orjson.dumps(answer))
 

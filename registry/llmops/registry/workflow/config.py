@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from llmops.core.names import current_catalog
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
 from llmops.registry.workflow import graph
@@ -156,7 +157,7 @@ class WorkflowConfig(Section):
     name: Name = Field(description="What runs, schedules and triggers call it")
     description: str = ""
     state: StateConfig = StateConfig()
-    env: str = Field("dev", pattern=NAME, description="Catalog, `${env}`")
+    env: str = Field(default_factory=current_catalog, pattern=NAME, description="Catalog, `${env}`; default: --env")
     params: dict[Name, ParamConfig] = Field(default_factory=dict, description="`--set params.x=...`; `${params.x}`")
     max_parallel: int = Field(4, ge=1, le=64, description="Tasks that run side by side where they may")
     max_concurrent_runs: int = Field(1, ge=1, le=64, description="Runs at once; more wait in a queue")

@@ -18,7 +18,7 @@ from llmops.core.errors import ConfigError, did_you_mean
 
 GROUP = "llmops.tasks"
 _HERE = "llmops.registry.workflow.tasks"
-_WORDS = ("validate", "compare", "approval", "deploy", "deploy_parts", "register", "retrain")
+_WORDS = ("validate", "compare", "approval", "deploy", "register", "retrain")
 BUILT_IN = {name: f"{_HERE}:{name}" for name in _WORDS}
 
 

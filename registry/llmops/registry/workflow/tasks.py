@@ -103,44 +103,6 @@ def deploy(context: TaskContext) -> dict[str, Any] | Waiting:
     return _deployed(version, promotion)
 
 
-def deploy_parts(context: TaskContext) -> dict[str, Any] | Waiting:
-    """Make what a champion was made of (its prompt, its index) champion too, by the evidence of the whole.
-
-    Each part is validated by itself; that it is better was shown by the comparison of the whole.
-
-    Raises:
-        GateFailedError: the whole is not champion, a part does not pass, or a group said no.
-        UserError: the comparison of the whole says nothing about a part's champion.
-    """
-    from llmops.registry.gates.inherited import parts_of
-
-    deployed: list[str] = []
-    with _registry(context) as registry:
-        whole = registry.resolve(_ref(context))
-        if not _is_champion(registry, whole):
-            raise GateFailedError(f"{whole.ref} is not champion", where=str(whole.ref), hint="deploy it first")
-        for part in parts_of(whole, registry):
-            if _is_champion(registry, part):
-                continue
-            told = _deploy_part(part, whole, registry)
-            if isinstance(told, Waiting):
-                return told
-            deployed.append(str(part.ref))
-    return {"version": str(whole.ref), "deployed": deployed}
-
-
-def _deploy_part(part: Version, whole: Version, registry: Registry) -> dict[str, Any] | Waiting:
-    from llmops.registry.gates import ValidationSpec, file_report
-    from llmops.registry.gates import validate as check
-    from llmops.registry.gates.inherited import inherit_comparison
-    from llmops.registry.gates.spec import Documentation
-
-    spec = ValidationSpec(documentation=Documentation(description=False), state=registry.state)
-    file_report(check(part, spec, registry), registry)
-    inherit_comparison(part, whole, registry)
-    return _deployed(part, _promoter(registry).promote(part.ref))
-
-
 def _deployed(version: Version, promotion: Promotion) -> dict[str, Any] | Waiting:
     """What came of a promotion, or what it waits for.
 
