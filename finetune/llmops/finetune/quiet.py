@@ -22,6 +22,7 @@ def quiet_transformers() -> Iterator[None]:
     """Silence inside the block, importing them included; errors come through."""
     for key, value in _VARIABLES.items():
         os.environ.setdefault(key, value)
+    logging.getLogger("DeepSpeed").addFilter(_errors_only)  # it sets its own level, and writes to stdout
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.utils import logging as told
@@ -31,3 +32,7 @@ def quiet_transformers() -> Iterator[None]:
         for name in ("peft", "trl", "accelerate", "datasets"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
