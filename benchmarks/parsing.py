@@ -1,7 +1,8 @@
 """What the pool adds to the parsers it calls, and what cutting costs: each beside the bare library, in one run.
 
 The documents are made on the spot. Where LLMOPS_DATA holds chunk_eval, the cuts are judged too: the share of the
-answers' characters that BM25 finds within 4,000 characters, beside cuts of a fixed length.
+answers' characters that BM25 finds within 4,000 characters, beside cuts of a fixed length; and `goldens` compares what
+the parsers read with what was written.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks import goldens
 from llmops.rag.config import ChunkingConfig, FolderSource, ParsingConfig
 from llmops.rag.document import Parsed, SourceItem
 from llmops.rag.ingest.chunk import chunk
@@ -96,6 +98,61 @@ def make_markdown(folder: Path, count: int) -> None:
         (folder / f"{number}.md").write_text(f"# Page {number}\n\n{parts}")
 
 
+def make_pptx(folder: Path, count: int) -> None:
+    import pptx
+
+    for number in range(count):
+        show = pptx.Presentation()
+        for part in range(20):
+            slide = show.slides.add_slide(show.slide_layouts[1])
+            slide.shapes.title.text = f"Part {part}"
+            slide.placeholders[1].text_frame.text = prose(number + part, 6).replace(". ", ".\n")
+        show.save(str(folder / f"{number}.pptx"))
+
+
+def make_xlsx(folder: Path, count: int) -> None:
+    import xlsxwriter  # type: ignore[import-untyped]
+
+    for number in range(count):
+        with xlsxwriter.Workbook(str(folder / f"{number}.xlsx")) as book:
+            sheet = book.add_worksheet("Parts")
+            sheet.write_row(0, 0, [f"Column {column}" for column in range(10)])
+            for row in range(1, 500):
+                sheet.write_row(row, 0, [f"part {row}", row, row * 1.37, *(f"text {row % 97}" for _ in range(7))])
+
+
+def make_csv(folder: Path, count: int) -> None:
+    rows = "".join(f"part {row},{row},{row * 1.37},text {row % 97}\n" for row in range(2000))
+    for number in range(count):
+        (folder / f"{number}.csv").write_text(f"Name,Number,Price,Remark\n{rows}")
+
+
+def bare_pptx(paths: Iterable[Path]) -> None:
+    import pptx
+
+    for path in paths:
+        slides = pptx.Presentation(str(path)).slides
+        "\n".join(shape.text_frame.text for slide in slides for shape in slide.shapes if shape.has_text_frame)
+
+
+def bare_xlsx(paths: Iterable[Path]) -> None:
+    import openpyxl
+
+    for path in paths:
+        book = openpyxl.load_workbook(str(path), read_only=True, data_only=True)
+        for row in book.worksheets[0].iter_rows(values_only=True):
+            " ".join(str(cell) for cell in row if cell is not None)
+
+
+def bare_csv(paths: Iterable[Path]) -> None:
+    import csv
+
+    for path in paths:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                "; ".join(f"{name}: {value}" for name, value in row.items())
+
+
 def bare_pdf(paths: Iterable[Path]) -> None:
     import pypdfium2
 
@@ -156,6 +213,9 @@ def parsing_rows(root: Path, count: int, rounds: int) -> Iterable[Row]:
     kinds: dict[str, tuple[Callable[[Path], None], Callable[[Iterable[Path]], None], str]] = {
         "PDF": (lambda folder: make_pdfs(folder, count, pages), bare_pdf, "pypdfium2"),
         "DOCX": (lambda folder: make_docx(folder, count), bare_docx, "python-docx"),
+        "PPTX": (lambda folder: make_pptx(folder, count), bare_pptx, "python-pptx"),
+        "XLSX": (lambda folder: make_xlsx(folder, count), bare_xlsx, "openpyxl"),
+        "CSV": (lambda folder: make_csv(folder, count), bare_csv, "csv.DictReader"),
         "HTML": (lambda folder: make_html(folder, count), bare_html, "trafilatura"),
         "Markdown": (lambda folder: make_markdown(folder, 10 * count), bare_text, "read_text"),
     }
@@ -178,6 +238,21 @@ def parsing_rows(root: Path, count: int, rounds: int) -> Iterable[Row]:
         yield Row(f"{kind}, one process", "ms/document", single * each, alone * each, library)
         if kind != "Markdown":
             yield Row(f"{kind}, all processes", "ms/document", parallel * each, alone * each, library)
+
+
+def end_to_end_row(folder: Path, rounds: int) -> Row:
+    """What one core makes of PDF files before embedding: find, read, parse, cut."""
+    pages = 8 * len(documents(folder))
+
+    def run() -> None:
+        with ParserPool(ParsingConfig(workers=1)) as pool:
+            for parsed in parse_all(pool, documents(folder)):
+                chunk(parsed, ChunkingConfig())
+
+    (seconds,) = alternate(rounds, run)
+    return Row(
+        "PDF from file to chunks, process started", "pages/s", pages / seconds, 100.0, "bar", lower_is_better=False
+    )
 
 
 def scan_row(root: Path, rounds: int) -> Row:
@@ -261,21 +336,27 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = list(parsing_rows(Path(name), arguments.documents, arguments.rounds))
+        rows.append(end_to_end_row(Path(name) / "PDF", arguments.rounds))
         rows.append(scan_row(Path(name), arguments.rounds))
     rows.append(chunking_row(arguments.rounds))
     named = os.environ.get("LLMOPS_DATA")
     data = Path(named or "") / "chunk_eval"
+    measured: list[goldens.Quality] = []
     if named and data.exists():
         rows.append(recall_row(data))
+        measured = goldens.qualities(goldens.load(data))
     else:
         print("chunk_eval is not in LLMOPS_DATA: recall is left out", file=sys.stderr)
     if arguments.json:
-        print(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
+        quality = [{**asdict(row), "f1": row.f1} for row in measured]
+        print(json.dumps({"rows": [{**asdict(row), "ratio": row.ratio} for row in rows], "quality": quality}, indent=1))
         return
     print(f"Median of {arguments.rounds} rounds, taking turns; processes warm. Above 1 is better than the peer.\n")
     print("| ratio | what | unit | llmops | peer | peer is |\n|---:|---|---|---:|---:|---|")
     for row in rows:
         print(f"| {row.ratio:.2g} | {row.what} | {row.unit} | {row.ours:.3g} | {row.peer:.3g} | {row.peer_name} |")
+    if measured:
+        goldens.print_table(measured)
 
 
 if __name__ == "__main__":
