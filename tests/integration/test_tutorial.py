@@ -136,7 +136,7 @@ def test_the_tutorial_tells_the_truth(tmp_path: Path, embedder_cache: Path) -> N
         terminal = Terminal(tmp_path, LLM=json.dumps({"model": "test", "url": upstream.url}))
         try:
             follow(told[:deployed], terminal)
-            with running(tmp_path, "--env", "staging", "serve", "--port", "0", opened="chat is open at") as (url, _):
+            with running(tmp_path, "--env", "staging", "serve", "--port", "0", opened="chat at") as (url, _):
                 assert EXACT not in answer(url)
                 follow(told[deployed : better - 1], terminal)
                 assert EXACT not in answer(url)
