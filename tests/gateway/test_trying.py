@@ -55,7 +55,7 @@ class Room:
     def registered(self, model: str, **more: Any) -> Version:
         retry = {"attempts": 1, "backoff_s": 0}
         route = {"name": "fast", "targets": [target(model=model, **more.pop("target", {}))], "retry": retry, **more}
-        settings = {"route": route, "config": self.gateway, "description": f"asks {model}"}
+        settings: dict[str, Any] = {"route": route, "config": self.gateway, "description": f"asks {model}"}
         context = TaskContext("run", "flow", "register", 1, settings, {}, "dev", self.registry.state, LOCAL)
         return self.registry.resolve(register_route(context)["version"])
 

@@ -140,7 +140,7 @@ def test_a_prompt_is_judged_in_the_chain_that_uses_it(office: Office) -> None:
 def test_a_following_chain_answers_from_the_generation_that_is_champion(office: Office) -> None:
     made = office.made(name="docs.chat", generation="champion", answer={})
     judged = {"answered_min": 0, "cited_min": 0, "scores": [{"metric": "recall@10", "min": 0.9}]}
-    guards = {"metric": "recall@10", "claim": "not_worse", "margin": 0.5}
+    guards: dict[str, Any] = {"metric": "recall@10", "claim": "not_worse", "margin": 0.5}
     (chain, first), later = (
         (made.chain, made.index),
         office.made(size_chars=400, name="docs.chat", generation="champion", answer={}),

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -67,9 +68,9 @@ class Terminal:
         self._shell = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=folder, env={**os.environ, **here, **environment}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        self._watch = threading.Timer(280, self._shell.kill)
+        self._watch = threading.Timer(560, self._end)
         self._watch.start()
         self._code = 0
 
@@ -88,8 +89,12 @@ class Terminal:
 
     def close(self) -> None:
         self._watch.cancel()
-        self._shell.kill()
+        self._end()
         self._shell.communicate()
+
+    def _end(self) -> None:
+        """The shell with whatever it still runs."""
+        os.killpg(self._shell.pid, signal.SIGKILL)
 
 
 def missing(shown: list[str], said: str) -> str | None:
@@ -112,6 +117,7 @@ def answer(url: str) -> str:
 def follow(all_steps: list[Step], terminal: Terminal) -> None:
     """Run commands; each must end with 0, unless the page looks at its exit code next, and print what is shown."""
     for place, step in enumerate(all_steps):
+        print(f"$ {step.command}")  # where it stands, should it end here
         said, code = terminal.run(step.command)
         looked_at = place + 1 < len(all_steps) and all_steps[place + 1].command == "echo $?"
         assert code == 0 or looked_at, f"$ {step.command}\n{said}"
@@ -119,7 +125,7 @@ def follow(all_steps: list[Step], terminal: Terminal) -> None:
         assert lost is None, f"$ {step.command}\nthe page shows\n{lost}\nand it said\n{said}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_tutorial_tells_the_truth(tmp_path: Path, embedder_cache: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "docs").mkdir()
@@ -136,7 +142,7 @@ def test_the_tutorial_tells_the_truth(tmp_path: Path, embedder_cache: Path) -> N
         terminal = Terminal(tmp_path, LLM=json.dumps({"model": "test", "url": upstream.url}))
         try:
             follow(told[:deployed], terminal)
-            with running(tmp_path, "--env", "staging", "serve", "--port", "0", opened="chat is open at") as (url, _):
+            with running(tmp_path, "--env", "staging", "serve", "--port", "0", opened="chat at") as (url, _):
                 assert EXACT not in answer(url)
                 follow(told[deployed : better - 1], terminal)
                 assert EXACT not in answer(url)
