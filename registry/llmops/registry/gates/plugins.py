@@ -99,7 +99,7 @@ def opening(version: Version, registry: Registry, through: Mapping[str, Any]) ->
     """
     find_opening = of_kind(version.kind, OPENERS)
     found: Opening | None = None if find_opening is None else find_opening(version, registry, dict(through))
-    if found is None and version.kind not in (Kind.CHAIN, Kind.LLM):
+    if found is None and not version.kind.answers:
         raise UserError(f"`{version.ref}` is {version.kind.noun}: it answers no questions", where="questions")
     return found
 
