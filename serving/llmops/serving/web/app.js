@@ -35,7 +35,7 @@ class App extends Component {
     NARROW.addEventListener("change", () => this.setState({ narrow: NARROW.matches, drawer: false }));
     addEventListener("keydown", this.onKey);
     addEventListener("pagehide", () => saveConversations(this.state.conversations));
-    this.connect();
+    this.connected = this.connect();
   }
 
   connect = async () => {
@@ -43,6 +43,7 @@ class App extends Component {
       const server = await openSession();
       const model = server.endpoints[0].name;
       this.setState({ server, model, keyNeeded: null, trouble: "" }, () => this.composer.current?.focus());
+      return model;
     } catch (error) {
       this.fail(error);
     }
@@ -95,10 +96,10 @@ class App extends Component {
   /** Let the last question of `messages` be answered; they become the conversation. */
   async answer(conversationId, messages) {
     if (this.state.busy) return;
-    const { model } = this.state;
+    this.setState({ busy: true, panel: null, said: "Reading the documents" });
+    const model = this.state.model ?? (await this.connected); // asked before the server has said what it serves
     const writing = { id: newId(), role: "assistant", content: "", citations: [], steps: [], info: null, status: "writing", model };
     this.abort = new AbortController();
-    this.setState({ busy: true, panel: null, said: "Reading the documents" });
     this.change(conversationId, () => ({ messages: [...messages, writing], updated: Date.now() }), {
       after: () => this.thread.current?.toEnd(),
     });
