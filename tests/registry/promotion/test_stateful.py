@@ -185,7 +185,7 @@ class Flow(RuleBasedStateMachine):
         self.done.add("withdraw")
         self._agree()
 
-    @rule(place=st.sampled_from(CRASHES), times=st.integers(1, 4), ahead=st.integers(1, 3), act=st.sampled_from(ACTS))
+    @rule(place=st.sampled_from(CRASHES), times=st.integers(1, 2), ahead=st.integers(1, 3), act=st.sampled_from(ACTS))
     def crash(self, place: str, times: int, ahead: int, act: str) -> None:
         """An operator's process dies in the middle; then another comes and looks."""
         number = 1 + ((self._now() or 0) - 1 + ahead) % 4
@@ -296,7 +296,7 @@ def test_any_order_of_acts_leaves_one_story(migrated: Path) -> None:
             return StateConfig(dir=folder)
 
     run_state_machine_as_test(InSqlite, settings=BUDGET)
-    assert InSqlite.done >= {"promote", "rollback", "retire", "withdraw"}  # kills have tests of their own
+    assert InSqlite.done == {"promote", "rollback", "retire", "withdraw", "crash"}
 
 
 @pytest.mark.postgresql

@@ -124,12 +124,17 @@ class ChatRelay(_Seen):
         self._differs = differs
         self._marker = marker
         self._known = False
+        self._half = False
+        """Whether the last event was taken out and ended in a CR, whose LF may come by itself."""
 
     def feed(self, data: bytes) -> bytes:
         if self.fault is not None or self._splitter.pending or data[-2:] != b"\n\n" or not self._begun:
             data = self._whole(data)
             if not data:
                 return b""
+        if self._half:
+            self._half = False
+            data = data.removeprefix(b"\n")
         events = data.count(b"data:")
         if (
             data.count(b'"finish_reason":null') < events
@@ -163,6 +168,7 @@ class ChatRelay(_Seen):
         kept = self._kept(value)
         if self._rewrite is not None:
             block = self._mended(value, block)
+        self._half = not kept and block.endswith(b"\r")
         return block if kept else b""
 
     def _mended(self, value: Json, block: bytes) -> bytes:
