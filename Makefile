@@ -16,8 +16,8 @@ unexport PYTHONDONTWRITEBYTECODE
 up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up
 
-test: $(VENV)/.dev ## the whole suite: no GPU, no model hub, no network
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## the whole suite, on every core: no GPU, no model hub, no network
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## style, types, layers, sizes
 	$(BIN)/ruff check .

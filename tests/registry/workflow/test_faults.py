@@ -172,9 +172,9 @@ def test_engines_killed_at_random_repeat_nothing_that_succeeded(sql_bench: Bench
     given = bench.given()
     names = [f"t{number}" for number in range(4)]
     run = bench.flows.start(bench.job([task(name, given={**given, "n": index}) for index, name in enumerate(names)]))
-    for _ in range(100):
+    for killed in range(100):
         engine = engine_process(bench, run.run_id)
-        engine.join(0.1 + chance.random())
+        engine.join(0.1 + chance.random() * 1.05**killed)  # the later, the longer: a busy machine comes to an end too
         engine.kill()
         engine.join()
         if bench.shown(run.run_id)[0].status.over:
