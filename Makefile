@@ -11,13 +11,17 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 # Where Python may not keep what it compiled, every process compiles all it imports: half a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test test-e2e lint format bench bench-gateway clean
+.PHONY: up test test-e2e test-clusters lint format bench bench-gateway clean
 
 up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up
 
 test: $(VENV)/.dev ## the whole suite, on every core: no GPU, no model hub, no network
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-clusters: $(VENV)/.dev ## ingest on Ray and on Spark, which it installs (700 MB); Spark needs Java
+	$(UV) -e '.[ray,spark]'
+	$(BIN)/python -m pytest tests/rag/compute
 
 lint: $(VENV)/.dev ## style, types, layers, sizes
 	$(BIN)/ruff check .

@@ -217,6 +217,16 @@ class EmbeddingConfig(Section):
     batch_tokens: int = Field(2048, gt=0, description="Padded tokens embedded at once")
 
 
+class ComputeConfig(Section):
+    """Who parses and embeds. `compute: {engine: ray}` is enough on one machine."""
+
+    engine: Literal["local", "ray", "spark"] = Field("local", description="This process, Ray Data or Apache Spark")
+    address: str | None = Field(
+        None, description="A running cluster: ray://head:10001, spark://master:7077; default: one on this machine"
+    )
+    workers: int | None = Field(None, ge=1, description="Tasks at once; default: as many as there are cores")
+
+
 class IndexConfig(Section):
     name: str = Field(
         "docs.index", validate_default=True, description="Name of the index; of two levels: in the catalog of --env"
@@ -228,6 +238,7 @@ class IndexConfig(Section):
     parsing: ParsingConfig = ParsingConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
+    compute: ComputeConfig = ComputeConfig()
 
     @field_validator("name")
     @classmethod

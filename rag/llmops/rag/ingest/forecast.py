@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import NotFoundError
+from llmops.rag.compute import Here
 from llmops.rag.ingest.generation import choose
 from llmops.rag.ingest.pipeline import Stages
 from llmops.rag.ingest.plan import compare, look
@@ -74,7 +75,7 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
             config,
             manifest,
             chosen.embedder_fingerprint,
-            chosen.open_embedder,
+            Here(config, chosen.open_embedder),
             parsing,
             Meter("embed", options.progress),
         )

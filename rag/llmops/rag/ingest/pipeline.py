@@ -16,11 +16,11 @@ from llmops.rag.document import Parsed, Rejected, SourceItem
 from llmops.rag.ingest.ahead import ahead
 from llmops.rag.ingest.chunk import chunk
 from llmops.rag.manifest import Manifest
-from llmops.rag.parse.pool import ParserPool
 from llmops.rag.records import StagedDocument, chunk_ids, parsed_of, slots_of, vector_key
 
 if TYPE_CHECKING:
     from llmops.rag.arena import Vectors
+    from llmops.rag.compute import Compute
     from llmops.rag.config import IndexConfig
     from llmops.rag.ingest.plan import Work
     from llmops.rag.ingest.progress import Meter
@@ -68,13 +68,14 @@ class Stages:
 
     Attributes:
         manifest: a connection of the parsing thread's own.
+        compute: who parses and embeds.
         in_flight: vector keys on their way to the manifest; the writer takes them out once they are committed.
     """
 
     config: IndexConfig
     manifest: Manifest
     fingerprint: str
-    embedder: Callable[[], Embedder]
+    compute: Compute
     parsing: Meter
     embedding: Meter
     in_flight: set[bytes] = field(default_factory=set)
@@ -90,7 +91,7 @@ class Stages:
             yield self._cut_one(item, parsed_of(self.manifest, document), work)
         if not work.parse:
             return
-        with ParserPool(self.config.parsing) as pool:
+        with self.compute.parsers() as pool:
             for item, outcome in pool.parse(work.parse):
                 if isinstance(outcome, Rejected):
                     self.parsing.add()
@@ -113,12 +114,12 @@ class Stages:
         return _Cut(staged, missing)
 
     def _embed(self, cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[Batch]:
-        for window in _windows(cuts):
+        for window in _windows(cuts, self.compute):
             if not window.missing:
                 yield Batch(window.documents, window.rejected, [], None)
                 continue
             texts = list(window.missing.values())
-            embedder = self.embedder()
+            embedder = self.compute.embedder()
             began = time.monotonic()
             vectors = embedder.embed(texts, self.embedding.add)
             self.embedding.add(0, time.monotonic() - began)
@@ -134,7 +135,7 @@ class _Window:
     chunks: int = 0
 
 
-def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[_Window]:
+def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]], compute: Compute) -> Iterator[_Window]:
     """Gather documents until enough is to be embedded; a long document's texts go ahead of it in several windows."""
     window = _Window()
     for cut in cuts:
@@ -144,7 +145,7 @@ def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[_Wi
         for key, text in cut.missing.items():
             window.missing[key] = text
             window.chars += len(text)
-            if window.chars >= WINDOW_CHARS or len(window.missing) >= WINDOW_TEXTS:
+            if window.chars >= WINDOW_CHARS * compute.scale or len(window.missing) >= WINDOW_TEXTS * compute.scale:
                 yield window
                 window = _Window()
         window.documents.append(cut.staged)

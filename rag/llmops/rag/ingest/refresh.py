@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.files import exclusive_lock
@@ -176,6 +175,7 @@ class _Run:
         )
 
     def _changed(self, head: Head | None, known: Known, work: Work, *, certain: bool) -> Refresh:
+        from llmops.rag.compute import open_compute
         from llmops.rag.ingest.compaction import compact
         from llmops.rag.ingest.pipeline import Stages
         from llmops.rag.ingest.writer import Changes, Target, Writer
@@ -186,9 +186,8 @@ class _Run:
         target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head)
         writer = Writer(self.manifest, target, dict(known.documents), Meter("write", progress))
         reading = Manifest.open(self.manifest.path.parent)
-        stages = Stages(
-            self.config, reading, self.chosen.embedder_fingerprint, cache(self.chosen.open_embedder), parsing, embedding
-        )
+        compute = open_compute(self.config, self.chosen.open_embedder)
+        stages = Stages(self.config, reading, self.chosen.embedder_fingerprint, compute, parsing, embedding)
         tally = _Tally(known, work)
         try:
             self._stream(stages, work, writer, tally, certain=certain)
@@ -201,6 +200,7 @@ class _Run:
             )
             new_head = writer.commit(changes, force=self.lost > 0)
         finally:
+            compute.close()
             writer.close()
             reading.close()
         for meter in (parsing, embedding, writer.meter):

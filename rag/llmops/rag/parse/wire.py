@@ -11,15 +11,19 @@ from llmops.core.confined import BrokenFrameError, pack
 from llmops.rag.document import CODES, PageSpan, Parsed, RefusedDocumentError
 
 
-def pack_parsed(parsed: Parsed) -> list[bytes]:
-    header = {
+def header_of(parsed: Parsed) -> dict[str, Any]:
+    """All of a parsed document but its text, as JSON values."""
+    return {
         "title": parsed.title,
         "pages": [(page.number, page.start, page.end) for page in parsed.pages],
         "media_type": parsed.media_type,
         "metadata": dict(parsed.metadata),
         "sha256": parsed.sha256,
     }
-    return pack(header, parsed.text.encode())
+
+
+def pack_parsed(parsed: Parsed) -> list[bytes]:
+    return pack(header_of(parsed), parsed.text.encode())
 
 
 def pack_refused(refusal: RefusedDocumentError) -> list[bytes]:
