@@ -11,13 +11,19 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 # Where Python may not keep what it compiled, every process compiles all it imports: half a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test test-e2e lint format bench bench-gateway clean
+.PHONY: up test test-e2e fast test-fast lint format bench bench-gateway clean
 
 up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up
 
 test: $(VENV)/.dev ## the whole suite: no GPU, no model hub, no network
 	$(BIN)/python -m pytest
+
+fast: $(VENV)/.dev ## compile what every request of the gateway goes through: a third less CPU; needs a C compiler
+	$(BIN)/llmops gateway compile
+
+test-fast: fast ## the gateway's tests, against the compiled modules
+	LLMOPS_COMPILED=1 $(BIN)/python -m pytest tests/gateway
 
 lint: $(VENV)/.dev ## style, types, layers, sizes
 	$(BIN)/ruff check .
