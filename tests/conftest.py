@@ -1,4 +1,4 @@
-"""What several parts' tests share: the exported embedding model; and that they run the sources, unless told otherwise."""
+"""What several parts' tests share: the exported embedding model; that they run the sources, not what is compiled."""
 
 from __future__ import annotations
 

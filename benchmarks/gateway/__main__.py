@@ -93,7 +93,7 @@ def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: arg
         found["streams"] = slow_streams(gateway, options.streams)
     if options.requests:
         say(f"llmops, {options.requests:,} requests")
-        with ours(folder / "long", plain) as gateway:
+        with ours(folder / "long", plain, compiled="compiled" in found) as gateway:
             found["growth"] = long_run(gateway, lg, body, upstream, options.requests)
     return found
 
@@ -204,10 +204,11 @@ def _wholeness(found: dict[str, Any]) -> list[str]:
     if "growth" in found:
         growth: Growth = found["growth"]
         sizes = ", ".join(f"{size:.1f}" for size in growth.rss_mb)
+        how = ", compiled" if "compiled" in found else ""
         same = "the same" if growth.mock == growth.counted == growth.rows else "NOT the same"
         lines += [
             "",
-            f"{growth.requests[-1]:,} requests, the spool drained beside them: resident MB after each eighth {sizes}. "
+            f"{growth.requests[-1]:,} requests{how}, the spool drained beside them: resident MB after each eighth {sizes}. "
             f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
             f"{growth.rows:,}: {same}.",
         ]
