@@ -208,8 +208,8 @@ def _wholeness(found: dict[str, Any]) -> list[str]:
         same = "the same" if growth.mock == growth.counted == growth.rows else "NOT the same"
         lines += [
             "",
-            f"{growth.requests[-1]:,} requests{how}, the spool drained beside them: resident MB after each eighth {sizes}. "
-            f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
+            f"{growth.requests[-1]:,} requests{how}, the spool drained beside them: resident MB after each eighth "
+            f"{sizes}. Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
             f"{growth.rows:,}: {same}.",
         ]
     if "tls_missing" in found:
