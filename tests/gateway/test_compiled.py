@@ -114,3 +114,14 @@ def test_a_package_that_cannot_be_written_to_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(compiled, "HOME", tmp_path / "file" / "compiled")
     with pytest.raises(StorageError, match="cannot be kept"):
         compiling.compile_modules(print)
+
+
+def test_what_was_made_before_stays_for_a_gateway_that_still_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(compiled, "HOME", tmp_path)
+    for age, name in enumerate(("now", "before", "long-ago", ".making-torn")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    compiling._clear(keep=tmp_path / "now")
+    assert {path.name for path in tmp_path.iterdir()} == {"now", "before"}

@@ -33,22 +33,27 @@ SWITCH = "LLMOPS_COMPILED"
 HOME = Path(__file__).parent / "__compiled__"
 
 _LIBRARY = f"{GROUP}__mypyc"
-_PACKAGES = ("gateway", "core")
 _state = "plain Python"
 
 
-def sources() -> list[Path]:
-    """What the machine code is made from: the modules themselves, and all whose types they are compiled against."""
-    root = Path(__file__).parent
+def sources() -> dict[str, Path]:
+    """What the machine code is made from: the modules themselves, and all whose types they are compiled against.
+
+    By their path within the package `llmops`, whose portions may lie apart.
+    """
     core = Path(str(import_module("llmops.core").__file__)).parent
-    return [path for folder in (root, core) for path in sorted(folder.rglob("*.py"))]
+    return {
+        path.relative_to(folder.parent).as_posix(): path
+        for folder in (Path(__file__).parent, core)
+        for path in sorted(folder.rglob("*.py"))
+    }
 
 
 def digest() -> str:
     """The name of these sources for this interpreter."""
     found = hashlib.sha256(EXTENSION_SUFFIXES[0].encode())
-    for path in sources():
-        found.update(b"\0%b\0" % path.name.encode())
+    for name, path in sources().items():
+        found.update(b"\0%b\0" % name.encode())
         found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()[:24]
 

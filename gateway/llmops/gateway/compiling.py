@@ -37,7 +37,7 @@ _PATIENCE_S = 1800
 
 
 def compile_modules(say: Callable[[str], None]) -> Path:
-    """Compile, and put what was made where the next process finds it; the folder. What was there for others goes.
+    """Compile, and put what was made where the next process finds it; the folder.
 
     Raises:
         UnavailableError: no C compiler, no Python headers, or no mypy.
@@ -91,9 +91,8 @@ def _check_tools() -> None:
 
 def _build(folder: Path, say: Callable[[str], None]) -> None:
     """Compile in `folder/llmops`, a copy; what is to be kept comes to lie in `folder/out`."""
-    for path in compiled.sources():
-        part = path.parts[len(path.parts) - path.parts[::-1].index("llmops") :]
-        copy = folder.joinpath("llmops", *part)
+    for name, path in compiled.sources().items():
+        copy = folder / "llmops" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(without_slots(path.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "mypy.ini").write_text(_SETTINGS, encoding="utf-8")
@@ -116,10 +115,11 @@ def _build(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _clear(keep: Path) -> None:
-    """Remove what was made from other sources."""
-    for path in compiled.HOME.iterdir():
-        if path != keep:
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what is of older sources, but for the last: a gateway that still runs may yet import of it."""
+    others = [path for path in compiled.HOME.iterdir() if path != keep]
+    made = sorted((path for path in others if not path.name.startswith(".")), key=lambda path: path.stat().st_mtime)
+    for path in (*made[:-1], *(path for path in others if path.name.startswith("."))):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def main() -> None:
