@@ -1,10 +1,13 @@
-"""What several parts' tests share: the exported embedding model."""
+"""What several parts' tests share: the exported embedding model; that they run the sources, not what is compiled."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("LLMOPS_COMPILED", "0")  # `make test-fast` runs the gateway's tests on what `make fast` made
 
 from llmops.core.ids import digest
 from llmops.rag import embed

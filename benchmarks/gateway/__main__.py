@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateway.gateways import MODEL, PEERS, as_json, ours, tls_end
-from benchmarks.gateway.measure import Figures, Growth, long_run, measured, rate, slow_streams
+from benchmarks.gateway.measure import PACES, Figures, Growth, Paced, long_run, measured, paced, rate, slow_streams
 from benchmarks.gateway.tools import BUILD, Load, Mock, UnavailableError, build_tools, mock, write_bodies
 
 BARS = {"requests_per_s": 25_000.0, "cpu_us": 40.0, "p50_us": 100.0, "p99_us": 1000.0, "chunk_us": 16.0, "rss_mb": 60.0}
@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             direct = Load(lg, upstream.ports["plain"], body)
             at_64, at_4 = direct.run(64, options.seconds), direct.run(4, options.seconds)
             found["direct"] = {"requests_per_s": at_64["rps"], "p50_us": at_4["p50"], "p99_us": at_4["p99"]}
+            found["direct_paced"] = paced(direct, options.seconds)
             if "llmops" not in options.without:
                 found |= our_figures(folder, upstream, lg, body, options)
             for name, opened in PEERS.items():
@@ -63,12 +64,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Ours: the row, upstream TLS, slow streams, and the long run; each with a fresh state."""
+    from llmops.gateway.compiled import HOME, digest
+
     found: dict[str, Any] = {}
     plain = f"http://127.0.0.1:{upstream.ports['plain']}/v1"
     say("llmops")
     with ours(folder / "plain", plain) as gateway:
         found["ours"] = measured(gateway, lg, body, options.seconds)
     shutil.rmtree(folder / "plain")
+    if (HOME / digest()).is_dir():
+        say("llmops, compiled")
+        with ours(folder / "compiled", plain, compiled=True) as gateway:
+            found["compiled"] = measured(gateway, lg, body, options.seconds)
+        shutil.rmtree(folder / "compiled")
+    else:
+        found["missing"] = [*found.get("missing", ()), "llmops, compiled: `make fast` was not run on these sources"]
     say("llmops, upstream TLS")
     try:
         with ExitStack() as stack:
@@ -83,7 +93,7 @@ def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: arg
         found["streams"] = slow_streams(gateway, options.streams)
     if options.requests:
         say(f"llmops, {options.requests:,} requests")
-        with ours(folder / "long", plain) as gateway:
+        with ours(folder / "long", plain, compiled="compiled" in found) as gateway:
             found["growth"] = long_run(gateway, lg, body, upstream, options.requests)
     return found
 
@@ -91,7 +101,7 @@ def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: arg
 def table(found: dict[str, Any]) -> str:
     """The section: ratios first."""
     direct = found["direct"]
-    rows: list[Figures] = [*([found["ours"]] if "ours" in found else []), *found["peers"]]
+    rows: list[Figures] = [*(found[name] for name in ("ours", "compiled") if name in found), *found["peers"]]
     lines = [
         f"Gateway on core 0; mock upstream and load generator in C on core 1; 941 B to 1,214 B; 64 connections, for "
         f"the added time 4; streams of 200 chunks. Direct to the mock: {direct['requests_per_s']:,.0f} requests/s, p50 "
@@ -109,6 +119,7 @@ def table(found: dict[str, Any]) -> str:
             f"{row.p50_us - direct['p50_us']:,.0f} | {row.p99_us - direct['p99_us']:,.0f} | {_or_dash(row.chunk_us)} | "
             f"{row.rss_start_mb:.0f} | {row.rss_after_mb:.0f} | {row.start_s:.2f} |"
         )
+    lines += ["", *paced_table(rows, found["direct_paced"])]
     if "ours" in found:
         lines += ["", *against_bars(found)]
     problems = [row.problem for row in rows if row.problem]
@@ -120,9 +131,39 @@ def _or_dash(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:,.1f}"
 
 
+def paced_table(rows: list[Figures], direct: dict[int, Paced]) -> list[str]:
+    """What a gateway adds for callers that do not wait for each other."""
+    lines = [
+        "Above, each of the 4 connections asks again as soon as it is answered, so that a request waits for the three "
+        "before it: its time is four times the gateway's work for one. Here requests come at a pace, over the same 4 "
+        "connections, each timed from when it was due: added p50 / p99 in us, and the share that found none free.",
+        "",
+        "| gateway | " + " | ".join(f"{pace:,} a second" for pace in PACES) + " |",
+        "|---|" + "---:|" * len(PACES),
+    ]
+    for row in rows:
+        cells = []
+        for pace in PACES:
+            own, base = row.paced.get(pace), direct.get(pace)
+            if own is None or base is None:
+                cells.append("does not keep up")
+                continue
+            share = own.dropped / (own.dropped + own.sent)
+            cells.append(f"{own.p50_us - base.p50_us:,.0f} / {own.p99_us - base.p99_us:,.0f}, {share:.1%}")
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return lines
+
+
 def against_bars(found: dict[str, Any]) -> list[str]:
-    """Our figures as parts of what they were to be."""
-    ours_, direct, streams = found["ours"], found["direct"], found["streams"]
+    """Our figures as parts of what they were to be; compiled where that was measured, and plain."""
+    lines = _bars(found, found["ours"], "plain Python")
+    if "compiled" in found:
+        lines = [*_bars({"direct": found["direct"]}, found["compiled"], "compiled"), "", *lines]
+    return [*lines, *_wholeness(found)]
+
+
+def _bars(found: dict[str, Any], ours_: Figures, how: str) -> list[str]:
+    direct = found["direct"]
     rows = [
         (
             "requests a second",
@@ -145,23 +186,30 @@ def against_bars(found: dict[str, Any]) -> list[str]:
     if "tls_cpu_us" in found:
         ratio = found["tls_cpu_us"] / ours_.cpu_us
         rows.append(("CPU with upstream TLS, of that without", ratio / 2, f"{ratio:.2f}", "<= 2"))
-    rows.append(
-        (f"kB a stream, {streams['streams']:,} at once", streams["kb_each"] / 40, f"{streams['kb_each']:.1f}", "<= 40")
-    )
-    lines = ["| of the bar | what | figure | bar |", "|---:|---|---:|---:|"]
-    lines += [f"| {ratio:.2f} | {what} | {figure} | {bar} |" for what, ratio, figure, bar in rows]
-    lines += [
+    if "streams" in found:
+        streams = found["streams"]
+        at_once = f"kB a stream, {streams['streams']:,} at once"
+        rows.append((at_once, streams["kb_each"] / 40, f"{streams['kb_each']:.1f}", "<= 40"))
+    lines = [f"| of the bar | {how} | figure | bar |", "|---:|---|---:|---:|"]
+    return lines + [f"| {ratio:.2f} | {what} | {figure} | {bar} |" for what, ratio, figure, bar in rows]
+
+
+def _wholeness(found: dict[str, Any]) -> list[str]:
+    """That nothing was lost, of streams, counts and rows."""
+    streams = found["streams"]
+    lines = [
         "",
         f"Slow streams: {streams['whole']:,} of {streams['streams']:,} whole, {streams['lost_chunks']} chunks lost.",
     ]
     if "growth" in found:
         growth: Growth = found["growth"]
         sizes = ", ".join(f"{size:.1f}" for size in growth.rss_mb)
+        how = ", compiled" if "compiled" in found else ""
         same = "the same" if growth.mock == growth.counted == growth.rows else "NOT the same"
         lines += [
             "",
-            f"{growth.requests[-1]:,} requests, the spool drained beside them: resident MB after each eighth {sizes}. "
-            f"Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
+            f"{growth.requests[-1]:,} requests{how}, the spool drained beside them: resident MB after each eighth "
+            f"{sizes}. Counted by the mock {growth.mock:,}, by the gateway {growth.counted:,}, rows in the table "
             f"{growth.rows:,}: {same}.",
         ]
     if "tls_missing" in found:
@@ -193,7 +241,9 @@ def main() -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return asdict(value) if isinstance(value, Figures | Growth) else value
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return asdict(value) if isinstance(value, Figures | Growth | Paced) else value
 
 
 if __name__ == "__main__":

@@ -97,13 +97,14 @@ _LIMITS = {"requests_per_minute": 1_000_000_000, "tokens_per_minute": 1_000_000_
 
 
 @contextmanager
-def ours(folder: Path, upstream: str, **provider: Any) -> Iterator[Running]:
+def ours(folder: Path, upstream: str, compiled: bool = False, **provider: Any) -> Iterator[Running]:
     """One worker of the data plane; what drains its spool runs beside it, not in it."""
     folder.mkdir(parents=True, exist_ok=True)
     config, token = our_config(folder, upstream, **provider)
     port = yaml.safe_load(config.read_text())["port"]
     environment = {
-        **os.environ, "LLMOPS_BENCHMARK_KEY": "sk-upstream", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        **os.environ, "LLMOPS_BENCHMARK_KEY": "sk-upstream", "LLMOPS_COMPILED": "1" if compiled else "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }  # fmt: skip
     command = [sys.executable, "-m", "llmops.gateway.worker", config]
     begun = time.perf_counter()
@@ -111,7 +112,14 @@ def ours(folder: Path, upstream: str, **provider: Any) -> Iterator[Running]:
     with log, process(command, GATEWAY_CORE, stdout=log, stderr=log, env=environment) as running:
         headers = (f"Authorization: Bearer {token}",)
         _await_answer(running, port, headers, begun)
-        yield Running("llmops", running.pid, port, headers, folder, time.perf_counter() - begun)
+        yield Running(
+            "llmops, compiled" if compiled else "llmops",
+            running.pid,
+            port,
+            headers,
+            folder,
+            time.perf_counter() - begun,
+        )
 
 
 def _await_answer(running: subprocess.Popen[str], port: int, headers: tuple[str, ...], begun: float) -> None:

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from benchmarks.gateway.tools import OTHER_CORE, ROOT, Load, Mock, UnavailableEr
 CHUNKS = 200
 SLOW_CHUNKS = 40
 UNDRAINED = 250_000
+PACES = (1_000, 5_000)
+"""Requests a second over 4 connections, each timed from when it was due: what one caller among few sees."""
 
 
 @dataclass
@@ -39,7 +41,18 @@ class Figures:
     p99_us: float = 0.0
     chunk_us: float = math.nan
     rss_after_mb: float = 0.0
+    paced: dict[int, Paced] = field(default_factory=dict)
     problem: str = ""
+
+
+@dataclass
+class Paced:
+    """At one pace, microseconds; `dropped` requests of `sent` were due while all connections were busy."""
+
+    p50_us: float
+    p99_us: float
+    dropped: int
+    sent: int
 
 
 def measured(gateway: Running, lg: Path, body: Path, seconds: float) -> Figures:
@@ -49,12 +62,23 @@ def measured(gateway: Running, lg: Path, body: Path, seconds: float) -> Figures:
     figures.requests_per_s, figures.cpu_us = rate(gateway, load, 64, seconds)
     latency = load.run(4, seconds)
     figures.p50_us, figures.p99_us = latency["p50"], latency["p99"]
+    figures.paced = paced(load, seconds)
     try:
         figures.chunk_us = chunk_us(gateway, load, seconds)
     except UnavailableError as error:
         figures.problem = f"{gateway.name} streams: {error}"
     figures.rss_after_mb = rss_mb(gateway.pids)
     return figures
+
+
+def paced(load: Load, seconds: float) -> dict[int, Paced]:
+    """Time at each pace that the other side keeps up with."""
+    found = {}
+    for pace in PACES:
+        told = load.run(4, seconds, per_s=pace)
+        if told["dropped"] < told["all"]:
+            found[pace] = Paced(told["p50"], told["p99"], told["dropped"], told["all"])
+    return found
 
 
 def rate(gateway: Running, load: Load, connections: int, seconds: float) -> tuple[float, float]:

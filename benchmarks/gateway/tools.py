@@ -160,12 +160,20 @@ class Load:
     headers: tuple[str, ...] = ()
     path: str = "/v1/chat/completions"
 
-    def run(self, connections: int, seconds: float, warm: float = 1.0, streamed: bool = False) -> dict[str, Any]:
-        """The load generator's figures; every request carries another nonce."""
+    def run(
+        self, connections: int, seconds: float, warm: float = 1.0, streamed: bool = False, per_s: float = 0
+    ) -> dict[str, Any]:
+        """The load generator's figures; every request carries another nonce.
+
+        Args:
+            per_s: so many requests a second, whatever the replies take, timed from when each was due; 0 asks again
+                on each connection as soon as it was answered. One that is due while none is free is `dropped`.
+        """
         body = self.body.with_name(self.body.stem + "_stream.json") if streamed else self.body
         command = ["taskset", "-c", str(OTHER_CORE), str(self.lg), "-p", str(self.port), "-P", self.path]
         command += ["-b", str(body), "-c", str(connections), "-d", str(seconds), "-w", str(warm)]
         command += ["-s"] if streamed else []
+        command += ["-r", str(per_s)] if per_s else []
         for header in self.headers:
             command += ["-H", header]
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + warm + 120, check=False)

@@ -83,7 +83,7 @@ def opened(folder: Path, *arguments: str) -> Iterator[tuple[str, str, subprocess
     reader.start()
     try:
         heard = ""
-        while not (found := re.search(r"gateway at (http://\S+)/v1 \(control at (http://\S+),", heard)):
+        while not (found := re.search(r"gateway at (http://\S+)/v1 \(control at (http://\S+), plain Python,", heard)):
             heard += lines.get(timeout=120)
         yield found[1], found[2], process
     finally:
@@ -221,7 +221,21 @@ def test_the_repository_s_job_is_valid_and_doctor_knows_it(
     run(["doctor", "--json"])
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
     assert checks["configs/gateway.yaml"]["verdict"] == "ok"
+    assert checks["gateway code"]["found"] == "plain Python"
     assert "ANTHROPIC_API_KEY" in checks["gateway secrets"]["found"]
+
+
+def test_compile_says_what_is_missing_and_goes_back_to_plain_python(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from llmops.gateway import compiled
+
+    monkeypatch.setattr(compiled, "HOME", tmp_path / "compiled")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert "there is no C compiler (`no-such-compiler`)" in refused(capsys, "compile")
+    (tmp_path / "compiled" / "0123").mkdir(parents=True)
+    assert run(["gateway", "compile", "--remove"]) == 0
+    assert not (tmp_path / "compiled").exists()
 
 
 def test_up_opens_the_gateway_only_with_its_secrets(

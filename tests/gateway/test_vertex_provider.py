@@ -10,7 +10,8 @@ import pytest
 from tests.support.provider_calls import target
 
 from llmops.core.errors import ConfigError
-from llmops.gateway.calls import Fault, Provider, Publisher, TokenCounter, Usage
+from llmops.gateway.abilities import Publisher, TokenCounter
+from llmops.gateway.calls import Fault, Provider, Usage
 from llmops.gateway.config import ProviderConfig
 from llmops.gateway.providers import open_provider
 

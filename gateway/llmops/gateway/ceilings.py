@@ -6,12 +6,12 @@ budget leak. Knows request bodies in the formats of callers; knows no price and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llmops.gateway.calls import Fault, Json, Operation
 from llmops.gateway.config import TargetConfig
 
-IMAGE_TOKENS = 16_384
+IMAGE_TOKENS: Final = 16_384
 """Most tokens of one picture: Qwen2-VL's default `max_pixels` (12,845,056 / 28^2), above OpenAI's `original` detail
 (10,000 patches x 1.2), Claude's 4,784 and Gemini's tiles of 258.
 
@@ -19,28 +19,35 @@ Source: https://huggingface.co/Qwen/Qwen2-VL-7B-Instruct/blob/main/preprocessor_
 https://platform.openai.com/docs/guides/images-vision#calculating-costs
 """
 
-GPT_4O_MINI_IMAGE_TOKENS = 48_169
+GPT_4O_MINI_IMAGE_TOKENS: Final = 48_169
 """gpt-4o-mini counts 2,833 + 5,667 tokens for each of at most 8 tiles, so that pictures cost what gpt-4o's cost."""
 
-STORED_TOKENS = 1_050_000
+STORED_TOKENS: Final = 1_050_000
 """Taken where the request only names what it is long by (a stored conversation, a file, a built-in tool's findings):
 the largest context window on offer. A target's `context_tokens` bounds it lower."""
 
-TEMPLATE_TOKENS = 128
+TEMPLATE_TOKENS: Final = 128
 """What a server's chat template may add in front (dates, a default system prompt, role marks)."""
 
-TOOLS_TOKENS = 1_024
+TOOLS_TOKENS: Final = 1_024
 """What a provider adds to explain the use of tools (Claude: 346 to 804), or this gateway for a structured answer."""
 
-_LIMITS: dict[Operation, tuple[str, ...]] = {
+_LIMITS: Final[dict[Operation, tuple[str, ...]]] = {
     "chat": ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict"),
     "completions": ("max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict"),
     "responses": ("max_output_tokens",),
     "messages": ("max_tokens",),
 }
-_CHOICES = ("n", "best_of", "n_cmpl")
-_STORED_NAMES = ("previous_response_id", "conversation", "prompt_id", "web_search_options", "container", "mcp_servers")
-_OWN_TOOLS = frozenset({"function", "custom"})
+_CHOICES: Final = ("n", "best_of", "n_cmpl")
+_STORED_NAMES: Final = (
+    "previous_response_id",
+    "conversation",
+    "prompt_id",
+    "web_search_options",
+    "container",
+    "mcp_servers",
+)
+_OWN_TOOLS: Final = frozenset({"function", "custom"})
 
 
 def asked_output(operation: Operation, body: Json, ceiling: int) -> int:

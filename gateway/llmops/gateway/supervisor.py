@@ -21,6 +21,7 @@ from pathlib import Path
 
 from llmops.core.errors import ConfigError, ConflictError, LlmopsError, render
 from llmops.gateway.children import Work, start_control
+from llmops.gateway.compiled import running
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.crew import Crew, next_failures, note_end, note_start, pause_s, send, waited
 from llmops.gateway.listen import address, listen
@@ -84,6 +85,8 @@ def run_gateway(
     """
     parts = parts or standard_parts()
     refuse_open_door(config)
+    if ":" in (how := running()):
+        _log.warning("the gateway runs as %s", how)
     parts.check(config)
     with ExitStack() as stack:
         lock = stack.enter_context(_lock(config.folder))

@@ -24,6 +24,7 @@ from llmops.core.secret import resolve_secret
 from llmops.core.spool import Spool
 from llmops.gateway.allowance import open_allowances
 from llmops.gateway.cache.semantic import Embed
+from llmops.gateway.compiled import running
 from llmops.gateway.config import GatewayConfig, ProviderConfig
 from llmops.gateway.engine.gate import Gate, Staff
 from llmops.gateway.engine.metrics import Metrics
@@ -131,6 +132,7 @@ class Worker:
     def _gauges(self) -> list[tuple[str, dict[str, str], float]]:
         counters = self._spool.counters
         gauges: list[tuple[str, dict[str, str], float]] = [
+            ("llmops_gateway_compiled", {}, int(running() == "compiled")),
             ("llmops_gateway_client_connections", {}, self._server.connections),
             ("llmops_gateway_spool_backlog_bytes", {}, self._spool.backlog),
             ("llmops_gateway_spool_failed", {}, counters.failed),

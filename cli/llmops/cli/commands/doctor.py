@@ -115,8 +115,15 @@ def _gateway() -> Iterator[Check]:
     if not GATEWAY_FILE.exists():
         return
     from llmops.cli.commands.up import missing_secret
+    from llmops.gateway.compiled import running
     from llmops.gateway.pricing import PriceTable
 
+    code = running()
+    yield (
+        Check("gateway code", "warn", code, "run `llmops gateway compile`")
+        if ":" in code
+        else Check("gateway code", "ok", code)
+    )
     try:
         job = gateway_job(None).value
         prices = PriceTable.load(job.prices)

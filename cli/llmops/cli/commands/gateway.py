@@ -242,14 +242,32 @@ def forgive(config: Path | None, overrides: tuple[str, ...], plan: bool, yes: bo
         say(f"{'waiting for' if plan else 'going on without'} {', '.join(waiting)}")
 
 
+@command.command("compile")
+@click.option("--remove", is_flag=True, help="Go back to plain Python.")
+def compile_(remove: bool) -> None:
+    """Compile the modules that every request goes through: a third less CPU. Needs a C compiler and two minutes.
+
+    The next start uses it, as long as the sources are the same; otherwise they run as plain Python, as they do without.
+    """
+    from llmops.gateway import compiling
+
+    if remove:
+        compiling.remove()
+        say("the gateway runs as plain Python from its next start")
+        return
+    compiling.compile_modules(say)
+    say("the gateway runs compiled from its next start; `llmops gateway compile --remove` goes back")
+
+
 def _run(config: Path | None, overrides: tuple[str, ...]) -> None:
     job, source = gateway_source(config, overrides)
+    from llmops.gateway.compiled import running
     from llmops.gateway.supervisor import run_gateway
 
     run_gateway(
         job,
         source=source,
-        announce=lambda url, control: say(f"gateway at {url}/v1 (control at {control}, Ctrl-C stops)"),
+        announce=lambda url, control: say(f"gateway at {url}/v1 (control at {control}, {running()}, Ctrl-C stops)"),
     )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from llmops.gateway.allowance.exchange import Answer, Ask, Tally
 from llmops.gateway.allowance.journal import Journal
@@ -27,13 +27,13 @@ from llmops.gateway.allowance.periods import account_of
 from llmops.gateway.allowance.refusal import gone, refusal
 from llmops.gateway.calls import Meter
 
-REFUSED_S = 0.1
+REFUSED_S: Final = 0.1
 """How long a worker remembers a refusal: a ceiling that is reached must not cost a round trip for every request."""
-REPORT_S = 0.5
-IDLE_S = 3.0
-_PLANS = 8192
-_HOLDINGS = 65_536
-_AHEAD_S = 2.0
+REPORT_S: Final = 0.5
+IDLE_S: Final = 3.0
+_PLANS: Final = 8192
+_HOLDINGS: Final = 65_536
+_AHEAD_S: Final = 2.0
 
 Amounts = tuple[int, int, int, int]
 Gone = Mapping[Literal["budgets", "limits"], Literal["refuse", "allow"]]

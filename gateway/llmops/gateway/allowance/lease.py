@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from llmops.gateway.allowance.exchange import Account
 from llmops.gateway.allowance.journal import APPLIED, DEBT, FREE, RETURNING, SENT, SERIAL, Journal
 from llmops.gateway.calls import Meter
 
 REQUESTS, TOKENS, MONEY, SLOTS = 0, 1, 2, 3
-UNITS = {"requests": REQUESTS, "tokens": TOKENS, "usd": MONEY, "concurrent": SLOTS}
-FOREVER = float("inf")
-_NOWHERE = memoryview(array("q", bytes(64)))
+UNITS: Final = {"requests": REQUESTS, "tokens": TOKENS, "usd": MONEY, "concurrent": SLOTS}
+FOREVER: Final = float("inf")
+_NOWHERE: Final = memoryview(array("q", bytes(64)))
 
 
 class Grant:

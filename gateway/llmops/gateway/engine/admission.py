@@ -25,7 +25,7 @@ SCOPE: Final = "gateway"
 IDS_SCOPE: Final = "gateway:ids"
 _DEEPEST: Final = 64
 _TAGS_BYTES, _MOST_TAGS = 2048, 16
-_TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.:-]{0,63})=([\x20-\x7e]{0,256})")
+_TAG: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.:-]{0,63})=([\x20-\x7e]{0,256})")
 OWN_TAGS: Final = frozenset(
     (
         "attempts", "cache", "cache_write_tokens", "cached_tokens", "estimated", "findings", "model", "operation",
@@ -37,13 +37,19 @@ OWN_TAGS: Final = frozenset(
 _SAYING_MORE: Final = frozenset(
     (b"x-request-id", b"x-llmops-parent-invocation", b"x-llmops-tags", b"x-llmops-session", b"traceparent")
 )
-_SESSION = re.compile(r"[\x21-\x7e]{1,200}")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_SESSION: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _NAMING_USERS: Final = frozenset(("user", "safety_identifier", "metadata"))
 _USER_BYTES: Final = 200
 _REMEMBERED_USERS: Final = 10_000
-_WHAT = {"requests_per_minute": "requests", "tokens_per_minute": "tokens", "concurrent": "concurrent"}
+_WHAT: Final = {"requests_per_minute": "requests", "tokens_per_minute": "tokens", "concurrent": "concurrent"}
+
+
+class Epoch:
+    """The time between two changes of keys or configuration; it says nothing but which one it is."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -56,15 +62,13 @@ class Caller:
 
     operation: Operation
     policy: KeyPolicy | None
-    epoch: object = None
+    epoch: Epoch | None = None
     says_more: bool = False
     expires_at: float | None = None
     grants: dict[str, Grant] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, operation: Operation, policy: KeyPolicy | None, headers: Mapping[bytes, bytes], epoch: object
-    ) -> Caller:
+    def of(cls, operation: Operation, policy: KeyPolicy | None, headers: Mapping[bytes, bytes], epoch: Epoch) -> Caller:
         expires_at = policy.expires_at if policy is not None else None
         return cls(operation, policy, epoch, not _SAYING_MORE.isdisjoint(headers), expires_at)
 
@@ -138,7 +142,7 @@ def route_of(plan: Plan, policy: KeyPolicy | None, body: Json, operation: Operat
     if policy is not None and policy.routes and name not in policy.routes:
         if route is not None:
             raise refusal(403, "route_denied", f"the key `{policy.key_id}` may not use `{name[:128]}`", None, "model")
-        known = policy.routes & plan.routes.keys()
+        known = policy.routes.intersection(plan.routes)
         raise refusal(404, "model_not_found", f"no route is named `{name[:128]}`", _near(name, known), "model")
     if route is None:
         raise refusal(404, "model_not_found", f"no route is named `{name[:128]}`", _near(name, plan.routes), "model")

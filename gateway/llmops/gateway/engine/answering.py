@@ -6,6 +6,8 @@ it an error event in that format, then the end of the stream. Whom to ask, and w
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from llmops.gateway import sse
@@ -18,7 +20,7 @@ from llmops.gateway.engine.flow import Flow
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.record import usd
 
-_MISS = (b"x-llmops-cache", b"miss")
+_MISS: Final = (b"x-llmops-cache", b"miss")
 
 
 class Answering(ClientCall):

@@ -7,6 +7,8 @@ task and no future. A retry waits by a timer; asking the shared store is a task.
 
 from __future__ import annotations
 
+from typing import Final
+
 from llmops.core.errors import LlmopsError
 from llmops.gateway.calls import Fault, Refused, UpstreamRequest, Usage
 from llmops.gateway.engine import faults
@@ -17,10 +19,10 @@ from llmops.gateway.engine.flow import Flow, Keep
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.record import Attempt
 
-BYTES_PER_TOKEN = 4
-_MANY_STREAMS = 256
+BYTES_PER_TOKEN: Final = 4
+_MANY_STREAMS: Final = 256
 """So many requests at once, and what is kept of a long stream for its row is compressed."""
-_UNTRANSLATED = frozenset(("embeddings", "rerank"))
+_UNTRANSLATED: Final = frozenset(("embeddings", "rerank"))
 
 
 class Asking(Answering):

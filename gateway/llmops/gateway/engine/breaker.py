@@ -5,11 +5,13 @@ Knows successes, failures and time. What counts as a failure is `faults`' matter
 
 from __future__ import annotations
 
+from typing import Final
+
 from llmops.gateway.config import BreakerConfig
 
-_WINDOW = 20
-_MASK = (1 << _WINDOW) - 1
-_LONGEST = 10.0
+_WINDOW: Final = 20
+_MASK: Final = (1 << _WINDOW) - 1
+_LONGEST: Final = 10.0
 
 
 class Breaker:

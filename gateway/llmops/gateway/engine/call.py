@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -37,8 +37,8 @@ from llmops.gateway.engine.tab import Tab
 if TYPE_CHECKING:
     from llmops.gateway.engine.gate import Gate
 
-JSON_HEADER = (b"content-type", b"application/json")
-NO_USAGE = Usage()
+JSON_HEADER: Final = (b"content-type", b"application/json")
+NO_USAGE: Final = Usage()
 _log = logging.getLogger(__name__)
 clock = time.monotonic
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from llmops.core.assign import assign
 from llmops.gateway.calls import Json, Operation
@@ -16,8 +17,8 @@ from llmops.gateway.config import RoiRule
 from llmops.gateway.engine.measure import Size
 from llmops.gateway.engine.plan import Route, Target
 
-_EWMA = 0.2
-_FORGOTTEN_S = 30.0
+_EWMA: Final = 0.2
+_FORGOTTEN_S: Final = 30.0
 
 
 @dataclass(slots=True)

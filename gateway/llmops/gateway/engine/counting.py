@@ -6,7 +6,10 @@ Source: https://platform.claude.com/docs/en/api/messages/count_tokens
 
 from __future__ import annotations
 
-from llmops.gateway.calls import Fault, Headers, Json, TokenCounter, UpstreamRequest, Usage
+from typing import Final
+
+from llmops.gateway.abilities import TokenCounter
+from llmops.gateway.calls import Fault, Headers, Json, UpstreamRequest, Usage
 from llmops.gateway.config import TargetConfig
 from llmops.gateway.engine.call import NO_USAGE
 from llmops.gateway.engine.exchange import Exchange
@@ -16,7 +19,7 @@ from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.record import Row
 from llmops.gateway.reading import UPSTREAM
 
-PATH = "/v1/messages/count_tokens"
+PATH: Final = "/v1/messages/count_tokens"
 
 
 class FreeSize(Size):

@@ -7,6 +7,8 @@ it ends the stream.
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from llmops.gateway.calls import Fault, Headers, Reply, Usage
@@ -20,7 +22,7 @@ from llmops.gateway.engine.recall import Recall
 from llmops.gateway.guard import Verdict
 from llmops.gateway.http.head import STREAMS
 
-_MOST_REPLY_BYTES = 64 * 1024 * 1024
+_MOST_REPLY_BYTES: Final = 64 * 1024 * 1024
 
 
 class Exchange(Asking):

@@ -7,13 +7,13 @@ into chat chunks, a guard may hold some back, and a `Writer` says them in the ca
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import Final, Literal
 
 from llmops.gateway.calls import Fault, Reader, Relay, StreamState, Writer
 from llmops.gateway.guard import StreamGuard
 
-KEPT_BYTES = 1024 * 1024
-_FOLDED_BYTES = 8 * 1024
+KEPT_BYTES: Final = 1024 * 1024
+_FOLDED_BYTES: Final = 8 * 1024
 """Beyond this much, what is kept `folded` is compressed: events repeat their frame; it takes 2 us an event."""
 
 Keep = Literal["nothing", "plain", "folded"]

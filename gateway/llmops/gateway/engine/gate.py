@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -44,9 +44,9 @@ from llmops.gateway.engine.plan import Plan, Route, Target
 from llmops.gateway.http.timers import Timers
 from llmops.gateway.keyring import Ring
 
-_JSON = (b"content-type", b"application/json")
-_MOST_GRANTS = 50_000
-_PATH_OF = {operation: path for path, operation in PATHS.items()}
+_JSON: Final = (b"content-type", b"application/json")
+_MOST_GRANTS: Final = 50_000
+_PATH_OF: Final = {operation: path for path, operation in PATHS.items()}
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +92,7 @@ class Gate:
         self._table = plan.config.inference_log
         self._grants: dict[tuple[str | None, str], admission.Grant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._epoch = object()
+        self._epoch = admission.Epoch()
         """Another one with each change of keys or configuration: what was found out in an older one is void."""
 
     def __call__(self, request: Request, responder: Responder) -> None:
@@ -223,7 +223,7 @@ class Gate:
 
     def _forget(self) -> None:
         self._grants.clear()
-        self._epoch = object()
+        self._epoch = admission.Epoch()
 
     # --- the door ----------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ _CHUNK_BYTES: Final = 500
 """A search ranks 100 documents; one of more than 500 tokens counts as several (https://cohere.com/pricing)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Size:
     """What one request may use. `plain`: messages that are flat and hold texts, nothing to fetch, one answer."""
 
@@ -49,6 +49,16 @@ class Size:
     plain: bool
     images: int
     input_estimate: int
+
+    def __init__(
+        self, operation: Operation, body: Json, raw_bytes: int, plain: bool, images: int, input_estimate: int
+    ) -> None:
+        self.operation = operation
+        self.body = body
+        self.raw_bytes = raw_bytes
+        self.plain = plain
+        self.images = images
+        self.input_estimate = input_estimate
 
     def worst(self, target: TargetConfig, one: int | None = None) -> tuple[int, int]:
         """The most input and output tokens that the target can count. Raises Fault for a maximum that is none.

@@ -14,9 +14,10 @@ from typing import Any
 from llmops.core.errors import ConfigError
 from llmops.core.ids import digest
 from llmops.gateway import pricing
+from llmops.gateway.abilities import Publisher
 from llmops.gateway.cache import RouteCache, open_cache
 from llmops.gateway.cache.semantic import Embed
-from llmops.gateway.calls import Operation, Pool, Provider, Publisher, Usage
+from llmops.gateway.calls import Operation, Pool, Provider, Usage
 from llmops.gateway.config import GatewayConfig, ProviderConfig, RoiRule, RouteConfig, TargetConfig
 from llmops.gateway.engine.breaker import Breaker
 from llmops.gateway.engine.escalation import Escalation

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_OF_A_CALL = dict.fromkeys(
+_OF_A_CALL: Final = dict.fromkeys(
     ("invocation_id", "request_id", "request_time", "assignment_p", "status_code", "latency_ms", "cost_usd")
 )
 """What every row tells of its own call."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 from llmops.gateway.calls import Json, Meter, Reply
 from llmops.gateway.engine.plan import Target
@@ -36,5 +37,5 @@ class Seldom:
     chat: Json | None = None
 
 
-USUAL = Seldom()
+USUAL: Final = Seldom()
 """Of all requests that have nothing of this; never written to."""

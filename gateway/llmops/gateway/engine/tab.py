@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from llmops.gateway.calls import Allowances, Meter, Reservation, Usage
 
-_CONSUMED = ("usd", "tokens")
+_CONSUMED: Final = ("usd", "tokens")
 
 
 @dataclass(slots=True)

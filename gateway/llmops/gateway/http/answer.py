@@ -7,7 +7,7 @@ the connection's business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmops.gateway.calls import Headers
 from llmops.gateway.http.frame import STATUS_LINES, field_lines, standing_lines
@@ -15,12 +15,15 @@ from llmops.gateway.http.frame import STATUS_LINES, field_lines, standing_lines
 if TYPE_CHECKING:
     from llmops.gateway.http.door import Connection
 
-JOINED_BYTES = 64 * 1024
+JOINED_BYTES: Final = 64 * 1024
 """A larger body is written by itself: copying it behind its head would cost more than a system call."""
 
-_FRESH, _STREAMING, _OVER, _GONE = range(4)
-_CLOSE = b"connection: close\r\n"
-_KEEP_10 = b"connection: keep-alive\r\n"
+_FRESH: Final = 0
+_STREAMING: Final = 1
+_OVER: Final = 2
+_GONE: Final = 3
+_CLOSE: Final = b"connection: close\r\n"
+_KEEP_10: Final = b"connection: keep-alive\r\n"
 
 
 class Answer:

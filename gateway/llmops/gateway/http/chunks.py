@@ -6,13 +6,17 @@ One instance reads one body. A read that holds whole chunks costs one search and
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from llmops.gateway.http.head import BadMessageError, parse_field
 
-_LINE_LIMIT = 256
-_TRAILER_LIMIT = 8 * 1024
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_SIZE_LINE, _DATA, _DATA_END, _TRAILER = range(4)
+_LINE_LIMIT: Final = 256
+_TRAILER_LIMIT: Final = 8 * 1024
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})([ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_LINE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILER: Final = 3
 
 
 class _Sizes(dict[bytes, int]):

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import re
 from collections import deque
+from typing import Final
 
 from llmops.gateway.calls import Fault, Headers, Listener, UpstreamRequest
 from llmops.gateway.config import ProviderConfig
@@ -26,13 +27,13 @@ from llmops.gateway.http.timers import NEVER, Timers
 from llmops.gateway.http.tls import client_context
 from llmops.gateway.http.upstream import Call, Upstream
 
-REPLY_BYTES = 64 * 1024**2
+REPLY_BYTES: Final = 64 * 1024**2
 """The largest reply that is no event stream."""
 
-_AGENT = b"user-agent: llmops-gateway\r\n"
-_PREFIXES = 1024
-_PATH = re.compile(r"/[!-~]*")
-_METHOD = re.compile(r"[A-Z]+")
+_AGENT: Final = b"user-agent: llmops-gateway\r\n"
+_PREFIXES: Final = 1024
+_PATH: Final = re.compile(r"/[!-~]*")
+_METHOD: Final = re.compile(r"[A-Z]+")
 
 log = logging.getLogger(__name__)
 

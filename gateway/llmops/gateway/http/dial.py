@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from llmops.core.errors import ConfigError
@@ -25,7 +25,9 @@ from llmops.gateway.http.tls import ResumingContext
 STAGGER_S = 0.25
 NAMES_S = 30.0
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P")
+"""What serves as an `asyncio.Protocol`."""
+
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
@@ -92,13 +94,14 @@ class Dialer:
         if self._context is not None:
             tls = {"ssl": self._context, "server_hostname": self._server_name}
         try:
-            _, protocol = await self._loop.create_connection(factory, sock=sock, **tls)
+            made = cast("Callable[[], asyncio.Protocol]", factory)
+            _, protocol = await self._loop.create_connection(made, sock=sock, **tls)
         except BaseException as error:
             sock.close()
             if tls and isinstance(error, ConnectionError):  # it hung up on our hello
                 raise Fault("tls", "the upstream ended the handshake") from error
             raise
-        return protocol
+        return cast("P", protocol)
 
     async def _resolve(self) -> list[Address]:
         """Addresses in the order to try; however many connections are wanted at once, the resolver is asked once."""

@@ -17,7 +17,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from llmops.gateway.calls import Request
 from llmops.gateway.http.answer import Answer
@@ -29,25 +29,30 @@ from llmops.gateway.http.timers import NEVER
 if TYPE_CHECKING:
     from llmops.gateway.http.server import HttpServer
 
-WRITE_HIGH = 64 * 1024
-WRITE_LOW = 16 * 1024
-PIPELINED_BYTES = 64 * 1024
-LINGER_S = 2.0
-LEAST_CHUNK = 64
+WRITE_HIGH: Final = 64 * 1024
+WRITE_LOW: Final = 16 * 1024
+PIPELINED_BYTES: Final = 64 * 1024
+LINGER_S: Final = 2.0
+LEAST_CHUNK: Final = 64
 """Chunks of a request must hold so many bytes on average (the first 1,024 are free): each costs time to take apart."""
 
 BODIES_BYTES = 256 * 1024**2
 """What the unfinished bodies of one worker may take together: nobody has shown a key before his body is whole."""
 
-_STRANGER = KnownHead(b"", (Request("", "", "", {}, b""), 0, False, 1, False), chances=4)
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_HEAD, _BODY, _ANSWER, _CLOSING, _LINGER, _LOST = range(6)
+_STRANGER: Final = KnownHead(b"", (Request("", "", "", {}, b""), 0, False, 1, False), chances=4)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HEAD: Final = 0
+_BODY: Final = 1
+_ANSWER: Final = 2
+_CLOSING: Final = 3
+_LINGER: Final = 4
+_LOST: Final = 5
 
 log = logging.getLogger(__name__)
 
 
-class Connection(asyncio.Protocol):
-    """One client connection of the server."""
+class Connection:
+    """One client connection of the server: an `asyncio.Protocol` by what it has, of no base that is not compiled."""
 
     __slots__ = (
         "_answer", "_body", "_chunks", "_head", "_held", "_kept", "_known", "_pending", "_scanned", "_server", "_state",

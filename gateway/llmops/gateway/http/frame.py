@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from operator import itemgetter
+from typing import Final
 
 import orjson
 
 from llmops.gateway.calls import Headers
 
-OWN = frozenset(
+OWN: Final = frozenset(
     (
         b"accept-encoding", b"connection", b"content-length", b"date", b"expect", b"host", b"keep-alive", b"te",
         b"trailer", b"transfer-encoding", b"upgrade",
@@ -21,9 +22,9 @@ OWN = frozenset(
 )  # fmt: skip
 """Headers that the transport alone writes: where a message goes, where it ends, what becomes of the connection."""
 
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_KEPT_NAMES = 1024
-_KEPT_STANDING = 4096
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_KEPT_NAMES: Final = 1024
+_KEPT_STANDING: Final = 4096
 _name_of = itemgetter(0)
 _pair = b": ".join
 
@@ -40,7 +41,7 @@ class _StatusLines(dict[int, bytes]):
         return line
 
 
-STATUS_LINES = _StatusLines()
+STATUS_LINES: Final = _StatusLines()
 _safe_names: set[bytes] = set()
 
 

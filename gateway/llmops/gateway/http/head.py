@@ -12,37 +12,39 @@ from __future__ import annotations
 
 import re
 from hmac import compare_digest
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llmops.core.errors import UserError
 from llmops.gateway.calls import Request
 
 Field = tuple[bytes, bytes]
 
-FIELDS_LIMIT = 100
-TARGET_LIMIT = 8 * 1024
-LENGTH_DIGITS = 15
-CHUNKED = -1
+FIELDS_LIMIT: Final = 100
+TARGET_LIMIT: Final = 8 * 1024
+LENGTH_DIGITS: Final = 15
+CHUNKED: Final = -1
 """In place of a length: the body says itself where it ends."""
 
-METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-SECRETS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie", b"proxy-authorization", b"x-goog-api-key"))
-SINGLE = SECRETS | frozenset(
+METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+SECRETS: Final = frozenset(
+    (b"authorization", b"x-api-key", b"api-key", b"cookie", b"proxy-authorization", b"x-goog-api-key")
+)
+SINGLE: Final = SECRETS | frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"content-encoding")
 )
 
-STREAMS = (b"text/event-stream", b"application/vnd.amazon.eventstream")
+STREAMS: Final = (b"text/event-stream", b"application/vnd.amazon.eventstream")
 
-_KEPT_LINES = 2048
-_REPLY_CHANCES = 1000
-_KEPT_BYTES = 160
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE_BYTES = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_TARGET = re.compile(rb"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
-_ABSOLUTE = re.compile(rb"https?://([^/?]+)(/?.*)", re.IGNORECASE)
-_LENGTH_LINE = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n|\Z)", re.IGNORECASE)
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
+_KEPT_LINES: Final = 2048
+_REPLY_CHANCES: Final = 1000
+_KEPT_BYTES: Final = 160
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE_BYTES: Final = bytes(byte for byte in range(256) if byte == 9 or (byte >= 32 and byte != 127))
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_TARGET: Final = re.compile(rb"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(/?.*)", re.IGNORECASE)
+_LENGTH_LINE: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n|\Z)", re.IGNORECASE)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
 class BadMessageError(UserError):

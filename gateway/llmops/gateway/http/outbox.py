@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-MOST_BYTES = 256 * 1024
+MOST_BYTES: Final = 256 * 1024
 """More than this is not held back: a transport must be able to say that it is full."""
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
+from typing import cast
 
 from llmops.gateway.calls import Handler
 from llmops.gateway.config import HttpConfig
@@ -61,14 +63,15 @@ class HttpServer:
         """Accept connections; returns the port. `sock` is a bound socket to use instead of host and port."""
         context = server_context(self.config)
         handshake_s = self.config.head_s if context else None
+        factory = cast("Callable[[], asyncio.Protocol]", self)
         if sock is None:
             listener = await self.loop.create_server(
-                self, host, port, backlog=BACKLOG, reuse_port=reuse_port or None, ssl=context,
+                factory, host, port, backlog=BACKLOG, reuse_port=reuse_port or None, ssl=context,
                 ssl_handshake_timeout=handshake_s,
             )  # fmt: skip
         else:
             listener = await self.loop.create_server(
-                self, sock=sock, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
+                factory, sock=sock, backlog=BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
             )
         self._listeners.append(listener)
         return int(listener.sockets[0].getsockname()[1])

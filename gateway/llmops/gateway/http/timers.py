@@ -15,12 +15,12 @@ import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Protocol
+from typing import Final, Protocol
 
 from llmops.gateway.http.outbox import Outbox
 
-NEVER = float("inf")
-TICK_S = 0.1
+NEVER: Final = float("inf")
+TICK_S: Final = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Timers:
     __slots__ = (
         "_handle",
         "_loop",
-        "_real",
+        "_read_at",
         "_second",
         "_tick_s",
         "_watched",
@@ -57,7 +57,7 @@ class Timers:
         self._watched: set[Timed] = set()
         self.watch: Callable[[Timed], None] = self._watched.add
         self.forget: Callable[[Timed], None] = self._watched.discard
-        self._real = loop.time()
+        self._read_at = loop.time()
         self._second = 0
         self.outbox = Outbox(loop)
         self.now = 0.0
@@ -74,8 +74,8 @@ class Timers:
     def _tick(self) -> None:
         self._handle = self._loop.call_later(self._tick_s, self._tick)
         real = self._loop.time()
-        self.now += min(real - self._real, 2 * self._tick_s)
-        self._real = real
+        self.now += min(real - self._read_at, 2 * self._tick_s)
+        self._read_at = real
         self._renew_date()
         limit = self.now - self._tick_s  # `now` may have been a tick old when the deadline was set
         for thing in [thing for thing in self._watched if thing.deadline <= limit]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from llmops.gateway.calls import Fault, Listener
 from llmops.gateway.http.chunks import Chunks
@@ -17,10 +17,15 @@ from llmops.gateway.http.timers import NEVER
 if TYPE_CHECKING:
     from llmops.gateway.http.client import OriginPool
 
-HEAD_BYTES = 64 * 1024
-INTERIM_REPLIES = 8
+HEAD_BYTES: Final = 64 * 1024
+INTERIM_REPLIES: Final = 8
 
-_IDLE, _HEAD, _LENGTH, _CHUNKS, _UNTIL_CLOSE, _LOST = range(6)
+_IDLE: Final = 0
+_HEAD: Final = 1
+_LENGTH: Final = 2
+_CHUNKS: Final = 3
+_UNTIL_CLOSE: Final = 4
+_LOST: Final = 5
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +80,8 @@ class Call:
                 log.exception("the fault of an upstream call could not be handled")
 
 
-class Upstream(asyncio.Protocol):
-    """A connection of the pool; at most one call at a time."""
+class Upstream:
+    """A connection of the pool; at most one call at a time. An `asyncio.Protocol` by what it has."""
 
     __slots__ = (
         "_call", "_chunks", "_held", "_interim", "_keep", "_left", "_pool", "_received", "_state", "_timers",
@@ -151,6 +156,12 @@ class Upstream(asyncio.Protocol):
         if self._state == _UNTIL_CLOSE and exc is None:
             self._end()
         self._break()
+
+    def pause_writing(self) -> None:
+        """A request is held whole whatever the upstream takes of it."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
 
     # --- called by the clock, the call and the pool ---
 

@@ -9,6 +9,7 @@ https://learn.microsoft.com/azure/ai-foundry/openai/reference
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from llmops.core.errors import ConfigError
@@ -17,8 +18,8 @@ from llmops.gateway.config import ProviderConfig, TargetConfig
 from llmops.gateway.providers.openai import OpenAI
 from llmops.gateway.providers.openai_request import PATHS
 
-_STABLE = "2024-10-21"
-_NEW_LIMIT = "2024-09-01"
+_STABLE: Final = "2024-10-21"
+_NEW_LIMIT: Final = "2024-09-01"
 """First api-version that knows `max_completion_tokens`; the date sorts as text."""
 
 

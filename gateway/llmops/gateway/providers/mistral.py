@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -23,21 +23,21 @@ from llmops.gateway.providers.openai_request import wants_usage, without_extensi
 from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay
 from llmops.gateway.reading import CALLER
 
-_KNOWN = chat.GENERATION | frozenset(
+_KNOWN: Final = chat.GENERATION | frozenset(
     {
         *("n", "frequency_penalty", "presence_penalty", "random_seed", "seed", "safe_prompt", "prompt_mode"),
         *("guardrails", "metadata", "prediction", "verbosity"),
     }
 )
-_UNKNOWN_HINTS = (chat.HINTS | {"verbosity", "service_tier"}) - {
+_UNKNOWN_HINTS: Final = (chat.HINTS | {"verbosity", "service_tier"}) - {
     "model",
     "messages",
     "stream",
     "metadata",
     "prediction",
 }
-_MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "prefix"})
-_CALL_ID = re.compile(r"[A-Za-z0-9]{9}")
+_MESSAGE_FIELDS: Final = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "prefix"})
+_CALL_ID: Final = re.compile(r"[A-Za-z0-9]{9}")
 
 
 class Mistral(OpenAI):

@@ -6,6 +6,7 @@ maximum of output tokens, and `stream_options.include_usage`. Knows no dialect b
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
 import orjson
@@ -31,10 +32,10 @@ from llmops.gateway.providers.openai_stream import ChatReader, ChatRelay, Respon
 
 __all__ = ["OpenAI", "own_headers"]
 
-_STREAMED = frozenset({"chat", "completions"})
-_GENERATING = frozenset({"chat", "completions", "responses"})
-_OPENAI_HOST = "api.openai.com"
-_LIMIT_NAMES = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
+_STREAMED: Final = frozenset({"chat", "completions"})
+_GENERATING: Final = frozenset({"chat", "completions", "responses"})
+_OPENAI_HOST: Final = "api.openai.com"
+_LIMIT_NAMES: Final = ("max_completion_tokens", "max_tokens", "max_new_tokens", "n_predict")
 
 
 class OpenAI:
@@ -46,7 +47,7 @@ class OpenAI:
         self._is_openai = url.hostname == _OPENAI_HOST
         self._secret = api_key
         self.native: frozenset[Operation] = frozenset(config.operations or self._default_operations())
-        if unknown := sorted(self.native - PATHS.keys()):
+        if unknown := sorted(self.native.difference(PATHS)):
             raise ConfigError(
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",

@@ -7,7 +7,7 @@ or makes no sense is None, and the engine estimates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -174,7 +174,7 @@ def _no_messages(value: Json, secret: str | None) -> str | None:
     raise Fault("invalid", "this provider does not speak the messages format")
 
 
-_SHAPES: dict[Operation, Callable[[Json, str | None], str | None]] = {
+_SHAPES: Final[dict[Operation, Callable[[Json, str | None], str | None]]] = {
     "chat": _chat,
     "completions": _completions,
     "responses": _responses,

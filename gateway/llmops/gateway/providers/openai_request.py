@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from llmops.core.errors import ConfigError
 from llmops.core.secret import resolve_secret
 from llmops.gateway.calls import Fault, Json, Operation
 from llmops.gateway.config import ProviderConfig
 
-PATHS: dict[Operation, str] = {
+PATHS: Final[dict[Operation, str]] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "responses": "/responses",
     "embeddings": "/embeddings",
     "rerank": "/rerank",
 }
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_REFERENCE = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)")
-_DEARER_TIERS = ("priority", "fast")
-_DEAR_TOOLS = ("web_search", "file_search", "code_interpreter", "image_generation", "shell")
-_BODY_EXTENSIONS = ("thinking", "top_k", "cache_control")
-_MESSAGE_EXTENSIONS = frozenset({"reasoning_content", "thinking_blocks", "is_error", "cache_control"})
+_OWN_HEADERS: Final = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type"})
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_REFERENCE: Final = re.compile(r"(?:env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)")
+_DEARER_TIERS: Final = ("priority", "fast")
+_DEAR_TOOLS: Final = ("web_search", "file_search", "code_interpreter", "image_generation", "shell")
+_BODY_EXTENSIONS: Final = ("thinking", "top_k", "cache_control")
+_MESSAGE_EXTENSIONS: Final = frozenset({"reasoning_content", "thinking_blocks", "is_error", "cache_control"})
 
 
 def own_headers(config: ProviderConfig) -> list[tuple[bytes, bytes]]:
