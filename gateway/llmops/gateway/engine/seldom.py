@@ -36,5 +36,15 @@ class Seldom:
     chat: Json | None = None
 
 
+class _Shared(Seldom):
+    """Reads as fast as any, and refuses to be written to: what one request wrote, all others would have."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"`{name}` is one request's own: write to `call.own()`")
+
+
 USUAL = Seldom()
-"""Of all requests that have nothing of this; never written to."""
+"""Of all requests that have nothing of this; it cannot be written to."""
+USUAL.__class__ = _Shared
