@@ -11,8 +11,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constrai
 # Where Python may not keep what it compiled, every process compiles all it imports: half a second each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: up test test-e2e test-clusters lint format bench bench-gateway clean
-.PHONY: up test test-e2e fast test-fast lint format bench bench-gateway clean
+.PHONY: up test test-clusters fast test-fast lint format bench bench-gateway clean
 
 up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up

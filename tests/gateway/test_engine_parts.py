@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmops.core.errors import ConfigError
 from llmops.core.web.hosts import hostname
+from llmops.gateway import compiled
 from llmops.gateway.calls import Fault, Meter, Usage
 from llmops.gateway.config import BreakerConfig, EscalateConfig, RoiRule, TargetConfig
 from llmops.gateway.engine import admission
@@ -23,6 +24,7 @@ from llmops.gateway.engine.escalation import Escalation, mean_logprob
 from llmops.gateway.engine.host import Host, check_origin
 from llmops.gateway.engine.measure import measure
 from llmops.gateway.engine.metrics import BOUNDS, Metrics
+from llmops.gateway.engine.seldom import USUAL, Seldom
 from llmops.gateway.engine.tab import Tab
 
 HEAVY = (
@@ -43,6 +45,24 @@ def test_a_worker_imports_nothing_heavy() -> None:
     program = f"import sys, llmops.gateway.worker; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- what requests share ---
+
+
+@pytest.mark.skipif(compiled.running() == "compiled", reason="machine code writes without asking")
+def test_what_all_usual_requests_share_cannot_be_written_to() -> None:
+    """So that each test of a whole gateway, with whatever feature, would see an attempt."""
+    names = [field.name for field in fields(Seldom)]
+    before = [getattr(USUAL, name) for name in names]
+    for name in [*names, "anything"]:
+        with pytest.raises(AttributeError, match="one request's own"):
+            setattr(USUAL, name, "mine")
+    assert [getattr(USUAL, name) for name in names] == before
+    assert all(value is None or isinstance(value, str | float | tuple) for value in before), (
+        "none can be changed within"
+    )
+    Seldom().tags = {"one's": "own"}
 
 
 # --- breaker ---------------------------------------------------------------------------------------------------------

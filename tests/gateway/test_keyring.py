@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.support.migrations import differences
 
 from llmops.core.errors import IntegrityError, NotFoundError, UserError
+from llmops.core.identity import LOCAL
 from llmops.core.keys import Keys
 from llmops.core.sql import Sql, open_sql
 from llmops.core.state import StateConfig
@@ -24,6 +25,7 @@ from llmops.gateway.control.keys import VirtualKeys, Wish
 from llmops.gateway.control.snapshot import Publisher
 from llmops.gateway.control.tables import METADATA
 from llmops.gateway.keyring import SNAPSHOT, Ring, write_snapshot
+from llmops.registry.authority import Authority
 
 CONFIG = GatewayConfig.model_validate(
     {
@@ -44,6 +46,12 @@ def sql(tmp_path: Path) -> Iterator[Sql]:
 
 
 @pytest.fixture
+def by(sql: Sql, tmp_path: Path) -> Iterator[Authority]:
+    with Authority.over(sql, StateConfig(dir=tmp_path), LOCAL) as authority:
+        yield authority
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "gateway"
 
@@ -52,7 +60,7 @@ def test_the_tables_are_as_the_code_says(sql: Sql) -> None:
     assert differences(sql, METADATA) == []
 
 
-def test_a_key_reaches_the_workers_with_its_policy(sql: Sql, folder: Path) -> None:
+def test_a_key_reaches_the_workers_with_its_policy(sql: Sql, by: Authority, folder: Path) -> None:
     wish = Wish(
         "intranet",
         team="search",
@@ -62,7 +70,7 @@ def test_a_key_reaches_the_workers_with_its_policy(sql: Sql, folder: Path) -> No
         limits=LimitsConfig(requests_per_minute=60, concurrent=2),
         budgets=(BudgetConfig(usd=Decimal("0.000000001"), period="day"), BudgetConfig(usd=Decimal(30))),
     )
-    token, made = VirtualKeys(sql).create(wish, CONFIG)
+    token, made = VirtualKeys(sql).create(wish, CONFIG, by)
     assert Publisher(sql, folder).publish()
     found = Ring.load(folder / SNAPSHOT).find(token)
     assert found == made.policy
@@ -87,27 +95,27 @@ def test_only_keys_of_this_door_are_published(sql: Sql, folder: Path) -> None:
     assert "gateway:ids" in found.scopes
 
 
-def test_a_revoked_key_is_gone_once_the_snapshot_is_written(sql: Sql, folder: Path) -> None:
-    token, made = VirtualKeys(sql).create(Wish("a"), CONFIG)
+def test_a_revoked_key_is_gone_once_the_snapshot_is_written(sql: Sql, by: Authority, folder: Path) -> None:
+    token, made = VirtualKeys(sql).create(Wish("a"), CONFIG, by)
     publisher = Publisher(sql, folder)
     publisher.publish()
     ring = Ring.load(folder / SNAPSHOT)
     assert ring.find(token)
     assert not ring.refresh()
     assert not publisher.publish()
-    assert VirtualKeys(sql).revoke(made.key.key_id).state == "revoked"
+    assert VirtualKeys(sql).revoke(made.key.key_id, by).state == "revoked"
     assert publisher.publish()
     assert ring.refresh()
     assert ring.find(token) is None
     with pytest.raises(NotFoundError):
-        VirtualKeys(sql).revoke("0" * 16)
+        VirtualKeys(sql).revoke("0" * 16, by)
 
 
-def test_the_publisher_follows_the_table(sql: Sql, folder: Path) -> None:
+def test_the_publisher_follows_the_table(sql: Sql, by: Authority, folder: Path) -> None:
     publisher = Publisher(sql, folder, poll_s=0.01)
     publisher.start()
     try:
-        token, _ = VirtualKeys(sql).create(Wish("a"), CONFIG)
+        token, _ = VirtualKeys(sql).create(Wish("a"), CONFIG, by)
         ring = Ring.load(folder / SNAPSHOT)
         deadline = time.monotonic() + 30
         while ring.find(token) is None:
@@ -118,9 +126,11 @@ def test_the_publisher_follows_the_table(sql: Sql, folder: Path) -> None:
         publisher.stop()
 
 
-def test_an_expired_key_is_refused_at_once(sql: Sql, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_key_is_refused_at_once(
+    sql: Sql, by: Authority, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expiry = datetime.now(UTC) + timedelta(hours=1)
-    token, _ = VirtualKeys(sql).create(Wish("a", expires_at=expiry), CONFIG)
+    token, _ = VirtualKeys(sql).create(Wish("a", expires_at=expiry), CONFIG, by)
     Publisher(sql, folder).publish()
     ring = Ring.load(folder / SNAPSHOT)
     assert ring.find(token)
@@ -128,8 +138,10 @@ def test_an_expired_key_is_refused_at_once(sql: Sql, folder: Path, monkeypatch: 
     assert ring.find(token) is None
 
 
-def test_a_broken_snapshot_leaves_the_old_keys(sql: Sql, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    token, made = VirtualKeys(sql).create(Wish("a"), CONFIG)
+def test_a_broken_snapshot_leaves_the_old_keys(
+    sql: Sql, by: Authority, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token, made = VirtualKeys(sql).create(Wish("a"), CONFIG, by)
     path = folder / SNAPSHOT
     write_snapshot(path, [made.policy])
     ring = Ring.load(path)
@@ -155,7 +167,7 @@ def test_no_snapshot_means_no_keys(folder: Path) -> None:
     assert not ring.refresh()
 
 
-def test_what_the_configuration_lacks_is_refused(sql: Sql) -> None:
+def test_what_the_configuration_lacks_is_refused(sql: Sql, by: Authority) -> None:
     keys = VirtualKeys(sql)
     twice = (BudgetConfig(usd=Decimal(1)), BudgetConfig(usd=Decimal(2)))
     for wish, what in (
@@ -166,7 +178,7 @@ def test_what_the_configuration_lacks_is_refused(sql: Sql) -> None:
         (Wish(" "), "needs a name"),
     ):
         with pytest.raises(UserError, match=what):
-            keys.create(wish, CONFIG)
+            keys.create(wish, CONFIG, by)
     assert keys.list() == []
 
 

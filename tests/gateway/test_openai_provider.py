@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from tests.support.json_values import CUTS, JSON, objects, patiently, pieces, thoroughly
 
 from llmops.core.errors import ConfigError
-from llmops.gateway.calls import Fault, Operation, Provider, StreamState, Usage
+from llmops.gateway.calls import Fault, FaultKind, Operation, Provider, Reader, Relay, Usage
 from llmops.gateway.config import PriceConfig, ProviderConfig, TargetConfig
 from llmops.gateway.providers import open_provider
-from llmops.gateway.providers.faults import read_fault, retry_after_s
+from llmops.gateway.providers.faults import MAX_MESSAGE, read_fault, retry_after_s
+from llmops.gateway.sse import blocks, read_event
 
 KEY = "sk-test-0123456789abcdefghij"
 TARGET = TargetConfig(provider="up", model="real-model", max_output_tokens=100)
@@ -489,34 +491,72 @@ def test_a_failed_response_is_a_fault() -> None:
 @given(values=st.lists(st.one_of(objects(("choices", "usage", "error", "model", "delta", "response", "type")), JSON)))
 def test_no_stream_of_arbitrary_json_breaks_a_relay_or_reader(values: list[Any]) -> None:
     raw = b"".join(event(value) for value in values)
+    mistral = provider("mistral", None).relay("chat", {})  # says some fields as OpenAI does
     for stream in (
         provider().relay("chat", {}),
         provider().relay("completions", {}),
         provider(url=None).relay("responses", {}),
-        provider("mistral", None).relay("chat", {}),
+        mistral,
         provider().reader({}),
         provider("mistral", None).reader({}),
     ):
-        stream.feed(raw)
-        _makes_sense(stream)
+        _makes_sense(stream, raw, [stream.feed(raw)], rewritten=stream is mistral)
 
 
 @patiently
 @given(raw=st.binary(max_size=300), cuts=CUTS)
 def test_no_bytes_break_a_relay_or_reader(raw: bytes, cuts: list[int]) -> None:
     for stream in (provider().relay("chat", {}), provider(url=None).relay("responses", {}), provider().reader({})):
-        for piece in pieces(raw, cuts):
-            stream.feed(piece)
-        _makes_sense(stream)
+        _makes_sense(stream, raw, [stream.feed(piece) for piece in pieces(raw, cuts)])
 
 
-def _makes_sense(stream: StreamState) -> None:
-    """What can be booked by it, and told of it, whatever it was fed."""
-    assert stream.received >= 0
+def _makes_sense(stream: Relay | Reader, raw: bytes, told: Sequence[Any], *, rewritten: bool = False) -> None:
+    """What goes on to the caller, can be booked, and is said of it, whatever it was fed."""
+    assert 0 <= stream.received <= len(raw)
     assert stream.model is None or isinstance(stream.model, str)
-    assert stream.fault is None or stream.fault.kind
     usage = stream.usage
-    assert usage is None or min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) >= 0
+    counts = [] if usage is None else [value for value in astuple(usage) if not isinstance(value, bool)]
+    assert all(isinstance(count, int) and 0 <= count < 2**53 for count in counts)
+    if stream.fault is not None:
+        assert stream.fault.kind in get_args(FaultKind)
+        assert 0 < len(stream.fault.message) <= MAX_MESSAGE
+        assert 400 <= stream.fault.status < 600
+        assert not stream.feed(STREAM), "a stream that failed goes on"
+    if told and isinstance(told[0], bytes):
+        assert rewritten or _passed_on(b"".join(told), raw)
+    else:
+        _canonical([chunk for chunks in told for chunk in chunks])
+
+
+def _passed_on(sent: bytes, raw: bytes) -> bool:
+    """Whether these are whole events of the upstream's, in its order, and nothing that it did not send."""
+    offered = iter(_without_usage(raw))
+    in_order = all(told in offered for told in _without_usage(sent))  # `in` takes what stands before from the iterator
+    return in_order and sent[-1:] in b"\r\n"
+
+
+def _without_usage(stream: bytes) -> list[Any]:
+    """What a stream's events say: a relay takes out only the usage that nobody asked for."""
+    told: list[Any] = []
+    for block in blocks(stream):
+        try:
+            value = orjson.loads((read_event(block) or (b"", block.strip()))[1])
+        except orjson.JSONDecodeError:
+            value = block.strip()
+        told.append(
+            {name: kept for name, kept in value.items() if name != "usage"} if isinstance(value, dict) else value
+        )
+    return told
+
+
+def _canonical(chunks: list[Any]) -> None:
+    """Chunks that every dialect can write: choices with deltas, the usage in one of its own, at most once."""
+    for chunk in chunks:
+        assert all(isinstance(choice["delta"], dict) for choice in chunk["choices"])
+        assert orjson.loads(orjson.dumps(chunk)) == chunk
+    with_usage = [chunk for chunk in chunks if "usage" in chunk]
+    assert len(with_usage) <= 1
+    assert all(chunk["choices"] == [] for chunk in with_usage)
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, MetaData, Row, String, Table, insert, select, update
+from sqlalchemy import JSON, Column, Connection, MetaData, Row, String, Table, insert, select, update
 
 from llmops.core.errors import DeniedError, NotFoundError, UnauthenticatedError, UserError
 from llmops.core.identity import LOCAL, Principal
@@ -71,6 +71,56 @@ class Key:
 
 
 @dataclass(frozen=True)
+class NewKey:
+    """A key that is in no table yet, so that its making can go on record under its id before it works."""
+
+    token: str = field(repr=False)
+    key: Key
+    secret_sha256: str = field(repr=False)
+
+    @classmethod
+    def draw(
+        cls,
+        name: str,
+        *,
+        scopes: Iterable[str],
+        groups: Iterable[str] = (),
+        expires_at: datetime | None = None,
+        created_by: str = "local",
+    ) -> NewKey:
+        """Think of a key; its token is known only here and cannot be had again.
+
+        Raises:
+            UserError: something about it is malformed.
+        """
+        now = datetime.now(UTC)
+        if not 1 <= len(name.strip()) <= 200:
+            raise UserError("a key needs a name of 1 to 200 characters")
+        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
+            raise UserError("a key expires in the future, with a time zone", where=str(expires_at))
+        key = Key(
+            key_id=secrets.token_hex(8),
+            name=name.strip(),
+            scopes=_words("scope", scopes),
+            groups=_words("group", groups),
+            created_at=now,
+            created_by=created_by,
+            expires_at=expires_at,
+            revoked_at=None,
+        )
+        if not key.scopes:
+            raise UserError("a key needs a scope", hint="say what it may do, for example serving")
+        secret = secrets.token_urlsafe(32)
+        return cls(f"lk_{key.key_id}_{secret}", key, _hash(secret))
+
+    def add(self, connection: Connection) -> None:
+        """Put it into the table, in the caller's transaction; from its commit on it works."""
+        key = self.key
+        row = {**vars(key), "scopes": sorted(key.scopes), "groups": sorted(key.groups)}
+        connection.execute(insert(KEYS).values({**row, "secret_sha256": self.secret_sha256}))
+
+
+@dataclass(frozen=True)
 class _Remembered:
     key: Key
     secret_sha256: str
@@ -99,38 +149,12 @@ class Keys:
         self._remembered: dict[str, _Remembered] = {}
         self._lock = threading.Lock()
 
-    def create(
-        self,
-        name: str,
-        *,
-        scopes: Iterable[str],
-        groups: Iterable[str] = (),
-        expires_at: datetime | None = None,
-        created_by: str = "local",
-    ) -> tuple[str, Key]:
-        """Make a key; gives its token, which is shown this once and cannot be had again."""
-        now = datetime.now(UTC)
-        if not 1 <= len(name.strip()) <= 200:
-            raise UserError("a key needs a name of 1 to 200 characters")
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= now):
-            raise UserError("a key expires in the future, with a time zone", where=str(expires_at))
-        key = Key(
-            key_id=secrets.token_hex(8),
-            name=name.strip(),
-            scopes=_words("scope", scopes),
-            groups=_words("group", groups),
-            created_at=now,
-            created_by=created_by,
-            expires_at=expires_at,
-            revoked_at=None,
-        )
-        if not key.scopes:
-            raise UserError("a key needs a scope", hint="say what it may do, for example serving")
-        secret = secrets.token_urlsafe(32)
-        row = {**vars(key), "scopes": sorted(key.scopes), "groups": sorted(key.groups), "secret_sha256": _hash(secret)}
+    def create(self, name: str, **wanted: Any) -> tuple[str, Key]:
+        """Make a key, `wanted` as `NewKey.draw` takes it; gives its token, which is shown this once."""
+        new = NewKey.draw(name, **wanted)
         with self._sql.begin() as connection:
-            connection.execute(insert(KEYS).values(row))
-        return f"lk_{key.key_id}_{secret}", key
+            new.add(connection)
+        return new.token, new.key
 
     def list(self) -> list[Key]:
         """Every key, newest first, revoked ones too."""
@@ -140,12 +164,17 @@ class Keys:
     def revoke(self, key_id: str) -> Key:
         """End a key, everywhere within a second. Revoking twice keeps the first time."""
         with self._sql.begin() as connection:
-            connection.execute(
-                update(KEYS)
-                .where(KEYS.c.key_id == key_id, KEYS.c.revoked_at.is_(None))
-                .values(revoked_at=datetime.now(UTC))
-            )
-            row = connection.execute(select(KEYS).where(KEYS.c.key_id == key_id)).one_or_none()
+            return self.end(connection, key_id)
+
+    def end(self, connection: Connection, key_id: str) -> Key:
+        """End a key in the caller's transaction.
+
+        Raises:
+            NotFoundError: there is no such key.
+        """
+        still = (KEYS.c.key_id == key_id, KEYS.c.revoked_at.is_(None))
+        connection.execute(update(KEYS).where(*still).values(revoked_at=datetime.now(UTC)))
+        row = connection.execute(select(KEYS).where(KEYS.c.key_id == key_id)).one_or_none()
         if row is None:
             raise NotFoundError("no such key", where=key_id, hint="list the keys to see their ids")
         with self._lock:

@@ -40,9 +40,13 @@ class Authority:
 
     @classmethod
     @contextmanager
-    def over(cls, sql: Sql, state: StateConfig, principal: Principal) -> Iterator[Authority]:
-        """The authority of a principal over a state, without the rest of the registry."""
-        audit = Audit(sql, state)
+    def over(cls, sql: Sql, state: StateConfig, principal: Principal, service: str = "registry") -> Iterator[Authority]:
+        """The authority of a principal over a state, without the rest of the registry.
+
+        Args:
+            service: which part acts, as the log names it.
+        """
+        audit = Audit(sql, state, origin=Origin.local(service))
         try:
             yield cls(principal, Access(state), audit)
         finally:

@@ -15,9 +15,10 @@ from llmops.cli.output import json_option, print_json, print_table, say, set_opt
 from llmops.core.errors import NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
+    from llmops.core.sql import Sql
     from llmops.gateway.config import GatewayConfig
-    from llmops.gateway.control.keys import VirtualKeys
     from llmops.gateway.control.usage import Sums
+    from llmops.registry.authority import Authority
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="The gateway job; default: configs/gateway.yaml."
@@ -135,11 +136,15 @@ def keys() -> None:
 @json_option
 def create(config: Path | None, overrides: tuple[str, ...], as_json: bool, **wanted: Any) -> None:
     """Make a virtual key called NAME. Its token is shown this once."""
+    from llmops.gateway.control.keys import VirtualKeys
+    from llmops.gateway.control.snapshot import Publisher
     from llmops.gateway.control.wishes import read_wish
 
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in wanted.items() if value}
-    with _keys(config, overrides) as (table, job):
-        token, key = table.create(read_wish(given), job)
+    job = gateway_job(config, overrides).value
+    with _acting_on(job) as (sql, authority):
+        token, key = VirtualKeys(sql).create(read_wish(given), job, authority)
+        Publisher(sql, job.folder).attempt()  # workers of this machine know of it at once
     if as_json:
         print_json({"token": token, **key.as_json()})
         return
@@ -154,8 +159,11 @@ def create(config: Path | None, overrides: tuple[str, ...], as_json: bool, **wan
 @json_option
 def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Every virtual key, newest first; never its token."""
-    with _keys(config, overrides, publish=False) as (table, _):
-        shown = [key.as_json() for key in table.list()]
+    from llmops.core.sql import open_sql
+    from llmops.gateway.control.keys import VirtualKeys
+
+    with open_sql(gateway_job(config, overrides).value.state) as sql:
+        shown = [key.as_json() for key in VirtualKeys(sql).list()]
     if as_json:
         print_json(shown)
         return
@@ -171,8 +179,13 @@ def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
 @json_option
 def revoke(key_id: str, config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """End a key, everywhere within about a second."""
-    with _keys(config, overrides) as (table, _):
-        key = table.revoke(key_id)
+    from llmops.gateway.control.keys import VirtualKeys
+    from llmops.gateway.control.snapshot import Publisher
+
+    job = gateway_job(config, overrides).value
+    with _acting_on(job) as (sql, authority):
+        key = VirtualKeys(sql).revoke(key_id, authority)
+        Publisher(sql, job.folder).publish()
     if as_json:
         print_json(key.as_json())
     else:
@@ -227,13 +240,17 @@ def forgive(config: Path | None, overrides: tuple[str, ...], plan: bool, yes: bo
     import asyncio
 
     from llmops.gateway.allowance import forgive_machines
+    from llmops.gateway.control.acts import SERVICE, require_operator
 
     job = gateway_job(config, overrides).value
     waiting = asyncio.run(forgive_machines(job, plan=True))
     if not plan and waiting:
         if not yes:
             click.confirm(f"count what only {', '.join(waiting)} knew as not spent?", abort=True, err=True)
-        asyncio.run(forgive_machines(job, plan=False))
+        with _acting_on(job) as (sql, authority), authority.acting("forgive", SERVICE, {"machines": waiting}):
+            with sql.read() as connection:
+                require_operator(connection, authority)
+            asyncio.run(forgive_machines(job, plan=False))
     if as_json:
         print_json({"machines": waiting, "forgiven": bool(waiting) and not plan})
     elif not waiting:
@@ -272,19 +289,17 @@ def _run(config: Path | None, overrides: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _keys(
-    config: Path | None, overrides: tuple[str, ...], publish: bool = True
-) -> Iterator[tuple[VirtualKeys, GatewayConfig]]:
-    """The table of keys; after a change, workers of this machine know of it at once."""
+def _acting_on(job: GatewayConfig) -> Iterator[tuple[Sql, Authority]]:
+    """The state, and the authority of the key in LLMOPS_KEY, which is an operator's, or else of this machine."""
+    from llmops.core.keys import acting_principal
     from llmops.core.sql import open_sql
-    from llmops.gateway.control.keys import VirtualKeys
-    from llmops.gateway.control.snapshot import Publisher
+    from llmops.gateway.control.acts import SERVICE
+    from llmops.gateway.control.keys import ADMIN
+    from llmops.registry.authority import Authority
 
-    job = gateway_job(config, overrides).value
-    with open_sql(job.state) as sql:
-        yield VirtualKeys(sql), job
-        if publish:
-            Publisher(sql, job.folder).publish()
+    principal = acting_principal(job.state, ADMIN)
+    with open_sql(job.state) as sql, Authority.over(sql, job.state, principal, SERVICE) as authority:
+        yield sql, authority
 
 
 def _usage_rows(lines: list[Sums]) -> list[list[Any]]:

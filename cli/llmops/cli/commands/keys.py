@@ -15,6 +15,8 @@ from llmops.cli.jobs import serve_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from llmops.core.keys import Key, Keys
     from llmops.core.sql import Sql
     from llmops.registry.authority import Authority
@@ -51,13 +53,16 @@ def create(
     registry, as far as that is granted to the key or its groups, where LLMOPS_KEY holds it.
     """
     until = None if expires is None else datetime.now(UTC) + _span(expires)
-    params = {"scopes": scopes, "groups": groups}
-    with _changing(**job) as (keys, sql, authority), authority.acting("create", f"key:{name}", params) as acting:
-        _require_manager(sql, authority)
-        made_by = authority.actor
-        token, key = keys.create(name, scopes=scopes, groups=groups, expires_at=until, created_by=made_by)
-        with sql.begin() as connection:
-            acting.concluded(connection, result={"key_id": key.key_id})
+    from llmops.core.keys import NewKey
+
+    with _changing(**job) as (_, sql, authority):
+        new = NewKey.draw(name, scopes=scopes, groups=groups, expires_at=until, created_by=authority.actor)
+        token, key = new.token, new.key
+        params = {"name": key.name, "scopes": scopes, "groups": groups}
+        with authority.acting("create", f"key:{key.key_id}", params) as acting, sql.begin() as connection:
+            _require_manager(connection, authority)
+            new.add(connection)
+            acting.concluded(connection)
     if as_json:
         print_json({"token": token, **_shown(key)})
         return
@@ -89,9 +94,14 @@ def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
 @json_option
 def revoke(key_id: str, config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """End a key, everywhere within a second."""
-    with _changing(config, overrides) as (keys, sql, authority), authority.acting("revoke", f"key:{key_id}"):
-        _require_manager(sql, authority)
-        key = keys.revoke(key_id)
+    with (
+        _changing(config, overrides) as (keys, sql, authority),
+        authority.acting("revoke", f"key:{key_id[:40]}") as acting,
+        sql.begin() as connection,
+    ):
+        _require_manager(connection, authority)
+        key = keys.end(connection, key_id)
+        acting.concluded(connection, result={"name": key.name})
     if as_json:
         print_json(_shown(key))
     else:
@@ -110,12 +120,11 @@ def _changing(config: Path | None, overrides: tuple[str, ...]) -> Iterator[tuple
         yield Keys(sql), sql, authority
 
 
-def _require_manager(sql: Sql, authority: Authority) -> None:
+def _require_manager(connection: Connection, authority: Authority) -> None:
     """Keys carry groups, and groups carry privileges: once those count, only who manages everything deals in keys."""
     from llmops.registry.access import EVERYTHING, Privilege
 
-    with sql.read() as connection:
-        authority.require(connection, Privilege.MANAGE, EVERYTHING)
+    authority.require(connection, Privilege.MANAGE, EVERYTHING)
 
 
 @contextmanager

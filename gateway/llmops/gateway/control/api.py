@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Route
 
 from llmops.core.errors import ConflictError, UserError
 from llmops.gateway.control import views
+from llmops.gateway.control.acts import SERVICE, asker, require_operator
 from llmops.gateway.control.meters import prometheus
 from llmops.gateway.control.office import Office, reload_gateway
 from llmops.gateway.control.usage import Wanted
 from llmops.gateway.control.wishes import read_wish
+from llmops.registry.authority import Authority
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -73,8 +75,8 @@ class _Api:
     async def processes(self, _request: Request) -> Response:
         return Json(await asyncio.to_thread(views.processes, self._office))
 
-    async def reload(self, _request: Request) -> Response:
-        ask_reload(self._office)
+    async def reload(self, request: Request) -> Response:
+        await asyncio.to_thread(ask_reload, self._office, asker(request, self._office.authority))
         return Json({"asked": True}, status_code=202)
 
     async def keys(self, _request: Request) -> Response:
@@ -84,12 +86,14 @@ class _Api:
     async def create_key(self, request: Request) -> Response:
         wish = read_wish(await _body(request))
         office = self._office
-        token, key = await asyncio.to_thread(office.keys.create, wish, office.config(), request.scope["operator"].id)
-        await asyncio.to_thread(office.publisher.publish)
+        by = asker(request, office.authority)
+        token, key = await asyncio.to_thread(office.keys.create, wish, office.config(), by)
+        await asyncio.to_thread(office.publisher.attempt)
         return Json({"token": token, **key.as_json()}, status_code=201)
 
     async def revoke_key(self, request: Request) -> Response:
-        key = await asyncio.to_thread(self._office.keys.revoke, request.path_params["key_id"])
+        by = asker(request, self._office.authority)
+        key = await asyncio.to_thread(self._office.keys.revoke, request.path_params["key_id"], by)
         await asyncio.to_thread(self._office.publisher.publish)
         return Json(key.as_json())
 
@@ -118,14 +122,18 @@ class _Api:
         return Json({"alerts": [alert.as_json() for alert in found]})
 
 
-def ask_reload(office: Office) -> None:
+def ask_reload(office: Office, by: Authority) -> None:
     """Have the supervisor read its configuration again; how that went is told by the processes' view.
 
     Raises:
         ConflictError: this control process has no supervisor.
+        DeniedError: they may not.
     """
-    if not reload_gateway(office.folder):
-        raise ConflictError("no supervisor runs here that could reload", hint="start it with `llmops gateway`")
+    with by.acting("reload", SERVICE):
+        with office.sql.read() as connection:
+            require_operator(connection, by)
+        if not reload_gateway(office.folder):
+            raise ConflictError("no supervisor runs here that could reload", hint="start it with `llmops gateway`")
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Virtual keys: core's keys with what each may use at the gateway beside them, under the scope `gateway`.
 
-Knows the tables; what a worker may spend of a limit is the allowance's matter. A key of that scope without a row of its
-own here (made by `llmops keys create --scope gateway`) opens every route and has no limit.
+Knows the tables, and puts each change of them on record; what a worker may spend of a limit is the allowance's
+matter. A key of that scope without a row of its own here (made by `llmops keys create --scope gateway`) opens every
+route and has no limit.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, get_args
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Connection, Row, insert, select
 
 from llmops.core.errors import UserError, did_you_mean
-from llmops.core.keys import KEYS, Key, Keys
+from llmops.core.keys import KEYS, Key, Keys, NewKey
 from llmops.core.sql import Sql
 from llmops.gateway.calls import KeyPolicy
 from llmops.gateway.config import WORD, BudgetConfig, GatewayConfig, LimitsConfig, Period
+from llmops.gateway.control.acts import require_operator
 from llmops.gateway.control.tables import KEY_POLICIES
+from llmops.registry.authority import Authority
 
 SCOPE = "gateway"
 ADMIN = "gateway:admin"
 IDS = "gateway:ids"
 NANO = 1_000_000_000
+_ID_CHARS = 40
+"""A key's id is shorter; what somebody sends in its place is no longer than this in the log."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,32 @@ class VirtualKeys:
         self._sql = sql
         self._keys = Keys(sql)
 
-    def create(self, wish: Wish, config: GatewayConfig, created_by: str = "local") -> tuple[str, VirtualKey]:
+    def create(self, wish: Wish, config: GatewayConfig, by: Authority) -> tuple[str, VirtualKey]:
         """Make a key; gives its token, which is shown this once.
 
         Raises:
             UserError: a route or team that the configuration lacks, or something malformed.
+            DeniedError: they may not make keys.
+            StorageError, UnavailableError: it cannot go on record; there is no key.
         """
         row = _checked(wish, config)
-        token, key = self._keys.create(
+        new = NewKey.draw(
             wish.name,
             scopes={SCOPE, *wish.scopes},
             groups=wish.groups,
             expires_at=wish.expires_at,
-            created_by=created_by,
+            created_by=by.actor,
         )
-        with self._sql.begin() as connection:  # where this fails nobody has seen the token
-            connection.execute(insert(KEY_POLICIES).values(key_id=key.key_id, **row))
-        return token, self._one(key.key_id)
+        with (
+            by.acting("create", f"key:{new.key.key_id}", _told(new.key, row)) as acting,
+            self._sql.begin() as connection,
+        ):
+            require_operator(connection, by)
+            new.add(connection)
+            connection.execute(insert(KEY_POLICIES).values(key_id=new.key.key_id, **row))
+            made = self._one(connection, new.key.key_id)
+            acting.concluded(connection)
+        return new.token, made
 
     def list(self) -> list[VirtualKey]:
         """Every virtual key, newest first, revoked ones too."""
@@ -110,32 +124,44 @@ class VirtualKeys:
             ).all()
         return [_virtual(row) for row in rows if SCOPE in row.scopes]
 
-    def revoke(self, key_id: str) -> VirtualKey:
+    def revoke(self, key_id: str, by: Authority) -> VirtualKey:
         """End a key, everywhere within about a second.
 
         Raises:
             NotFoundError: there is no such key.
+            DeniedError: they may not end keys.
+            StorageError, UnavailableError: it cannot go on record; the key works as before.
         """
-        self._keys.revoke(key_id)
-        return self._one(key_id)
+        with by.acting("revoke", f"key:{key_id[:_ID_CHARS]}") as acting, self._sql.begin() as connection:
+            require_operator(connection, by)
+            self._keys.end(connection, key_id)
+            ended = self._one(connection, key_id)
+            acting.concluded(connection, result={"name": ended.key.name})
+        return ended
 
     def policies(self) -> Sequence[KeyPolicy]:
         """What the workers shall know: the keys that work now."""
         return [virtual.policy for virtual in self.list() if virtual.state == "active"]
 
-    def _one(self, key_id: str) -> VirtualKey:
-        with self._sql.read() as connection:
-            return _virtual(
-                connection.execute(
-                    select(KEYS, *_policy_columns())
-                    .outerjoin(KEY_POLICIES, KEYS.c.key_id == KEY_POLICIES.c.key_id)
-                    .where(KEYS.c.key_id == key_id)
-                ).one()
-            )
+    def _one(self, connection: Connection, key_id: str) -> VirtualKey:
+        return _virtual(
+            connection.execute(
+                select(KEYS, *_policy_columns())
+                .outerjoin(KEY_POLICIES, KEYS.c.key_id == KEY_POLICIES.c.key_id)
+                .where(KEYS.c.key_id == key_id)
+            ).one()
+        )
 
 
 def usd(nano_usd: int) -> Decimal:
     return Decimal(nano_usd) / NANO
+
+
+def _told(key: Key, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """A new key as the log tells of it: all but what proves that one has it."""
+    expires = None if key.expires_at is None else key.expires_at.isoformat(timespec="seconds")
+    shown = {"name": key.name, "scopes": sorted(key.scopes), "groups": sorted(key.groups), "expires_at": expires}
+    return {name: value for name, value in {**shown, **policy}.items() if value}
 
 
 def _policy_columns() -> list[Any]:

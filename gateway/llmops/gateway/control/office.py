@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmops.core.drain import Drainer
+from llmops.core.identity import LOCAL
 from llmops.core.keys import Keys
 from llmops.core.lake import Lake
 from llmops.core.sql import Sql, open_sql
 from llmops.core.web.sign_in import KeySessions
 from llmops.core.webhook import Webhook
 from llmops.gateway.config import GatewayConfig
+from llmops.gateway.control.acts import SERVICE
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions, standings
 from llmops.gateway.control.follow import Follower
@@ -28,6 +30,7 @@ from llmops.gateway.control.telemetry import Telemetry
 from llmops.gateway.control.usage import UsageTable
 from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
 from llmops.gateway.published import CONFIG, load_published, read_status
+from llmops.registry.authority import Authority
 
 BREAKER = "llmops_gateway_breaker_open"
 _log = logging.getLogger(__name__)
@@ -51,9 +54,11 @@ class Published:
 
 @dataclass
 class Office:
-    """What pages and API are made of."""
+    """What pages and API are made of. `authority` is the process' own; an act is done in its asker's name."""
 
     config: Published
+    sql: Sql
+    authority: Authority
     keys: VirtualKeys
     publisher: Publisher
     alerts: Alerts
@@ -79,6 +84,7 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
     config = published()
     with ExitStack() as stack:
         sql: Sql = stack.enter_context(open_sql(config.state))
+        authority = stack.enter_context(Authority.over(sql, config.state, LOCAL, SERVICE))
         lake = Lake(config.state)
         keys, alerts = VirtualKeys(sql), Alerts(sql)
         models = ReportedModels(lake, config.inference_log)
@@ -105,7 +111,7 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
         stack.callback(drainer.stop)
         usage = UsageTable(lake, config.inference_log)
         sessions = KeySessions.open(folder, Keys(sql), ADMIN)
-        yield Office(published, keys, publisher, alerts, usage, watch, models, sessions, drainer)
+        yield Office(published, sql, authority, keys, publisher, alerts, usage, watch, models, sessions, drainer)
 
 
 def reload_gateway(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from llmops.core.web import plots
 from llmops.core.web.pages import Templates, clock, form_of, money, seconds, whole
 from llmops.core.web.sign_in import SignInPage
 from llmops.gateway.control import views
+from llmops.gateway.control.acts import asker
 from llmops.gateway.control.api import ask_reload
 from llmops.gateway.control.keys import ADMIN, IDS
 from llmops.gateway.control.office import Office
@@ -96,12 +97,13 @@ class Pages:
         office = self._office
         try:
             wish = read_wish(_wanted_key(form))
-            made = await asyncio.to_thread(office.keys.create, wish, office.config(), request.scope["operator"].id)
+            by = asker(request, office.authority)
+            made = await asyncio.to_thread(office.keys.create, wish, office.config(), by)
         except LlmopsError as error:
             if error.http_status >= 500:
                 raise
             return await self.keys(request, problem=error)
-        await asyncio.to_thread(office.publisher.publish)
+        await asyncio.to_thread(office.publisher.attempt)
         request.scope["form"] = {}
         return await self.keys(request, made=made)
 
@@ -111,7 +113,8 @@ class Pages:
         return self._templates.page(request, "revoke.html", 200 if found else 404, key=found[0] if found else None)
 
     async def revoke_key(self, request: Request) -> Response:
-        await asyncio.to_thread(self._office.keys.revoke, request.path_params["key_id"])
+        by = asker(request, self._office.authority)
+        await asyncio.to_thread(self._office.keys.revoke, request.path_params["key_id"], by)
         await asyncio.to_thread(self._office.publisher.publish)
         return RedirectResponse("/keys", status_code=303)
 
@@ -142,8 +145,8 @@ class Pages:
             full=len(rows) == PAGE_ROWS,
         )  # fmt: skip
 
-    async def reload(self, _request: Request) -> Response:
-        ask_reload(self._office)
+    async def reload(self, request: Request) -> Response:
+        await asyncio.to_thread(ask_reload, self._office, asker(request, self._office.authority))
         return RedirectResponse("/", status_code=303)
 
 

@@ -41,6 +41,16 @@ class Publisher:
             write_snapshot(self._path, policies)
             return True
 
+    def attempt(self) -> None:
+        """Publish, or log why not: a new key's token must reach its maker also where its publishing has to wait."""
+        try:
+            self.publish()
+            self.problem = ""
+        except (LlmopsError, OSError) as error:
+            if str(error) != self.problem:
+                _log.error("the keys cannot be published, and will be tried again: %s", error)
+            self.problem = str(error)
+
     def start(self) -> None:
         self._thread.start()
 
@@ -50,11 +60,5 @@ class Publisher:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self.publish()
-                self.problem = ""
-            except (LlmopsError, OSError) as error:
-                if str(error) != self.problem:
-                    _log.error("the keys cannot be published, and will be tried again: %s", error)
-                self.problem = str(error)
+            self.attempt()
             self._stopping.wait(self._poll_s)

@@ -38,4 +38,4 @@ class Seldom:
 
 
 USUAL: Final = Seldom()
-"""Of all requests that have nothing of this; never written to."""
+"""Of all requests that have nothing of this; never written to (in the tests it refuses)."""

@@ -42,9 +42,9 @@ class Origin:
     request_id: str | None = None
 
     @classmethod
-    def local(cls) -> Origin:
+    def local(cls, service_name: str = "registry") -> Origin:
         """A process of this machine: its package, account and host."""
-        return cls(user_agent=_agent())
+        return cls(service_name, user_agent=_agent())
 
 
 @dataclass(frozen=True)

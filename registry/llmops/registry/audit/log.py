@@ -72,14 +72,15 @@ class Audit:
         self._anchor = Anchor(state.anchor)
         self._lock = threading.Lock()
         self._live: set[str] = set()
+        self._owing = False  # an outcome that could not be written
         self._session: Session | None = None
         self._key = b""
 
     def close(self) -> None:
         with self._lock:
             if self._session is not None:
-                self._session.close()
-                self._session = None
+                self._session.close(owing=self._owing)
+                self._session, self._owing = None, False
 
     @contextmanager
     def acting(
@@ -113,8 +114,7 @@ class Audit:
                 self._fail(said, error)
                 raise
             if not acting._concluded:
-                with self._sql.begin() as connection:
-                    acting.concluded(connection)
+                self._conclude_late(acting)
             self._anchored_later()
         finally:
             self._live.discard(acting.action_id)
@@ -240,6 +240,15 @@ class Audit:
         self._append(connection, said | {"phase": phase} | outcome)
         return True
 
+    def _conclude_late(self, acting: Acting) -> None:
+        """The outcome `done` of an effect that had no transaction of its own to write it in."""
+        try:
+            with self._sql.begin() as connection:
+                acting.concluded(connection)
+        except LlmopsError:
+            self._owing = True
+            raise
+
     def _fail(self, said: dict[str, Any], error: BaseException) -> None:
         """Record why it did not come about, unless it did and only what followed failed."""
         try:
@@ -247,6 +256,7 @@ class Audit:
                 failure = _failure(error)
                 self._conclude(connection, said, failure.pop("phase"), failure)
         except LlmopsError as again:  # the error that matters is on its way to the caller; `recover` finds the intent
+            self._owing = True
             _log.error("the outcome of %s on %s is not on record: %s", said["action_name"], said["about"], again.what)
         else:
             self._anchored_later()

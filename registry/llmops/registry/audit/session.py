@@ -32,9 +32,11 @@ class Session:
         except OSError as error:
             raise StorageError(f"cannot write into the state folder: {error.strerror}", where=str(folder)) from error
 
-    def close(self) -> None:
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+    def close(self, *, owing: bool = False) -> None:
+        """End it. One that owes an outcome leaves its file as the dead do, so that the next to act concludes it."""
+        if not owing:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 

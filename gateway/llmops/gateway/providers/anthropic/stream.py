@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmops.gateway import answers
 from llmops.gateway.calls import Fault, Json, Usage
 from llmops.gateway.providers.anthropic.reply import estimated, finish_reason, read_usage, refusal, told_fault
+from llmops.gateway.providers.chunk_reader import Progress, SseReader
 from llmops.gateway.reading import UPSTREAM, dumped
 from llmops.gateway.sse import Splitter
 
@@ -22,24 +22,15 @@ _DELTA = b"event: content_block_delta\n"
 _TEXT = re.compile(rb'"(?:text|partial_json|thinking)":\s?"((?:[^"\\]++|\\.)++)"')
 
 
-class Progress:
+class Following(Progress):
     """What both ways of following a stream know: usage, model, whether it is at its end."""
 
     def __init__(self, secret: str | None = None) -> None:
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.finished = False
-        self.fault: Fault | None = None
-        self._secret = secret
-        self._tally = answers.Tally()
+        super().__init__(secret)
         self._told: Usage | None = None
 
-    @property
-    def received(self) -> int:
-        return self._tally.tokens
-
     def follow(self, kind: Any, event: Json) -> None:
-        """Take note of one event."""
+        """Take note of one event; raises the Fault that it tells."""
         if kind == "content_block_delta":
             self._count(UPSTREAM.object(event.get("delta"), "delta"))
         elif kind == "message_start":
@@ -53,7 +44,7 @@ class Progress:
         elif kind == "message_stop":
             self.finished = True
         elif kind == "error":
-            self.fault = told_fault(event.get("error"), self._secret)
+            raise told_fault(event.get("error"), self._secret)
 
     def _count(self, delta: Json) -> None:
         piece = delta.get("text") or delta.get("partial_json") or delta.get("thinking")
@@ -66,7 +57,7 @@ class Progress:
             self.usage.output_tokens = max(self.usage.output_tokens, self._tally.tokens)
 
 
-class MessagesRelay(Progress):
+class MessagesRelay(Following):
     """Passes a Messages stream on to a Claude client, byte for byte; an error within it is told by `fault` alone.
 
     Most events are deltas of which nothing needs to be known but how long they are, so those are not parsed.
@@ -97,33 +88,17 @@ class MessagesRelay(Progress):
         return b"" if self.fault is not None else whole
 
 
-class ChatReader(Progress):
+class ChatReader(Following, SseReader):
     """Says a Messages stream as chat chunks."""
 
     def __init__(self, secret: str | None = None) -> None:
         super().__init__(secret)
-        self._splitter = Splitter()
-        self._chunks = answers.Chunks()
         self._blocks: dict[int, Json] = {}
         self._calls = 0
 
-    def feed(self, data: bytes) -> list[Json]:
-        chunks: list[Json] = []
-        if self.fault is not None:
-            return chunks
-        try:
-            for _, told in self._splitter.feed(data):
-                event = UPSTREAM.object(UPSTREAM.parsed(told, "data"), "data")
-                kind = event.get("type")
-                self.follow(kind, event)
-                if self.fault is not None:
-                    break
-                chunks += self._said(kind, event)
-        except Fault as fault:
-            self.fault = fault
-        return chunks
-
-    def _said(self, kind: Any, event: Json) -> list[Json]:
+    def _said(self, event: Json) -> list[Json]:
+        kind = event.get("type")
+        self.follow(kind, event)
         told = _SAID.get(kind) if isinstance(kind, str) else None
         return [] if told is None else told(self, event)
 

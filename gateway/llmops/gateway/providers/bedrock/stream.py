@@ -8,11 +8,10 @@ Source: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Conv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from llmops.gateway import answers
-from llmops.gateway.calls import Fault, Json, Usage
+from llmops.gateway.calls import Fault, Json
 from llmops.gateway.eventstream import Frames, Message
 from llmops.gateway.providers.bedrock.reply import (
     end_told,
@@ -23,38 +22,21 @@ from llmops.gateway.providers.bedrock.reply import (
     new_id,
     read_usage,
 )
+from llmops.gateway.providers.chunk_reader import ChunkReader
 from llmops.gateway.reading import UPSTREAM
 
 
-class ConverseReader:
+class ConverseReader(ChunkReader[Message]):
     """The chunks of one stream; usage comes with `metadata`, after the message's end."""
 
     def __init__(self, secret: str | None = None) -> None:
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.finished = False
-        self.fault: Fault | None = None
-        self._secret = secret
+        super().__init__(secret)
         self._frames = Frames()
-        self._tally = answers.Tally()
-        self._chunks = answers.Chunks()
         self._calls: dict[int, int] = {}
         self._thoughts: dict[int, Json] = {}
 
-    @property
-    def received(self) -> int:
-        return self._tally.tokens
-
-    def feed(self, data: bytes) -> list[Json]:
-        chunks: list[Json] = []
-        if self.fault is not None:
-            return chunks
-        try:
-            for message in self._frames.feed(data):
-                chunks += self._said(message)
-        except Fault as fault:
-            self.fault = fault
-        return chunks
+    def _events(self, data: bytes) -> Iterable[Message]:
+        return self._frames.feed(data)
 
     def _said(self, message: Message) -> list[Json]:
         headers = message.headers

@@ -7,45 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmops.gateway import answers
-from llmops.gateway.calls import Fault, Json, Usage
+from llmops.gateway.calls import Fault, Json
+from llmops.gateway.providers.chunk_reader import SseReader
 from llmops.gateway.providers.cohere.reply import finish_reason, read_usage, tool_call
 from llmops.gateway.providers.faults import scrubbed, stream_fault
 from llmops.gateway.reading import UPSTREAM
-from llmops.gateway.sse import Splitter
-
-_DONE = b"[DONE]"
 
 
-class EventReader:
+class EventReader(SseReader):
     """The chunks of one stream; usage comes with `message-end` alone."""
 
+    _END = b"[DONE]"
+
     def __init__(self, secret: str | None = None) -> None:
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.finished = False
-        self.fault: Fault | None = None
-        self._secret = secret
-        self._splitter = Splitter()
-        self._tally = answers.Tally()
-        self._chunks = answers.Chunks()
+        super().__init__(secret)
         self._calls = 0
-
-    @property
-    def received(self) -> int:
-        return self._tally.tokens
-
-    def feed(self, data: bytes) -> list[Json]:
-        chunks: list[Json] = []
-        if self.fault is not None:
-            return chunks
-        try:
-            for _, told in self._splitter.feed(data):
-                if told.strip() != _DONE:
-                    chunks += self._said(UPSTREAM.object(UPSTREAM.parsed(told, "data"), "data"))
-        except Fault as fault:
-            self.fault = fault
-        return chunks
 
     def _said(self, event: Json) -> list[Json]:
         kind = event.get("type")

@@ -7,49 +7,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmops.gateway import answers
-from llmops.gateway.calls import Fault, Json, Usage
+from llmops.gateway.calls import Json
+from llmops.gateway.providers.chunk_reader import SseReader
 from llmops.gateway.providers.faults import stream_fault
 from llmops.gateway.providers.gemini.reply import Turn, read_usage, response_id
 from llmops.gateway.reading import UPSTREAM
-from llmops.gateway.sse import Splitter
 
 
-class ContentReader:
+class ContentReader(SseReader):
     """The chunks of one stream. Usage is an estimate until the candidate has ended."""
 
     def __init__(self, secret: str | None = None) -> None:
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.finished = False
-        self.fault: Fault | None = None
-        self._secret = secret
-        self._splitter = Splitter()
-        self._tally = answers.Tally()
-        self._chunks = answers.Chunks()
+        super().__init__(secret)
         self._turn: Turn | None = None
         self._told_usage = False
 
-    @property
-    def received(self) -> int:
-        return self._tally.tokens
-
-    def feed(self, data: bytes) -> list[Json]:
-        chunks: list[Json] = []
-        if self.fault is not None:
-            return chunks
-        try:
-            for _, event in self._splitter.feed(data):
-                told = UPSTREAM.object(UPSTREAM.parsed(event, "data"), "data")
-                if told.get("error"):
-                    self.fault = stream_fault(told, self._secret)
-                    break
-                chunks += self._said(told)
-        except Fault as fault:
-            self.fault = fault
-        return chunks
-
     def _said(self, told: Json) -> list[Json]:
+        if told.get("error"):
+            raise stream_fault(told, self._secret)
         chunks = []
         self.model = UPSTREAM.optional_text(told.get("modelVersion"), "modelVersion") or self.model
         if self._turn is None:
