@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from llmops.core.errors import IntegrityError
 from llmops.rag import lexicon, records
 from llmops.rag.arena import Arena, Vectors, checksums, map_slots
+from llmops.rag.config import StoreConfig
 from llmops.rag.index.sync import StoreSync
 from llmops.rag.manifest import ArenaRecord, Head, Manifest, Quarantined
 from llmops.rag.records import DocumentStat, StagedDocument
@@ -36,6 +37,7 @@ class Target:
     name: str
     embedder: str
     head: Head | None
+    store: StoreConfig
 
     @property
     def seq(self) -> int:
@@ -63,7 +65,7 @@ class Writer:
         self.staged = 0
         self._doubtful = False
         self.chunks = 0
-        self.store = StoreSync(manifest, target.generation, target.name)
+        self.store = StoreSync(manifest, target.generation, target.name, target.store)
         self.meter = meter
         self.same: list[tuple[int, SourceItem, bool]] = []
         self._known = known
