@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -117,6 +120,44 @@ class MilvusProcess(EngineProcess):
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@contextmanager
+def guarded(server: EngineProcess, certificate: Path, token: str) -> Iterator[str]:
+    """Give the URL of a door before a Chroma server, as people put one there: TLS, and nobody in without the token."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            status, answer = 401, b"{}"
+            if self.headers.get("authorization") == f"Bearer {token}" and self.headers.get("x-team") == "blue":
+                headers = {"content-type": "application/json"}
+                found = httpx.request(self.command, server.url + self.path, content=body, headers=headers)
+                status, answer = found.status_code, found.content
+            self.send_response(status)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_POST = do_DELETE = pass_on
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    door = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    door.socket = context.wrap_socket(door.socket, server_side=True)
+    thread = threading.Thread(target=door.serve_forever)
+    thread.start()
+    try:
+        yield f"https://localhost:{door.server_port}"
+    finally:
+        door.shutdown()
+        thread.join()
+        door.server_close()
 
 
 PROCESSES = {"chroma": ChromaProcess, "milvus": MilvusProcess}

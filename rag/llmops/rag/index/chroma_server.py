@@ -235,8 +235,9 @@ _HINT = "the next `llmops ingest` rebuilds it from the manifest"
 _AWAY = "is the server up, and index.store.url right? The index is intact: run again"
 
 
-def version(place: ChromaServer) -> str:
-    """The server's version, asked with the place's credentials."""
+def version(config: StoreConfig) -> str:
+    """The server's version, asked once, with the configured credentials."""
+    place = ChromaServer(config, "", 0.0)
     api = _Api(place)
     try:
         api.call("GET", "")

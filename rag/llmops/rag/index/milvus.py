@@ -104,7 +104,7 @@ class MilvusStore:
         self._name = place.collection
         self._timeout_s = place.config.timeout_s
         self._client = persist(lambda: self._translated(_connect, place.config), place.patience_s)
-        self._is_there = bool(self._ask(self._client.has_collection, self._name))
+        self._is_there = bool(self._name and self._ask(self._client.has_collection, self._name))
 
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
         if not len(ids):
@@ -209,8 +209,9 @@ class MilvusStore:
         return IntegrityError(f"the vector store cannot be used: {said}", where=where, hint=_HINT)
 
 
-def version(place: MilvusServer) -> str:
-    """The server's version, asked with the place's credentials."""
+def version(config: StoreConfig) -> str:
+    """The server's version, asked once, with the configured credentials."""
+    place = MilvusServer(config, "", 0.0)
     store = MilvusStore(place)
     try:
         return str(store._ask(store._client.get_server_version))

@@ -107,12 +107,17 @@ def keep(manifest: Manifest, generation: str, kept: Kept) -> None:
     manifest.set_fact(_fact(generation), json.dumps(kept.as_json(), sort_keys=True))
 
 
-def drop_left(manifest: Manifest) -> None:
-    """Drop the stores that no generation has any more; one that can't be reached is tried again next time."""
+def drop_left(manifest: Manifest, config: StoreConfig) -> None:
+    """Drop the stores that no generation has any more; one that can't be reached is tried again next time.
+
+    Args:
+        config: its credentials are taken where a store was left at this very place, as the old ones may be outdated.
+    """
     left = _left(manifest)
     remaining = []
     for generation, kept in left:
-        place = at(manifest.path.parent, generation, kept, reading=True)
+        known = Kept(config, kept.collection) if kept.is_at(config) else kept
+        place = at(manifest.path.parent, generation, known, reading=True)
         try:
             place.drop()
         except LlmopsError as error:
@@ -130,6 +135,27 @@ def drop(manifest: Manifest, generation: str) -> None:
         UnavailableError: its server does not answer.
     """
     place_of(manifest, generation).drop()
+
+
+def reach(config: StoreConfig) -> str:
+    """Ask the server of a configuration, once; says in one line what answered, or where the store would be.
+
+    Raises:
+        UnavailableError: it does not answer.
+        ConfigError: it refuses the credentials, or its client is not installed.
+        NotFoundError: it has no such database.
+    """
+    if config.url is None:
+        return "Chroma, in the index's folder"
+    config = config.model_copy(update={"timeout_s": min(config.timeout_s, _READING_S)})
+    place = at(Path(), "", Kept(config))
+    if config.engine == "milvus":
+        from llmops.rag.index import milvus
+
+        return f"{place.where}, {milvus.version(config)}"
+    from llmops.rag.index import chroma_server
+
+    return f"{place.where}, API {chroma_server.version(config)}"
 
 
 def _left(manifest: Manifest) -> list[tuple[str, Kept]]:

@@ -48,7 +48,7 @@ class StoreSync:
         Args:
             certain: no crash came between the manifest and the store; else their ids are compared and made equal.
         """
-        places.drop_left(self._manifest)
+        places.drop_left(self._manifest, self._config)
         kept = places.kept_of(self._manifest, self._name)
         if not kept.is_at(self._config):
             self.rebuild(vectors, None)
@@ -93,7 +93,7 @@ class StoreSync:
             with self._manifest.transaction():
                 places.adopt(self._manifest, self._name, kept)
                 self._manifest.set_store_stamp(self._generation, stamp)
-        places.drop_left(self._manifest)
+        places.drop_left(self._manifest, self._config)
         if why is not None and wanted:
             self.rebuilt = len(wanted)
             seconds = time.monotonic() - began
