@@ -11,7 +11,7 @@ from llmops.core.errors import UnavailableError
 
 _log = logging.getLogger("llmops.rag.index")
 _FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 2.0
+_LONGEST_PAUSE_S = 0.5
 T = TypeVar("T")
 
 

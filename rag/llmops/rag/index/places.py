@@ -23,7 +23,7 @@ _log = logging.getLogger("llmops.rag.index")
 
 _LEFT = "stores_left"
 """Fact: stores to be dropped, as a list of [generation, what was kept of it]."""
-_READING_S = 2.0
+_READING_S = 1.0
 """A request does not wait longer than this for a server: the exact scan answers in its place."""
 
 
@@ -33,6 +33,11 @@ class Kept:
 
     config: StoreConfig = field(default_factory=StoreConfig)
     collection: str = ""
+
+    @property
+    def address(self) -> tuple[str | None, str]:
+        """Differs from that of every other store of the generation."""
+        return self.config.url, self.collection
 
     def is_at(self, config: StoreConfig) -> bool:
         """Whether a configuration means this very place, whatever its token and its patience."""
@@ -94,9 +99,8 @@ def begin(manifest: Manifest, generation: str, config: StoreConfig) -> Kept:
 def adopt(manifest: Manifest, generation: str, kept: Kept) -> None:
     """Make a whole store the generation's, and the one before it superfluous; call it in a transaction."""
     before = kept_of(manifest, generation)
-    left = [entry for entry in _left(manifest) if entry != (generation, kept)]
-    was = (before.config.url, before.collection)
-    if was != (kept.config.url, kept.collection) and at(manifest.path.parent, generation, before).exists():
+    left = [entry for entry in _left(manifest) if entry[0] != generation or entry[1].address != kept.address]
+    if before.address != kept.address and at(manifest.path.parent, generation, before).exists():
         left.append((generation, before))
     _note_left(manifest, left)
     keep(manifest, generation, kept)
@@ -107,7 +111,7 @@ def keep(manifest: Manifest, generation: str, kept: Kept) -> None:
     manifest.set_fact(_fact(generation), json.dumps(kept.as_json(), sort_keys=True))
 
 
-def drop_left(manifest: Manifest, config: StoreConfig) -> None:
+def drop_left(manifest: Manifest, config: StoreConfig | None = None) -> None:
     """Drop the stores that no generation has any more; one that can't be reached is tried again next time.
 
     Args:
@@ -116,7 +120,7 @@ def drop_left(manifest: Manifest, config: StoreConfig) -> None:
     left = _left(manifest)
     remaining = []
     for generation, kept in left:
-        known = Kept(config, kept.collection) if kept.is_at(config) else kept
+        known = Kept(config, kept.collection) if config is not None and kept.is_at(config) else kept
         place = at(manifest.path.parent, generation, known, reading=True)
         try:
             place.drop()
@@ -128,13 +132,12 @@ def drop_left(manifest: Manifest, config: StoreConfig) -> None:
             _note_left(manifest, remaining)
 
 
-def drop(manifest: Manifest, generation: str) -> None:
-    """Drop the store of a generation that is being deleted.
-
-    Raises:
-        UnavailableError: its server does not answer.
-    """
-    place_of(manifest, generation).drop()
+def leave(manifest: Manifest, generation: str) -> None:
+    """Note the store of a generation that is deleted as one to be dropped; call it in the deleting transaction."""
+    kept = kept_of(manifest, generation)
+    if at(manifest.path.parent, generation, kept).exists():
+        _note_left(manifest, [*_left(manifest), (generation, kept)])
+    manifest.db.execute("DELETE FROM facts WHERE name = ?", (_fact(generation),))
 
 
 def reach(config: StoreConfig) -> str:

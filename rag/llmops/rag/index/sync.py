@@ -31,14 +31,17 @@ def wanted_ids(manifest: Manifest, generation: int) -> dict[str, int]:
 
 
 class StoreSync:
-    """One generation's store, open for the holder of the ingest lock."""
+    """One generation's store, open for the holder of the ingest lock.
 
-    def __init__(self, manifest: Manifest, generation: int, name: str, config: StoreConfig) -> None:
+    `config` says where it has to be from now on; without it the store stays where it is.
+    """
+
+    def __init__(self, manifest: Manifest, generation: int, name: str, config: StoreConfig | None = None) -> None:
         self.rebuilt = 0
         self._manifest = manifest
         self._generation = generation
         self._name = name
-        self._config = config
+        self._config = config or places.kept_of(manifest, name).config
         self._place = places.place_of(manifest, name)
         self._store: Store | None = None
 

@@ -31,13 +31,17 @@ _SEGMENT_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is being written: a generation, by number and name, from its current head (None: its first refresh)."""
+    """What is being written: a generation, by number and name, from its current head (None: its first refresh).
+
+    Attributes:
+        store: where its vectors have to be from now on; None: where they are.
+    """
 
     generation: int
     name: str
     embedder: str
     head: Head | None
-    store: StoreConfig
+    store: StoreConfig | None = None
 
     @property
     def seq(self) -> int:
