@@ -64,7 +64,7 @@ class ChromaServer:
             api.forget_collection(self.collection)
             body = {"name": self.collection, "configuration": {"hnsw": {"space": "cosine"}}, "get_or_create": True}
             made = api.call("POST", "/collections", body)
-            return ChromaServerStore(self, api, made["id"])
+            return ChromaServerStore(api, made["id"])
         except BaseException:
             api.close()
             raise
@@ -75,8 +75,8 @@ class ChromaServer:
             raise IntegrityError("the vector store was not written to its end", where=self.where, hint=_HINT)
         api = _Api(self)
         try:
-            store = ChromaServerStore(self, api, api.call("GET", f"/collections/{quote(self.collection)}")["id"])
-            held, wanted = store.count(), json.loads(recorded)["count"]
+            store = ChromaServerStore(api, api.call("GET", f"/collections/{quote(self.collection)}")["id"])
+            held, wanted = store.count(), json.loads(recorded).get("count", -1)
         except BaseException:
             api.close()
             raise
@@ -110,8 +110,7 @@ class ChromaServer:
 class ChromaServerStore:
     """Implements `Store`; safe to share between threads."""
 
-    def __init__(self, place: ChromaServer, api: _Api, identifier: str) -> None:
-        self._where = place.where
+    def __init__(self, api: _Api, identifier: str) -> None:
         self._api = api
         self._path = f"/collections/{identifier}"
 
@@ -163,6 +162,10 @@ class ChromaServerStore:
         return max(1, min(self._api.most, _BODY_BYTES // (dimension * 20)))
 
 
+class _Gone(IntegrityError):
+    """There is no such collection."""
+
+
 class _Api:
     """One pool of connections to one database of a server."""
 
@@ -195,8 +198,8 @@ class _Api:
     def forget_collection(self, name: str) -> None:
         try:
             self.call("DELETE", f"/collections/{quote(name)}")
-        except IntegrityError:
-            return  # there is none
+        except _Gone:
+            return
 
     def close(self) -> None:
         self._http.close()
@@ -228,7 +231,8 @@ class _Api:
         if status in (400, 404) and said.startswith(("Database [", "Tenant [")):
             hint = "make the tenant and the database, or mend index.store"
             return NotFoundError(f"the vector store has no such database: {said}", where=self._where, hint=hint)
-        return IntegrityError(f"the vector store cannot be used: {said}", where=self._where, hint=_HINT)
+        kind = _Gone if status == 404 else IntegrityError
+        return kind(f"the vector store cannot be used: {said}", where=self._where, hint=_HINT)
 
 
 _HINT = "the next `llmops ingest` rebuilds it from the manifest"

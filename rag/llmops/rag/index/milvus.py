@@ -73,7 +73,7 @@ class MilvusServer:
             raise IntegrityError("the vector store was not written to its end", where=self.where, hint=_HINT)
         store = MilvusStore(self)
         try:
-            held, wanted = store.count(), json.loads(recorded)["count"]
+            held, wanted = store.count(), json.loads(recorded).get("count", -1)
         except BaseException:
             store.close()
             raise
