@@ -73,6 +73,7 @@ class _Killer:
         return wrapped
 
     def install(self) -> None:
+        from llmops.rag.database import SqliteFile
         from llmops.rag.index.chroma import ChromaStore
         from llmops.rag.index.chroma_server import ChromaServerStore
         from llmops.rag.index.milvus import MilvusStore
@@ -80,7 +81,8 @@ class _Killer:
 
         os.fsync = self.around(os.fsync)
         for owner, names in {
-            Manifest: ("set_store_stamp", "clear_intent", "checkpoint", "add_generation", "add_arena"),
+            Manifest: ("set_store_stamp", "clear_intent", "add_generation", "add_arena"),
+            SqliteFile: ("checkpoint",),
             ChromaStore: ("add", "delete", "sync"),
             ChromaServerStore: ("add", "delete", "sync"),
             MilvusStore: ("add", "delete", "sync"),

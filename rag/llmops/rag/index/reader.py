@@ -154,8 +154,7 @@ class Index:
         self._closed = threading.Event()
         self._complained = ""
         self._watching = Manifest.open(folder)
-        self._inode = self._watching.path.stat().st_ino
-        self._seen = self._data_version()
+        self._seen = self._watching.db.news()
         self._checked = time.monotonic()
         self._snapshot = Snapshot(folder, generation, {})
         self._reader = self._new_reader(self._snapshot)
@@ -212,22 +211,17 @@ class Index:
 
     def _check(self) -> None:
         """Load the head anew if it moved; runs under the lock."""
-        if self._watching.path.stat().st_ino != self._inode:
+        if self._watching.db.is_replaced():
             self._watching.close()
             self._watching = Manifest.open(self.folder)
-            self._inode = self._watching.path.stat().st_ino
             self._seen = -1
-        version = self._data_version()
+        version = self._watching.db.news()
         if version != self._seen and not self._snapshot.renew():
             self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments)
             self._reader = self._new_reader(self._snapshot)
             self._complained = ""
         self._seen = version
         self._checked = time.monotonic()
-
-    def _data_version(self) -> int:
-        """Differs from the last one after any other connection's commit."""
-        return int(self._watching.query("PRAGMA data_version")[0][0])
 
     def _new_reader(self, snapshot: Snapshot) -> IndexReader:
         reader = IndexReader(snapshot, exact_below=self._exact_below)

@@ -210,7 +210,7 @@ class _Run:
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
         new_head = compact(self.manifest, self.generation, self.chosen.embedder_fingerprint) or new_head
-        self.manifest.checkpoint()
+        self.manifest.db.checkpoint()
         return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
 
     def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:

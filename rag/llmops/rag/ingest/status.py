@@ -142,7 +142,7 @@ def _view(manifest: Manifest, number: int, uri: str) -> DocumentView:
         return DocumentView(uri, None, None, None, held.size, (), {}, 0, 0, (), held)
     document, title, media_type, sha256, size, acl, facts, parsed, pages, text = found[0]
     rows = manifest.query(
-        "SELECT id, ordinal, start, end, page, context, text FROM chunks WHERE document = ? ORDER BY ordinal",
+        'SELECT id, ordinal, start, "end", page, context, text FROM chunks WHERE document = ? ORDER BY ordinal',
         (document,),
     )
     names = ("id", "ordinal", "start", "end", "page", "context", "text")

@@ -189,7 +189,7 @@ class _Examination:
         for document, uri in found:
             parsed = records.parsed_of(self.manifest, document)
             rows = self.manifest.query(
-                "SELECT id, start, end, text, context FROM chunks WHERE document = ? ORDER BY ordinal", (document,)
+                'SELECT id, start, "end", text, context FROM chunks WHERE document = ? ORDER BY ordinal', (document,)
             )
             texts = [f"{context}\n{text}" if context else text for *_, text, context in rows]
             if any(parsed.text[start:end] != text for _, start, end, text, _ in rows):

@@ -154,7 +154,8 @@ class Writer:
         with self.manifest.transaction():
             embedder = self.target.embedder
             self.manifest.db.executemany(
-                "INSERT OR REPLACE INTO vectors SELECT ?, id, ?, ? FROM arenas WHERE embedder = ?",
+                "INSERT INTO vectors SELECT ?, id, ?, ? FROM arenas WHERE embedder = ?"
+                " ON CONFLICT (key) DO UPDATE SET arena = excluded.arena, slot = excluded.slot, crc = excluded.crc",
                 [(key, slot, crc, embedder) for key, slot, crc in rows],
             )
             self.manifest.db.execute("UPDATE arenas SET slots = ? WHERE embedder = ?", (self._arena.slots, embedder))
@@ -165,7 +166,7 @@ class Writer:
         if stat is None or stat.sha256 != staged.parsed.sha256:
             return False
         held = self.manifest.query(
-            "SELECT id, start, end, page FROM chunks WHERE document = ? ORDER BY ordinal", (stat.id,)
+            'SELECT id, start, "end", page FROM chunks WHERE document = ? ORDER BY ordinal', (stat.id,)
         )
         ours = [(i, p.start, p.end, p.page) for i, p in zip(staged.ids, staged.passages, strict=True)]
         labels = (records.acl_json(staged.item.acl), records.metadata_json(staged.item.metadata))
