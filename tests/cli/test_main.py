@@ -117,13 +117,22 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     run("init", folder=tmp_path)
     good = run("doctor", "--json", folder=tmp_path)
     assert good.returncode == 0, good.stdout
+    assert {
+        "name": "vector store",
+        "verdict": "ok",
+        "found": "Chroma, in the index's folder",
+        "hint": "",
+    } in json.loads(good.stdout)
     (tmp_path / "docs" / "welcome.md").unlink()
     (tmp_path / "docs").rmdir()
+    job = tmp_path / "configs" / "rag.yaml"
+    job.write_text(job.read_text().replace("\nindex:\n", "\nindex:\n  store:\n    url: http://127.0.0.1:9\n"))
     bad = run("doctor", "--json", folder=tmp_path)
     assert bad.returncode == 1
     failed = [check for check in json.loads(bad.stdout) if check["verdict"] == "fail"]
-    assert [check["name"] for check in failed] == ["source docs"]
-    assert failed[0]["hint"]
+    assert [check["name"] for check in failed] == ["source docs", "vector store"]
+    assert all(check["hint"] for check in failed)
+    assert "http://127.0.0.1:9" in failed[1]["found"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -17,8 +17,8 @@ from llmops.core.state import StateConfig
 
 
 @pytest.fixture
-def sql(tmp_path: Path) -> Iterator[Sql]:
-    with open_sql(StateConfig(dir=tmp_path)) as opened:
+def sql(either_state: StateConfig) -> Iterator[Sql]:
+    with open_sql(either_state) as opened:
         yield opened
 
 

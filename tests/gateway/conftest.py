@@ -26,4 +26,4 @@ def nobody_writes_to_what_all_share() -> Iterator[None]:
         return
     USUAL.__class__ = Shared
     yield
-    USUAL.__class__ = Seldom
+    object.__setattr__(USUAL, "__class__", Seldom)

@@ -19,7 +19,6 @@ from llmops.rag.config import FolderSource, IndexConfig
 from llmops.rag.index import open_index
 from llmops.rag.index.guard import writing
 from llmops.rag.index.reader import Index
-from llmops.rag.index.sync import store_folder
 from llmops.rag.ingest.refresh import Options, refresh
 
 HR = Principal("ann", groups=frozenset({"hr"}))
@@ -211,7 +210,7 @@ def test_staged_documents_are_invisible_until_the_head_moves(place, opened):
 def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
     place.refresh()
     generation = place.refresh().head.generation
-    shutil.rmtree(store_folder(place.folder, generation))
+    shutil.rmtree(place.folder / "chroma" / generation)
     index = Index.open(place.folder, generation, exact_below=1)
     try:
         wait_for(lambda: "exact scan" in caplog.text)
@@ -227,7 +226,7 @@ def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
 
 def test_the_store_is_not_loaded_while_it_is_written(place):
     generation = place.refresh().head.generation
-    with writing(store_folder(place.folder, generation)):
+    with writing(place.folder / "chroma" / generation):
         index = Index.open(place.folder, generation, exact_below=1)
         time.sleep(0.7)
         assert not has_store(index)

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tests.support.embedder import WordEmbedder
 
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
-from llmops.rag.config import ChunkingConfig, FolderSource, IndexConfig
+from llmops.rag.config import ChunkingConfig, FolderSource, IndexConfig, StoreConfig
+from llmops.rag.index.places import place_of
 from llmops.rag.index.snapshot import Snapshot
-from llmops.rag.index.store import Store
-from llmops.rag.index.sync import store_folder
 from llmops.rag.ingest.refresh import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
 
@@ -32,6 +32,7 @@ class Workplace:
     chunk_chars: int = 200
     acl: tuple[str, ...] = ("everyone",)
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    store: StoreConfig = dataclasses.field(default_factory=StoreConfig)
 
     @classmethod
     def at(cls, folder: Path) -> Workplace:
@@ -42,7 +43,8 @@ class Workplace:
     @property
     def config(self) -> IndexConfig:
         source = FolderSource(path=str(self.docs), acl=self.acl, metadata=self.metadata)
-        return IndexConfig(name=NAME, sources=(source,), chunking=ChunkingConfig(size_chars=self.chunk_chars))
+        chunking = ChunkingConfig(size_chars=self.chunk_chars)
+        return IndexConfig(name=NAME, sources=(source,), chunking=chunking, store=self.store)
 
     @property
     def folder(self) -> Path:
@@ -72,6 +74,9 @@ def contents(state: StateConfig, generation: str) -> dict[str, Any]:
         id_of = {row: chunk.id for row, chunk in chunks.items()}
         lexical = {q: {id_of[row]: snapshot.lexical.scores(q)[row] for row in rows} for q in QUERIES}
         vectors = {id_of[row]: snapshot.vectors[snapshot.slots[row]].tobytes() for row in rows}
+        held = stored(state, generation)
+        for chunk in chunks.values():
+            assert np.allclose(held[chunk.id], snapshot.vectors[snapshot.slots[snapshot.row_of[chunk.id]]], atol=1e-5)
         uris = sorted({chunk.uri for chunk in chunks.values()})
         documents = {uri: snapshot.document(uri, EVERYBODY) for uri in uris}
         return {
@@ -81,21 +86,20 @@ def contents(state: StateConfig, generation: str) -> dict[str, Any]:
             "documents": {uri: dataclasses.asdict(document) for uri, document in documents.items()},
             "vectors": vectors,
             "lexical": lexical,
-            "store": {i: v.round(5).tobytes() for i, v in stored(state, generation).items()},
+            "store": sorted(held),
         }
     finally:
         snapshot.close()
 
 
 def stored(state: StateConfig, generation: str) -> dict[str, Any]:
-    """The ids and vectors that Chroma holds."""
-    folder = state.index(NAME)
-    manifest = Manifest.open(folder)
+    """The ids and vectors that the vector store holds."""
+    manifest = Manifest.open(state.index(NAME))
     try:
         stamp = manifest.store_stamp(manifest.generation(generation))
+        store = place_of(manifest, generation).open(stamp)
     finally:
         manifest.close()
-    store = Store.open(store_folder(folder, generation), stamp)
     try:
         ids = store.ids()
         assert len(ids) == len(set(ids))

@@ -73,13 +73,19 @@ class _Killer:
         return wrapped
 
     def install(self) -> None:
-        from llmops.rag.index.store import Store
+        from llmops.rag.database import SqliteFile
+        from llmops.rag.index.chroma import ChromaStore
+        from llmops.rag.index.chroma_server import ChromaServerStore
+        from llmops.rag.index.milvus import MilvusStore
         from llmops.rag.manifest import Manifest
 
         os.fsync = self.around(os.fsync)
         for owner, names in {
-            Manifest: ("set_store_stamp", "clear_intent", "checkpoint", "add_generation", "add_arena"),
-            Store: ("add", "delete", "sync"),
+            Manifest: ("set_store_stamp", "clear_intent", "add_generation", "add_arena"),
+            SqliteFile: ("checkpoint",),
+            ChromaStore: ("add", "delete", "sync"),
+            ChromaServerStore: ("add", "delete", "sync"),
+            MilvusStore: ("add", "delete", "sync"),
         }.items():
             for name in names:
                 setattr(owner, name, self.around(getattr(owner, name)))

@@ -227,6 +227,49 @@ class ComputeConfig(Section):
     workers: int | None = Field(None, ge=1, description="Tasks at once; default: as many as there are cores")
 
 
+class StoreConfig(Section):
+    """Which engine answers unfiltered searches of a large index, and where it is."""
+
+    engine: Literal["chroma", "milvus"] = Field("chroma", description="chroma: within this process, or at `url`")
+    url: str | None = Field(None, description="Of the engine's server: http://host:8000, https://host:19530")
+    token: str | None = Field(None, description="Reference to the server's token, or user:password (milvus)")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent to a Chroma server; values by reference")
+    tenant: str = Field("default_tenant", description="Of a Chroma server")
+    database: str | None = Field(None, description="Database of the server; default: the engine's own default")
+    ca_file: str | None = Field(None, description="Certificates to trust besides the system's, in PEM")
+    timeout_s: float = Field(10.0, gt=0, description="Patience with one answer")
+    patience_s: float = Field(30.0, ge=0, description="How long a refresh waits for a server that is gone")
+
+    _by_reference = field_validator("token")(_reference)
+
+    @field_validator("headers")
+    @classmethod
+    def _values_by_reference(cls, value: dict[str, str]) -> dict[str, str]:
+        for reference in value.values():
+            _reference(reference)
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme, _, rest = value.partition("://")
+        if scheme not in ("http", "https") or not rest or "@" in rest:
+            raise ValueError("write http://HOST:PORT or https://HOST:PORT; the token goes into `token`, by reference")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _engine_takes_it(self) -> StoreConfig:
+        if self.engine == "milvus" and self.url is None:
+            raise ValueError("milvus needs the url of its server")
+        if self.url is None and (self.token or self.headers or self.database or self.ca_file):
+            raise ValueError("token, headers, database and ca_file are for a server: give its url")
+        if self.engine == "milvus" and (self.headers or self.tenant != "default_tenant"):
+            raise ValueError("milvus knows neither headers nor a tenant")
+        return self
+
+
 class IndexConfig(Section):
     name: str = Field(
         "docs.index", validate_default=True, description="Name of the index; of two levels: in the catalog of --env"
@@ -239,6 +282,7 @@ class IndexConfig(Section):
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     compute: ComputeConfig = ComputeConfig()
+    store: StoreConfig = StoreConfig()
 
     @field_validator("name")
     @classmethod

@@ -1,7 +1,7 @@
 """What is in an index, durably: the one record that decides; the vector store and the lexical index follow it.
 
-Knows generations, heads, intents, the quarantine and where vectors lie, in SQLite (WAL, synchronous=FULL). `records`
-holds the rows of documents and chunks. It knows no vector, no embedder, no parser: an unchanged refresh needs nothing
+Knows generations, heads, intents, the quarantine and where vectors lie, as tables of a `database`. `records` holds the
+rows of documents and chunks. It knows no vector, no embedder, no parser: an unchanged refresh needs nothing
 but this.
 
 A refresh stages documents under the sequence number to come. They are invisible until its head is committed, in one
@@ -11,7 +11,6 @@ transaction with everything that it replaces; what a killed refresh staged is re
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.core.errors import IntegrityError, NotFoundError
-from llmops.rag.disk import storage_errors
+from llmops.core.errors import NotFoundError
+from llmops.rag.database import SqliteFile
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.db"
@@ -29,8 +28,6 @@ CURRENT = "current_generation"
 """Fact: the name of the generation refreshed last."""
 EMBED_RATE = "embedded_per_s"
 """Fact: texts a second of the last refresh that embedded a fair number."""
-
-_BUSY_MS = 30_000
 
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -110,9 +107,9 @@ class ArenaRecord:
 class Manifest:
     """One connection to an index's manifest; used by one thread at a time."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, database: SqliteFile) -> None:
         self.path = path
-        self.db = connection
+        self.db = database
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = False) -> Manifest:
@@ -127,32 +124,12 @@ class Manifest:
             raise NotFoundError(
                 f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
             )
-        with storage_errors(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
-            try:
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA foreign_keys = ON")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    _create(connection)
-                elif version != SCHEMA_VERSION:
-                    raise IntegrityError(
-                        f"the index was written in format {version}; this version reads {SCHEMA_VERSION}",
-                        where=str(path),
-                        hint="update llmops, or remove the folder and ingest again",
-                    )
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+        return cls(path, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION))
 
     @classmethod
     def empty(cls) -> Manifest:
         """A manifest in memory, for planning the first refresh without leaving a trace."""
-        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        _create(connection)
-        return cls(Path(":memory:"), connection)
+        return cls(Path(":memory:"), SqliteFile.in_memory(_SCHEMA, SCHEMA_VERSION))
 
     def close(self) -> None:
         self.db.close()
@@ -160,19 +137,11 @@ class Manifest:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of the block's writes or none, durable when it returns."""
-        with storage_errors(self.path):
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+        with self.db.transaction():
+            yield
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        with storage_errors(self.path):
-            return self.db.execute(sql, parameters).fetchall()
+        return self.db.query(sql, parameters)
 
     def fact(self, name: str) -> str | None:
         found = self.query("SELECT value FROM facts WHERE name = ?", (name,))
@@ -181,8 +150,9 @@ class Manifest:
     def set_fact(self, name: str, value: str) -> None:
         """Write one fact, unless it stands already (an unchanged refresh writes nothing)."""
         if self.fact(name) != value:
-            with storage_errors(self.path):
-                self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            self.db.execute(
+                "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+            )
 
     def generation(self, name: str) -> int:
         """The number of a generation.
@@ -200,13 +170,10 @@ class Manifest:
         found = self.query("SELECT number FROM generations WHERE name = ?", (name,))
         if found:
             return int(found[0][0])
-        with storage_errors(self.path):
-            row = (name, json.dumps(settings, sort_keys=True), time.time())
-            number = self.db.execute(
-                "INSERT INTO generations (name, settings, created) VALUES (?, ?, ?)", row
-            ).lastrowid
-        assert number is not None
-        return number
+        row = (name, json.dumps(settings, sort_keys=True), time.time())
+        return self.db.insert(
+            "INSERT INTO generations (name, settings, created) VALUES (?, ?, ?) RETURNING number", row
+        )
 
     def settings(self, generation: int) -> dict[str, Any]:
         found = self.query("SELECT settings FROM generations WHERE number = ?", (generation,))
@@ -249,11 +216,14 @@ class Manifest:
         return [tuple(row) for row in self.query("SELECT generation, seq, phase FROM intents")]
 
     def set_intent(self, generation: int, seq: int, phase: str) -> None:
-        self.db.execute("INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?)", (generation, seq, phase, time.time()))
+        self.db.execute(
+            "INSERT INTO intents VALUES (?, ?, ?, ?) ON CONFLICT (generation) DO UPDATE"
+            " SET seq = excluded.seq, phase = excluded.phase, created = excluded.created",
+            (generation, seq, phase, time.time()),
+        )
 
     def clear_intent(self, generation: int) -> None:
-        with storage_errors(self.path):
-            self.db.execute("DELETE FROM intents WHERE generation = ?", (generation,))
+        self.db.execute("DELETE FROM intents WHERE generation = ?", (generation,))
 
     def store_stamp(self, generation: int) -> str | None:
         """How the vector store's files looked when it was last whole; None while it is being written."""
@@ -261,34 +231,15 @@ class Manifest:
         return found[0][0] if found else None
 
     def set_store_stamp(self, generation: int, stamp: str | None) -> None:
-        with storage_errors(self.path):
-            self.db.execute("UPDATE generations SET store_stamp = ? WHERE number = ?", (stamp, generation))
+        self.db.execute("UPDATE generations SET store_stamp = ? WHERE number = ?", (stamp, generation))
 
     def arena(self, embedder: str) -> ArenaRecord | None:
         found = self.query("SELECT id, embedder, file, dimension, slots FROM arenas WHERE embedder = ?", (embedder,))
         return ArenaRecord(*found[0]) if found else None
 
     def add_arena(self, embedder: str, file: str, dimension: int) -> ArenaRecord:
-        with storage_errors(self.path):
-            row = (embedder, file, dimension)
-            self.db.execute("INSERT INTO arenas (embedder, file, dimension, slots) VALUES (?, ?, ?, 0)", row)
+        row = (embedder, file, dimension)
+        self.db.execute("INSERT INTO arenas (embedder, file, dimension, slots) VALUES (?, ?, ?, 0)", row)
         record = self.arena(embedder)
         assert record is not None
         return record
-
-    def checkpoint(self) -> None:
-        """Fold the write-ahead log into the database as far as open readers allow."""
-        self.query("PRAGMA busy_timeout = 0")  # a reader's snapshot is no reason to wait
-        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.query(f"PRAGMA busy_timeout = {_BUSY_MS}")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    # Two processes may arrive here at once; the second finds the tables made.
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in _SCHEMA.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.execute("COMMIT")

@@ -107,11 +107,11 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
             json.dumps([(page.number, page.start, page.end) for page in parsed.pages]),
             zlib.compress(parsed.text.encode(), 1),
         )
-        document = manifest.db.execute(
+        document = manifest.db.insert(
             "INSERT INTO documents (generation, seq, uri, size, mtime_ns, racy, sha256, title, media_type, acl,"
-            " metadata, parsed, pages, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " metadata, parsed, pages, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             values,
-        ).lastrowid
+        )
         manifest.db.executemany(
             "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [

@@ -16,6 +16,7 @@ from tests.support.embedder import WordEmbedder
 from tests.support.indexes import Workplace, contents
 from tests.support.zygote import Zygote
 
+from llmops.rag.config import StoreConfig
 from llmops.rag.index.sync import _log as sync_log
 from llmops.rag.ingest.refresh import Options
 from llmops.rag.ingest.verify import verify
@@ -41,11 +42,13 @@ def zygote():
 
 class IndexMachine(RuleBasedStateMachine):
     zygote: Zygote
+    store = StoreConfig()
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="llmops-machine-"))
         self.place = Workplace.at(self.folder)
+        self.place.store = self.store
         self.embedded: set[str] = set()
 
     def teardown(self) -> None:
@@ -130,7 +133,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     def run_killed(self, **how: float) -> None:
         place = self.place
-        config = place.config.model_dump()
+        config = place.config.model_dump(mode="json")
         done = self.zygote.run(config=config, state=str(place.state.dir), embedder=place.embedder.fingerprint, **how)
         assert done["status"] in (0, -signal.SIGKILL), done
 
@@ -139,6 +142,7 @@ class IndexMachine(RuleBasedStateMachine):
         place = self.place
         done = place.refresh(full=full)
         scratch = place.scratch(self.folder / "scratch")
+        scratch.store = StoreConfig()
         expected = scratch.refresh()
         try:
             assert contents(place.state, done.head.generation) == contents(scratch.state, expected.head.generation)
@@ -153,21 +157,22 @@ class IndexMachine(RuleBasedStateMachine):
         assert len(place.embedder.texts) == before
 
 
+def machine_settings(examples: int, steps: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+
+
 @pytest.mark.kill
 @pytest.mark.timeout(3600 if SOAK else 300)
 def test_index_equals_a_scratch_build_whatever_happened(zygote, caplog):
     IndexMachine.zygote = zygote
     sync_log.disabled = True
     try:
-        run_state_machine_as_test(
-            IndexMachine,
-            settings=settings(
-                max_examples=300 if SOAK else 8,
-                stateful_step_count=30 if SOAK else 14,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                print_blob=True,
-            ),
-        )
+        run_state_machine_as_test(IndexMachine, settings=machine_settings(300 if SOAK else 8, 30 if SOAK else 14))
     finally:
         sync_log.disabled = False

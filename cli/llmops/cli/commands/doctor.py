@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import click
 
@@ -18,9 +19,10 @@ from llmops.cli.gateway_job import GATEWAY_FILE, gateway_job
 from llmops.cli.jobs import RAG_FILE, SERVE_FILE, rag_job, serve_job
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import exists
+from llmops.core.addresses import is_loopback
 from llmops.core.errors import LlmopsError
 from llmops.core.state import StateConfig
-from llmops.rag.config import FolderSource, Source
+from llmops.rag.config import FolderSource, Source, StoreConfig
 
 PACKAGES = {
     "mlflow": "registry",
@@ -103,6 +105,7 @@ def _configuration() -> Iterator[Check]:
     yield from _audit(rag.state)
     for source in rag.index.sources:
         yield _source(source)
+    yield from _store(rag.index.store)
     try:
         serve = serve_job(None).value
         yield Check(str(SERVE_FILE), "ok", f"{len(serve.endpoints)} endpoint(s)")
@@ -197,6 +200,19 @@ def _source(source: Source) -> Check:
     if Path(path).exists():
         return Check(f"source {path}", "ok", "there")
     return Check(f"source {path}", "fail", "no such folder or file", "mend index.sources in the configuration")
+
+
+def _store(store: StoreConfig) -> Iterator[Check]:
+    """Which engine holds the vectors, and whether its server answers to the configured credentials."""
+    from llmops.rag.index.places import reach
+
+    try:
+        yield Check("vector store", "ok", reach(store))
+    except LlmopsError as error:
+        yield Check("vector store", "fail", f"{error.what} ({error.where})", error.hint or "mend index.store")
+    address = urlsplit(store.url or "")
+    if (store.token or store.headers) and address.scheme == "http" and not is_loopback(address.hostname or ""):
+        yield Check("vector store's token", "warn", "it crosses the network in the clear", "serve it by https")
 
 
 def _port(host: str, port: int) -> Check:

@@ -96,6 +96,9 @@ def status_command(file: Path | None, overrides: tuple[str, ...], as_json: bool)
     if quarantine:
         click.echo()
         print_table(("in quarantine", "code", "reason"), quarantine, empty="")
+    for generation in found.generations:
+        problem = generation.store_problem or ("" if generation.store_whole else "the next refresh mends it")
+        say(f"{generation.name}: vectors in {generation.store}{f' ({problem})' if problem else ''}")
     say(f"{found.index}: {found.vectors:,} cached vectors, {found.size_bytes / 1e6:,.1f} MB in {found.folder}")
 
 

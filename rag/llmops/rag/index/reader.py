@@ -1,8 +1,8 @@
 """Searching one state of an index, and following its head.
 
 `Index` keeps the newest state loaded, in a thread of its own, so that a request never waits for a refresh;
-`IndexReader` is one state, which does not change under whoever holds it. Dense search asks Chroma where that is
-faster, and scans the vectors exactly where rows are filtered or few, or while Chroma cannot answer.
+`IndexReader` is one state, which does not change under whoever holds it. Dense search asks the vector store where that
+is faster, and scans the vectors exactly where rows are filtered or few, or while the store cannot answer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import LlmopsError, NotFoundError
 from llmops.core.identity import Principal
-from llmops.rag.index.guard import loading
+from llmops.rag.index import places
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
-from llmops.rag.index.sync import store_folder
 from llmops.rag.index.types import Chunk, Hits, Mask, Rows, Scores, StoredDocument
 from llmops.rag.manifest import CURRENT, Head, Manifest
 
@@ -127,7 +126,7 @@ class IndexReader:
         return self._snapshot.document(uri, principal)
 
     def _ask_store(self, vector: Scores, k: int) -> Hits | None:
-        """Chroma's answer, scored anew from the arena; None where it cannot be had or is short."""
+        """The store's answer, scored anew from the arena; None where it cannot be had or is short."""
         store = self._store
         if store is None:
             return None
@@ -135,7 +134,7 @@ class IndexReader:
             ids = store.nearest(np.ascontiguousarray(vector, dtype=np.float32), min(k + k // 4 + 8, self.head.chunks))
         except LlmopsError as error:
             self._store = None
-            _log.warning("%s; answering by exact scan from now on", error.what)
+            _log.warning("%s; answering by exact scan until it can be used", error.what)
             return None
         rows = np.array([self._snapshot.row_of[i] for i in ids if i in self._snapshot.row_of], dtype=np.int64)
         if len(rows) < min(k, self.head.chunks):
@@ -155,8 +154,7 @@ class Index:
         self._closed = threading.Event()
         self._complained = ""
         self._watching = Manifest.open(folder)
-        self._inode = self._watching.path.stat().st_ino
-        self._seen = self._data_version()
+        self._seen = self._watching.db.news()
         self._checked = time.monotonic()
         self._snapshot = Snapshot(folder, generation, {})
         self._reader = self._new_reader(self._snapshot)
@@ -213,12 +211,11 @@ class Index:
 
     def _check(self) -> None:
         """Load the head anew if it moved; runs under the lock."""
-        if self._watching.path.stat().st_ino != self._inode:
+        if self._watching.db.is_replaced():
             self._watching.close()
             self._watching = Manifest.open(self.folder)
-            self._inode = self._watching.path.stat().st_ino
             self._seen = -1
-        version = self._data_version()
+        version = self._watching.db.news()
         if version != self._seen and not self._snapshot.renew():
             self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments)
             self._reader = self._new_reader(self._snapshot)
@@ -226,36 +223,30 @@ class Index:
         self._seen = version
         self._checked = time.monotonic()
 
-    def _data_version(self) -> int:
-        """Differs from the last one after any other connection's commit."""
-        return int(self._watching.query("PRAGMA data_version")[0][0])
-
     def _new_reader(self, snapshot: Snapshot) -> IndexReader:
         reader = IndexReader(snapshot, exact_below=self._exact_below)
         weakref.finalize(reader, snapshot.close)
         return reader
 
     def _load_store(self, reader: IndexReader) -> None:
-        """Open Chroma for a state, if it would be asked and nobody is writing; else the exact scan goes on."""
+        """Open the store for a state, if it would be asked and nobody is writing; else the exact scan goes on."""
         if reader.head.chunks < self._exact_below or self._reader is not reader:
             return
-        folder = store_folder(self.folder, self.generation)
+        manifest = Manifest.open(self.folder)
         try:
-            with loading(folder) as free:
+            place = places.place_of(manifest, self.generation, reading=True)
+            with place.loading() as free:
                 if not free:
                     return
-                manifest = Manifest.open(self.folder)
-                try:
-                    stamp = manifest.store_stamp(manifest.generation(self.generation))
-                finally:
-                    manifest.close()
-                store = Store.open(folder, stamp)
+                store = place.open(manifest.store_stamp(manifest.generation(self.generation)))
                 store.nearest(self._snapshot.vectors[0], 1)  # loads the graph while the guard is held
                 enough = store.count() >= reader.head.chunks
         except (LlmopsError, OSError) as error:
             what = error.what if isinstance(error, LlmopsError) else str(error)
-            self._complain(f"{what}; answering by exact scan until the next `llmops ingest`")
+            self._complain(f"{what}; answering by exact scan until it can be used")
             return
+        finally:
+            manifest.close()
         if not enough:
             store.close()
             self._complain("the vector store holds less than the manifest; answering by exact scan")

@@ -43,7 +43,7 @@ class Snapshot:
         self._lock = threading.Lock()
         self._manifest = Manifest.open(folder)
         try:
-            self._manifest.query("BEGIN")
+            self._manifest.db.hold()
             self.number = self._manifest.generation(generation)
             head = self._manifest.head(self.number)
             if head is None:
@@ -62,7 +62,7 @@ class Snapshot:
     def renew(self) -> bool:
         """Hold the same head by a younger transaction, so that the write-ahead log can shrink; False if it moved."""
         fresh = Manifest.open(self._manifest.path.parent)
-        fresh.query("BEGIN")
+        fresh.db.hold()
         if fresh.head(self.number) != self.head:
             fresh.close()
             return False

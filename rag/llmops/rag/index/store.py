@@ -1,164 +1,82 @@
-"""The vector store: one Chroma collection a generation, in a folder of its own, embedded in this process.
+"""What the index asks of a vector store, whichever engine it is: ids and vectors of one generation, and no more.
 
-The only module that imports chromadb. Knows chunk ids and vectors; texts, access and truth are the manifest's, from
-which a store can always be rebuilt. It knows no manifest: `index.sync` makes the one follow the other.
+A store is a copy: the manifest says which ids there are, the arena holds their vectors, and filters and access lists
+never reach an engine. So an engine is one module with the two classes below, and losing its data loses nothing.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from llmops.core.errors import IntegrityError, StorageError
-from llmops.rag.disk import is_disk_full, storage_errors
-from llmops.rag.index.stamp import DATABASE, is_whole, stamp
-
-_COLLECTION = "chunks"
-_opening = threading.Lock()
+if TYPE_CHECKING:
+    from llmops.rag.arena import Vectors
 
 
-class Store:
-    """An open store. Writing is for the holder of the ingest lock; one opened before another process wrote is stale."""
+class Store(Protocol):
+    """An open store. Writing is for the holder of the ingest lock. Every call may be repeated without harm.
 
-    def __init__(self, folder: Path, system: Any, collection: Any, batch: int) -> None:
-        self.folder = folder
-        self._system = system
-        self._collection = collection
-        self._batch = batch
+    Each method raises IntegrityError where the store is damaged or gone (it is then rebuilt), UnavailableError where a
+    server does not answer, StorageError where a disk is full.
+    """
 
-    @classmethod
-    def create(cls, folder: Path) -> Store:
-        """Make an empty store, in place of whatever lies there."""
-        with storage_errors(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        return cls._open(folder, create=True)
+    def add(self, ids: Sequence[str], vectors: Vectors) -> None:
+        """Add or replace unit vectors, in the largest batches that the engine takes."""
 
-    @classmethod
-    def open(cls, folder: Path, recorded: str | None) -> Store:
-        """Open the store if its folder is as recorded.
+    def delete(self, ids: Sequence[str]) -> None:
+        """Take ids out; one that is not there is no error."""
+
+    def count(self) -> int: ...
+
+    def ids(self) -> list[str]:
+        """Every id that the store holds."""
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, Vectors]:
+        """The stored vectors of some ids; an id that is not there is left out."""
+
+    def nearest(self, vector: Vectors, k: int) -> list[str]:
+        """The ids of the k nearest vectors by cosine, nearest first."""
+
+    def sync(self) -> str:
+        """Make everything durable; returns the stamp by which the store is known to be whole at its next opening."""
+
+    def close(self) -> None:
+        """Free what is held; calls after this fail."""
+
+
+class Place(Protocol):
+    """Where the store of one generation is, known without opening it; importing its module loads no engine."""
+
+    @property
+    def where(self) -> str:
+        """For people: the engine, and its folder or address."""
+
+    @property
+    def while_written(self) -> str | None:
+        """The stamp of a store that is being written: None where a torn write can't be told and it must be rebuilt."""
+
+    def exists(self) -> bool:
+        """Whether a store was ever begun here, as far as can be told without asking a server."""
+
+    def is_whole(self, recorded: str | None) -> bool:
+        """Whether the store looks as it was recorded."""
+
+    def create(self) -> Store:
+        """Make an empty store, in place of whatever is there."""
+
+    def open(self, recorded: str | None) -> Store:
+        """Open the store if it is as recorded.
 
         Raises:
             IntegrityError: it is missing, torn or damaged; rebuild it from the manifest.
         """
-        if not is_whole(folder, recorded):
-            raise _damaged(folder, "it is missing, or was not written to its end")
-        return cls._open(folder, create=False)
 
-    @classmethod
-    def _open(cls, folder: Path, *, create: bool) -> Store:
-        from chromadb.api import ServerAPI
-        from chromadb.api.client import Client, SharedSystemClient
-        from chromadb.config import Settings, System
+    def drop(self) -> None:
+        """Remove the store; that there is none is no error."""
 
-        # A client of its own: Chroma shares one system a path, which would hand a stale index to whoever opens anew.
-        settings = Settings(
-            _env_file=None,
-            is_persistent=True,
-            persist_directory=str(folder),
-            anonymized_telemetry=False,
-            allow_reset=False,
-        )  # type: ignore[call-arg, unused-ignore]
-        with _opening, _errors(folder):
-            SharedSystemClient.clear_system_cache()
-            system = System(settings)
-            system.instance(ServerAPI)
-            system.start()
-            try:
-                client = Client.from_system(system)
-                if create:
-                    collection = client.create_collection(
-                        _COLLECTION, embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
-                    )
-                else:
-                    collection = client.get_collection(_COLLECTION, embedding_function=None)
-                return cls(folder, system, collection, client.get_max_batch_size())
-            except BaseException:
-                system.stop()
-                raise
-            finally:
-                SharedSystemClient.clear_system_cache()
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the store for writing, where readers could meet half of it."""
 
-    def add(self, ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Add or replace vectors, in the largest batches that the store takes."""
-        with _errors(self.folder):
-            for start in range(0, len(ids), self._batch):
-                end = start + self._batch
-                self._collection.upsert(ids=list(ids[start:end]), embeddings=vectors[start:end])
-
-    def delete(self, ids: Sequence[str]) -> None:
-        with _errors(self.folder):
-            for start in range(0, len(ids), self._batch):
-                self._collection.delete(ids=list(ids[start : start + self._batch]))
-
-    def count(self) -> int:
-        with _errors(self.folder):
-            return int(self._collection.count())
-
-    def ids(self) -> list[str]:
-        """Every id that the store holds."""
-        with _errors(self.folder):
-            return list(self._collection.get(include=[])["ids"])
-
-    def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The stored vectors of some ids; an id that is not there is left out."""
-        found: dict[str, NDArray[np.float32]] = {}
-        with _errors(self.folder):
-            for start in range(0, len(ids), self._batch):
-                got = self._collection.get(ids=list(ids[start : start + self._batch]), include=["embeddings"])
-                found.update(zip(got["ids"], np.asarray(got["embeddings"], dtype=np.float32), strict=True))
-        return found
-
-    def nearest(self, vector: NDArray[np.float32], k: int) -> list[str]:
-        """The ids of the k nearest vectors by cosine, nearest first."""
-        with _errors(self.folder):
-            found = self._collection.query(query_embeddings=vector[None, :], n_results=k, include=[])
-        return list(found["ids"][0])
-
-    def sync(self) -> str:
-        """Make the files durable; returns their stamp."""
-        with storage_errors(self.folder):
-            for path in [self.folder, *self.folder.rglob("*")]:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            return stamp(self.folder)
-
-    def close(self) -> None:
-        """Free the native index; calls after this fail."""
-        self._system.stop()
-
-
-@contextmanager
-def _errors(folder: Path) -> Iterator[None]:
-    from chromadb.errors import ChromaError
-
-    try:
-        yield
-    except (ChromaError, ValueError) as error:
-        if is_disk_full(str(error)):
-            hint = "free some space, then run again: the index as it was last committed is intact"
-            raise StorageError(f"the vector store cannot be written: {error}", where=str(folder), hint=hint) from error
-        raise _damaged(folder / DATABASE, str(error)) from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # Chroma's Rust part met what it did not expect
-            raise
-        raise _damaged(folder / DATABASE, str(error)) from error
-
-
-def _damaged(where: Path, why: str) -> IntegrityError:
-    return IntegrityError(
-        f"the vector store cannot be used: {why}",
-        where=str(where),
-        hint="the next `llmops ingest` rebuilds it from the manifest",
-    )
+    def loading(self) -> AbstractContextManager[bool]:
+        """Hold the store for loading; gives False, at once, while somebody writes what must not be read."""

@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from llmops.core.errors import IntegrityError
 from llmops.rag.arena import Vectors
-from llmops.rag.index.guard import writing
-from llmops.rag.index.stamp import is_whole
+from llmops.rag.config import StoreConfig
+from llmops.rag.index import places
 from llmops.rag.index.store import Store
 from llmops.rag.manifest import Manifest
 
@@ -23,19 +22,27 @@ _log = logging.getLogger("llmops.rag.index")
 _BATCH = 5_000
 
 
-def store_folder(folder: Path, generation_name: str) -> Path:
-    """Where one generation's store lies in an index folder."""
-    return folder / "chroma" / generation_name
+def wanted_ids(manifest: Manifest, generation: int) -> dict[str, int]:
+    """Every chunk id that a store should hold, staged ones included, with its vector's slot."""
+    found = manifest.query(
+        "SELECT c.id, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector WHERE c.generation = ?", (generation,)
+    )
+    return {chunk.hex(): slot for chunk, slot in found}
 
 
 class StoreSync:
-    """One generation's store, open for the holder of the ingest lock."""
+    """One generation's store, open for the holder of the ingest lock.
 
-    def __init__(self, manifest: Manifest, generation: int, name: str) -> None:
-        self.folder = store_folder(manifest.path.parent, name)
+    `config` says where it has to be from now on; without it the store stays where it is.
+    """
+
+    def __init__(self, manifest: Manifest, generation: int, name: str, config: StoreConfig | None = None) -> None:
         self.rebuilt = 0
         self._manifest = manifest
         self._generation = generation
+        self._name = name
+        self._config = config or places.kept_of(manifest, name).config
+        self._place = places.place_of(manifest, name)
         self._store: Store | None = None
 
     def open(self, vectors: Vectors, *, certain: bool) -> None:
@@ -44,9 +51,18 @@ class StoreSync:
         Args:
             certain: no crash came between the manifest and the store; else their ids are compared and made equal.
         """
-        is_new = not self.folder.exists() and self._manifest.store_stamp(self._generation) is None
+        places.drop_left(self._manifest, self._config)
+        kept = places.kept_of(self._manifest, self._name)
+        if not kept.is_at(self._config):
+            self.rebuild(vectors, None)
+            return
+        if kept.config != self._config:  # another token, another patience
+            places.keep(self._manifest, self._name, places.Kept(self._config, kept.collection))
+            self._place = places.place_of(self._manifest, self._name)
+        recorded = self._manifest.store_stamp(self._generation)
+        is_new = recorded is None and not self._place.exists()
         try:
-            self._store = Store.open(self.folder, self._manifest.store_stamp(self._generation))
+            self._store = self._place.open(recorded)
             if not certain:
                 self.reconcile(vectors)
         except IntegrityError as error:
@@ -55,7 +71,7 @@ class StoreSync:
     def reconcile(self, vectors: Vectors) -> tuple[int, int]:
         """Make the store's ids those of the manifest; returns how many were missing and how many were too many."""
         assert self._store is not None
-        wanted = self.wanted()
+        wanted = wanted_ids(self._manifest, self._generation)
         held = set(self._store.ids())
         extra = [chunk for chunk in held if chunk not in wanted]
         absent = [chunk for chunk in wanted if chunk not in held]
@@ -69,12 +85,18 @@ class StoreSync:
         """Write the whole store anew, from the manifest's ids and the arena's vectors."""
         began = time.monotonic()
         self.close()
-        wanted = self.wanted()
-        with writing(self._made_parent()):
+        wanted = wanted_ids(self._manifest, self._generation)
+        kept = places.begin(self._manifest, self._name, self._config)
+        self._place = places.at(self._manifest.path.parent, self._name, kept)
+        with self._place.writing():
             self._manifest.set_store_stamp(self._generation, None)
-            self._store = Store.create(self.folder)
+            self._store = self._place.create()
             self._add(self._store, list(wanted), wanted, vectors)
-            self._manifest.set_store_stamp(self._generation, self._store.sync())
+            stamp = self._store.sync()
+            with self._manifest.transaction():
+                places.adopt(self._manifest, self._name, kept)
+                self._manifest.set_store_stamp(self._generation, stamp)
+        places.drop_left(self._manifest, self._config)
         if why is not None and wanted:
             self.rebuilt = len(wanted)
             seconds = time.monotonic() - began
@@ -94,10 +116,6 @@ class StoreSync:
             with self._write() as store:
                 store.delete([chunk.hex() for chunk in ids])
 
-    def is_whole(self) -> bool:
-        """Whether the store's folder looks as it was left."""
-        return is_whole(self.folder, self._manifest.store_stamp(self._generation))
-
     @property
     def store(self) -> Store:
         assert self._store is not None
@@ -110,25 +128,13 @@ class StoreSync:
 
     @contextmanager
     def _write(self) -> Iterator[Store]:
-        """One write: no stamp while it lasts, the new stamp only if it went well."""
-        with writing(self.folder):
-            self._manifest.set_store_stamp(self._generation, None)
+        """One write: no stamp of a whole store while it lasts, the new one only if it went well."""
+        with self._place.writing():
+            self._manifest.set_store_stamp(self._generation, self._place.while_written)
             yield self.store
             self._manifest.set_store_stamp(self._generation, self.store.sync())
-
-    def wanted(self) -> dict[str, int]:
-        """Every chunk id of the manifest, staged ones included, with its vector's slot."""
-        found = self._manifest.query(
-            "SELECT c.id, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector WHERE c.generation = ?",
-            (self._generation,),
-        )
-        return {chunk.hex(): slot for chunk, slot in found}
 
     def _add(self, store: Store, ids: list[str], slots: dict[str, int], vectors: Vectors) -> None:
         for start in range(0, len(ids), _BATCH):
             some = ids[start : start + _BATCH]
             store.add(some, vectors[[slots[chunk] for chunk in some]])
-
-    def _made_parent(self) -> Path:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return self.folder

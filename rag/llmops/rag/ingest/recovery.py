@@ -61,7 +61,7 @@ def mark_incomplete(manifest: Manifest, generation: int) -> int:
         "UPDATE documents SET size = ? WHERE generation = ? AND id IN (SELECT document FROM chunks c"
         " WHERE c.generation = ? AND NOT EXISTS (SELECT 1 FROM vectors v WHERE v.key = c.vector))",
         (_UNKNOWN, generation, generation),
-    ).rowcount
+    )
 
 
 def mark_damaged(manifest: Manifest, documents: Iterable[int]) -> None:

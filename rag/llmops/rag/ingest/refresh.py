@@ -15,7 +15,7 @@ from llmops.core.files import exclusive_lock
 from llmops.core.ids import digest
 from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
-from llmops.rag.index.stamp import is_whole
+from llmops.rag.index import places
 from llmops.rag.ingest.generation import Chosen, choose
 from llmops.rag.ingest.plan import Known, Work, compare, look, refuse_mass_removal
 from llmops.rag.ingest.progress import Meter, Progress, silent
@@ -153,8 +153,10 @@ class _Run:
         return work
 
     def _store_is_whole(self) -> bool:
-        folder = self.manifest.path.parent / "chroma" / self.chosen.name
-        return is_whole(folder, self.manifest.store_stamp(self.generation))
+        if places.kept_of(self.manifest, self.chosen.name).config != self.config.store:
+            return False
+        place = places.place_of(self.manifest, self.chosen.name)
+        return place.is_whole(self.manifest.store_stamp(self.generation))
 
     def _unchanged(self, head: Head, known: Known, work: Work) -> Refresh:
         """The fast path: record what no reader sees, and only if it differs."""
@@ -183,7 +185,7 @@ class _Run:
         progress = self.options.progress
         parsing = Meter("parse", progress, len(work.parse) + len(work.reuse))
         embedding = Meter("embed", progress)
-        target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head)
+        target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head, self.config.store)
         writer = Writer(self.manifest, target, dict(known.documents), Meter("write", progress))
         reading = Manifest.open(self.manifest.path.parent)
         compute = open_compute(self.config, self.chosen.open_embedder)
@@ -208,7 +210,7 @@ class _Run:
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
         new_head = compact(self.manifest, self.generation, self.chosen.embedder_fingerprint) or new_head
-        self.manifest.checkpoint()
+        self.manifest.db.checkpoint()
         return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
 
     def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.core.errors import NotFoundError, did_you_mean
-from llmops.rag.index.stamp import is_whole
+from llmops.core.errors import LlmopsError, NotFoundError, did_you_mean
+from llmops.rag.index.places import place_of
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
 from llmops.rag.records import merged, pages_of, text_of
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationStatus:
-    """One generation: its head, and whether what follows the manifest is whole as far as a look tells."""
+    """One generation: its head, where its vector store is, and whether that is whole as far as a look tells.
+
+    `store_problem` is why no look could be taken: its server does not answer.
+    """
 
     name: str
     current: bool
     head: Head | None
     settings: dict[str, Any]
     quarantined: tuple[Quarantined, ...]
+    store: str
     store_whole: bool
+    store_problem: str | None
     interrupted: bool
 
 
@@ -85,7 +90,7 @@ def status(state: StateConfig, name: str) -> Status:
                 manifest.head(number),
                 manifest.settings(number),
                 tuple(manifest.quarantine(number).values()),
-                is_whole(folder / "chroma" / generation, manifest.store_stamp(number)),
+                *_look_at_store(manifest, number, generation),
                 number in interrupted,
             )
             for number, generation in manifest.generations()
@@ -95,6 +100,14 @@ def status(state: StateConfig, name: str) -> Status:
     finally:
         manifest.close()
     return Status(name, str(folder), generations, vectors, float(rate) if rate else None, _size(folder.rglob("*")))
+
+
+def _look_at_store(manifest: Manifest, number: int, generation: str) -> tuple[str, bool, str | None]:
+    place = place_of(manifest, generation, reading=True)
+    try:
+        return place.where, place.is_whole(manifest.store_stamp(number)), None
+    except LlmopsError as error:
+        return place.where, False, error.what
 
 
 def inspect(state: StateConfig, name: str, uri: str, generation: str | None = None) -> DocumentView:
@@ -129,7 +142,7 @@ def _view(manifest: Manifest, number: int, uri: str) -> DocumentView:
         return DocumentView(uri, None, None, None, held.size, (), {}, 0, 0, (), held)
     document, title, media_type, sha256, size, acl, facts, parsed, pages, text = found[0]
     rows = manifest.query(
-        "SELECT id, ordinal, start, end, page, context, text FROM chunks WHERE document = ? ORDER BY ordinal",
+        'SELECT id, ordinal, start, "end", page, context, text FROM chunks WHERE document = ? ORDER BY ordinal',
         (document,),
     )
     names = ("id", "ordinal", "start", "end", "page", "context", "text")

@@ -18,8 +18,9 @@ from llmops.core.errors import IntegrityError
 from llmops.core.files import exclusive_lock
 from llmops.rag import lexicon, records
 from llmops.rag.arena import Vectors, checksums, map_slots
+from llmops.rag.index import places
 from llmops.rag.index.store import Store
-from llmops.rag.index.sync import StoreSync, store_folder
+from llmops.rag.index.sync import wanted_ids
 from llmops.rag.ingest.generation import choose
 from llmops.rag.ingest.plan import compare, look
 from llmops.rag.ingest.recovery import lost_vectors, mark_damaged, mark_incomplete
@@ -188,7 +189,7 @@ class _Examination:
         for document, uri in found:
             parsed = records.parsed_of(self.manifest, document)
             rows = self.manifest.query(
-                "SELECT id, start, end, text, context FROM chunks WHERE document = ? ORDER BY ordinal", (document,)
+                'SELECT id, start, "end", text, context FROM chunks WHERE document = ? ORDER BY ordinal', (document,)
             )
             texts = [f"{context}\n{text}" if context else text for *_, text, context in rows]
             if any(parsed.text[start:end] != text for _, start, end, text, _ in rows):
@@ -248,10 +249,9 @@ class _Examination:
         return vectors
 
     def _store(self, name: str, vectors: Vectors) -> Iterator[Problem]:
-        folder = store_folder(self.manifest.path.parent, name)
-        wanted = StoreSync(self.manifest, self.generation, name).wanted()
+        wanted = wanted_ids(self.manifest, self.generation)
         try:
-            store = Store.open(folder, self.manifest.store_stamp(self.generation))
+            store = places.place_of(self.manifest, name).open(self.manifest.store_stamp(self.generation))
         except IntegrityError as error:
             self.damage.store = True
             yield Problem("store", error.what)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from llmops.core.errors import IntegrityError
 from llmops.rag import lexicon, records
 from llmops.rag.arena import Arena, Vectors, checksums, map_slots
+from llmops.rag.config import StoreConfig
 from llmops.rag.index.sync import StoreSync
 from llmops.rag.manifest import ArenaRecord, Head, Manifest, Quarantined
 from llmops.rag.records import DocumentStat, StagedDocument
@@ -30,12 +31,17 @@ _SEGMENT_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is being written: a generation, by number and name, from its current head (None: its first refresh)."""
+    """What is being written: a generation, by number and name, from its current head (None: its first refresh).
+
+    Attributes:
+        store: where its vectors have to be from now on; None: where they are.
+    """
 
     generation: int
     name: str
     embedder: str
     head: Head | None
+    store: StoreConfig | None = None
 
     @property
     def seq(self) -> int:
@@ -63,7 +69,7 @@ class Writer:
         self.staged = 0
         self._doubtful = False
         self.chunks = 0
-        self.store = StoreSync(manifest, target.generation, target.name)
+        self.store = StoreSync(manifest, target.generation, target.name, target.store)
         self.meter = meter
         self.same: list[tuple[int, SourceItem, bool]] = []
         self._known = known
@@ -148,7 +154,8 @@ class Writer:
         with self.manifest.transaction():
             embedder = self.target.embedder
             self.manifest.db.executemany(
-                "INSERT OR REPLACE INTO vectors SELECT ?, id, ?, ? FROM arenas WHERE embedder = ?",
+                "INSERT INTO vectors SELECT ?, id, ?, ? FROM arenas WHERE embedder = ?"
+                " ON CONFLICT (key) DO UPDATE SET arena = excluded.arena, slot = excluded.slot, crc = excluded.crc",
                 [(key, slot, crc, embedder) for key, slot, crc in rows],
             )
             self.manifest.db.execute("UPDATE arenas SET slots = ? WHERE embedder = ?", (self._arena.slots, embedder))
@@ -159,7 +166,7 @@ class Writer:
         if stat is None or stat.sha256 != staged.parsed.sha256:
             return False
         held = self.manifest.query(
-            "SELECT id, start, end, page FROM chunks WHERE document = ? ORDER BY ordinal", (stat.id,)
+            'SELECT id, start, "end", page FROM chunks WHERE document = ? ORDER BY ordinal', (stat.id,)
         )
         ours = [(i, p.start, p.end, p.page) for i, p in zip(staged.ids, staged.passages, strict=True)]
         labels = (records.acl_json(staged.item.acl), records.metadata_json(staged.item.metadata))
