@@ -57,8 +57,10 @@ def test_full_weights_pass_too(base: Path, tmp_path: Path) -> None:
 def test_packed_documents_that_see_each_other(job: Prepared, model: Any) -> None:
     class Leaking(SupervisedLoss):
         def logits(self, model: Any, batch: Tensors) -> torch.Tensor:
-            width = batch["input_ids"].shape[1]
-            return super().logits(model, {**batch, "position_ids": torch.arange(width)[None]})
+            rows, width = batch["input_ids"].shape
+            ends = torch.arange(rows + 1, dtype=torch.int32) * width
+            positions = torch.arange(width).expand(rows, width)
+            return super().logits(model, {**batch, "position_ids": positions, "ends": ends, "longest": ends[1]})
 
     refused(look.packed_loss(model, look.sample(job), 0, Leaking), "they see each other", "model.attn: sdpa")
 
