@@ -133,6 +133,18 @@ def test_rows_longer_than_the_models_positions(job: Prepared) -> None:
     refused(fit.positions_fit(short), "the model 16 positions", "data.max_length: 16")
 
 
+def test_a_base_of_unknown_licence_is_warned_of(job: Prepared) -> None:
+    check = fit.licence(job)
+    assert check.verdict == "warn"
+    assert "license: apache-2.0" in check.hint
+
+
+def test_a_model_too_large_to_be_tried_is_told(job: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "free_bytes", lambda device: 1 << 10)
+    (check,) = look.model_checks(job)
+    assert (check.name, check.verdict) == ("model.tried", "skipped")
+
+
 @pytest.mark.parametrize(
     ("method", "what"),
     [
