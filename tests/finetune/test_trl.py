@@ -184,6 +184,39 @@ def test_a_first_loss_that_is_off_is_refused() -> None:
     assert "load both from the same base" in found.hint
 
 
+def test_a_reference_that_is_another_model_ends_the_run_at_its_first_step(
+    place: Path, base: Path, state: StateConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As full DPO does whose reference is loaded from wherever the model says it came from."""
+    from llmops.finetune.engines import trainers
+    from llmops.finetune.models import find_base, load_model
+
+    config = preferences.preferring(
+        "dpo", base, preferences.pairs(place / "pairs.jsonl"), state, method={"kind": "full"}
+    )
+    other = find_base(config.model.model_copy(update={"path": str(tiny_base(place / "other", seed=9))}), state)
+    monkeypatch.setattr(trainers, "_reference", lambda job: {"ref_model": load_model(other, config).eval()})
+    heard: list[Any] = []
+    with pytest.raises(GateFailedError, match=r"preference\.first_loss.*0\.6931"):
+        train.run_job(config, listen=heard.append)
+    assert not [one for one in heard if one.kind == "step" and one.step > 1]
+
+
+@pytest.mark.parametrize("task", ["dpo", "kto", "reward"])
+def test_rows_at_once_and_one_after_the_other_give_one_gradient(
+    place: Path, base: Path, state: StateConfig, task: str
+) -> None:
+    data = preferences.thumbs(place / "t.jsonl") if task == "kto" else preferences.pairs(place / "p.jsonl")
+    norms = []
+    for at_once in (16, 2):
+        section = {"global_tokens_per_step": 768, "rows_per_device": at_once, "budget": {"steps": 1}}
+        config = preferences.preferring(task, base, data, state, train=section, name=f"{task}-{at_once}")
+        folder, heard = written(config, config.name), list[Any]()
+        TrlEngine().train(jobs.read(folder), folder, heard.append)
+        norms += [one.grad_norm for one in heard if one.kind == "step"]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
 def written(config: FinetuneConfig, name: str) -> RunFolder:
     folder = open_run(config.state, name=name, task=config.task, identity="0" * 64)
     job = train.ready(config, principal=LOCAL, listen=lambda event: None)

@@ -31,8 +31,8 @@ from llmops.core.chain import (
 from llmops.core.errors import IntegrityError, NotFoundError, TooLargeError, UserError, did_you_mean
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
-from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_digest, model_files
-from llmops.finetune.bases import locate
+from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_files
+from llmops.finetune.bases import verified
 
 _WAIT_S = 0.05
 
@@ -276,14 +276,7 @@ def _adapted(adapter: Path, pinned: Pinned, state: StateConfig) -> Any:
 
     if pinned.base is None:
         raise IntegrityError("an adapter that names no base", where=str(adapter))
-    base = locate(pinned.base, state)
-    if model_digest(base) != pinned.base.digest:
-        raise IntegrityError(
-            "the base is not the model that this adapter was trained on",
-            where=str(base),
-            hint=f"bring `{pinned.base.uri}` back as it was, or train a new adapter on it",
-            code="other_base",
-        )
+    base = verified(pinned.base, state)
     model = PeftModel.from_pretrained(_whole(base, pinned), str(adapter))
     return model.merge_and_unload() if pinned.merge else model
 

@@ -30,6 +30,7 @@ from llmops.finetune.engines import (
     StepDone,
     Trained,
     Warned,
+    attention,
 )
 from llmops.finetune.engines.loss import Tensors, tensors
 from llmops.finetune.engines.memory import OutOfMemory, out_of_memory
@@ -200,7 +201,7 @@ class _Training:
             "steps": plan.steps, "ranks": plan.ranks, "rows_per_rank": plan.rows_per_rank,
             "accumulation": plan.accumulation, "width": plan.width, "strategy": plan.strategy,
             "device": plan.device, "precision": plan.precision, "threads": torch.get_num_threads(),
-            "torch": torch.__version__.partition("+")[0],
+            "torch": torch.__version__.partition("+")[0], "attention": self.learner.inner().config._attn_implementation,
         }  # fmt: skip
 
     def _save(self, following: _Given | None) -> None:
@@ -280,9 +281,12 @@ def ready_model(job: Prepared) -> Any:
     # FSDP shares out a layer's weights in one piece, so they have to be of one type
     precision = "fp32" if plan.strategy in ("fsdp2", "zero2", "zero3") else plan.precision
     model = models.load_model(job.base, config, tokenizer=job.tokenizer, precision=precision)
+    name = attention.chosen(model, config, plan)
+    if name is not None:
+        attention.set_on(model, name)
     model = models.adapt(model, config.method, config.train.seed)
     if plan.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 
