@@ -26,7 +26,7 @@ def plan_for(config: FinetuneConfig, shape: Mapping[str, Any], data: Dataset) ->
         UserError: a step has too few rows for the ranks, or one rank too few devices for the strategy.
     """
     device = _device()
-    ranks = config.launch.nodes * (config.launch.processes or config.launch.gpus or 1)
+    ranks = config.launch.nodes * config.launch.ranks_per_node
     rows = max(1, config.train.global_tokens_per_step // config.data.max_length)
     if rows < ranks:
         raise UserError(

@@ -14,10 +14,8 @@ import yaml
 
 from llmops.core.errors import ConfigError
 from llmops.finetune.config import FinetuneConfig
-from llmops.finetune.launch.node import CLUSTER_KINDS
+from llmops.finetune.launch.place import CLUSTER_KINDS
 
-PORT = 29_400
-"""torchrun's own default for a rendezvous."""
 SAVE_BEFORE_S = 180
 """How long before the end of its time a job is told to save and make room."""
 INTERRUPTED = 130
@@ -95,7 +93,7 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         origin=str(path) if path else config.name,
         job_yaml=_resolved(config),
         nodes=launch.nodes,
-        processes=launch.processes or launch.gpus or 1,
+        processes=launch.ranks_per_node,
         gpus=launch.gpus,
         hours=launch.hours,
         restarts=launch.restarts,

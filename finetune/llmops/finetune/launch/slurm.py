@@ -10,7 +10,8 @@ from __future__ import annotations
 import shlex
 
 from llmops.finetune.launch.artefact import Artefact
-from llmops.finetune.launch.order import INTERRUPTED, PORT, SAVE_BEFORE_S, Order
+from llmops.finetune.launch.order import INTERRUPTED, SAVE_BEFORE_S, Order
+from llmops.finetune.launch.place import PORT
 from llmops.finetune.launch.torchrun import exports
 
 
