@@ -71,14 +71,13 @@ class Leader:
         return supervise(ranks, told, crew=_Crew(self, ranks.processes))
 
     def over(self, how: dict[str, Any]) -> None:
-        """Tell the others how it ended, the first time; wait a moment for them to hear."""
+        """Tell the others how it ended, the first time; wait a moment for them to hear, or to come at all."""
         if self._over:
             return
         self._over = True
         self._met.tell("over", how)
         until = time.monotonic() + self._patience.part_s
-        there = sum(self._met.count(f"alive/{node}") > 0 for node in range(1, self._node.nodes))
-        while time.monotonic() < until and self._met.count("left") < there:
+        while time.monotonic() < until and self._met.count("left") < self._node.nodes - 1:
             time.sleep(_LOOK_EVERY_S)
 
     def gather(self, attempt: int, stop: Stop, processes: int) -> Seats | None:
