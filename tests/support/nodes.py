@@ -1,4 +1,4 @@
-"""Nodes of a cluster as processes of this machine: each is forked, and forks its ranks, so that torch is loaded once."""
+"""Nodes of a cluster as processes of this machine: each is forked, and forks its ranks; torch is loaded once."""
 
 from __future__ import annotations
 
@@ -114,5 +114,3 @@ def _print_into(log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
-
-

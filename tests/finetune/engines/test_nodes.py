@@ -44,13 +44,18 @@ def slowly() -> None:
 
 
 class Cluster:
-    """Starts nodes of a job, each by itself."""
+    """Starts nodes of a job, each by itself; or its ranks, as torchrun does."""
 
-    def __init__(self, job: FinetuneConfig, folder: Path) -> None:
-        self.job, self.folder, self.port = job, folder, free_port()
+    def __init__(self, job: FinetuneConfig, folder: Path, *, by_rank: bool = False) -> None:
+        self.job, self.folder, self.port, self.by_rank = job, folder, free_port(), by_rank
 
     def start(self, number: int, before: object = slowly) -> int:
         variables = {"LLMOPS_NODE": f"{number}/2@127.0.0.1:{self.port}"}
+        if self.by_rank:
+            variables = {
+                "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port),
+            }  # fmt: skip
         return node(self.job, variables, self.folder / f"node-{number}.log", before)  # type: ignore[arg-type]
 
     @property
@@ -72,13 +77,14 @@ class Cluster:
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize(("strategy", "victim"), [("ddp", 1), ("fsdp2", 0)])
+@pytest.mark.parametrize(("strategy", "victim", "by_rank"), [("ddp", 1, True), ("fsdp2", 0, False)])
 def test_a_node_that_died_comes_back_and_nothing_is_lost(
-    base: Path, tmp_path: Path, strategy: str, victim: int
+    base: Path, tmp_path: Path, strategy: str, victim: int, by_rank: bool
 ) -> None:
+    """The undisturbed run is started node by node, too, or rank by rank: it comes to the same."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole = Cluster(job(base, tmp_path / "whole", strategy), tmp_path / "whole")
+    whole = Cluster(job(base, tmp_path / "whole", strategy), tmp_path / "whole", by_rank=by_rank)
     undisturbed = [whole.start(number) for number in (1, 0)]  # in any order
     killed = Cluster(job(base, tmp_path / "killed", strategy), tmp_path / "killed")
     nodes = [killed.start(number) for number in (0, 1)]
@@ -114,7 +120,8 @@ def test_nodes_that_see_other_folders_are_told_apart(base: Path, tmp_path: Path)
 
 def test_what_stops_node_0_before_training_stops_the_others(base: Path, tmp_path: Path) -> None:
     broken = job(base, tmp_path, "ddp").model_copy(update={"task": "dpo"})
-    cluster = Cluster(broken, tmp_path)
-    nodes = [cluster.start(number) for number in (1, 0)]
-    assert [ended(one) for one in nodes] == [3, 3]
-    assert "the first one ended: preflight refused to start" in cluster.log(1)
+    for by_rank in (False, True):
+        cluster = Cluster(broken, tmp_path, by_rank=by_rank)
+        nodes = [cluster.start(number) for number in (1, 0)]
+        assert [ended(one) for one in nodes] == [3, 3]
+        assert "the first one ended: preflight refused to start" in cluster.log(1)

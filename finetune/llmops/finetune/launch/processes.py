@@ -52,10 +52,15 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Seats:
-    """Which ranks of how many are this machine's, and the variables by which all of them meet."""
+    """Which ranks of how many are this machine's, and the variables by which all of them meet.
+
+    Args:
+        node: this machine's number, where there are several.
+    """
 
     ranks: int
     first: int = 0
+    node: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,7 +131,7 @@ def run_attempt(
         if failed is None or isinstance(failed, Failure):
             return failed
         rank = seats.first + failed
-        return Failure(attempt, rank, processes[failed].returncode, folder / f"rank-{rank}.log")
+        return Failure(attempt, rank, processes[failed].returncode, folder / f"rank-{rank}.log", seats.node)
     finally:
         _end(processes)
 

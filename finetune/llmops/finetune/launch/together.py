@@ -292,7 +292,7 @@ def seats(node: Node, processes: int, attempt: int) -> Seats:
         "GROUP_RANK": str(node.rank),
         STORE: f"{node.host}:{node.port}/{attempt}",
     }
-    return Seats(node.nodes * processes, node.rank * processes, variables)
+    return Seats(node.nodes * processes, node.rank * processes, node.rank, variables)
 
 
 def marked(folder: Path) -> dict[str, Any]:
