@@ -42,7 +42,7 @@ def _directives(order: Order) -> str:
         f"--signal=B:USR1@{SAVE_BEFORE_S}",
         "--requeue",
         "--open-mode=append",
-        f"--output={order.folder}/logs/%x-%j.log",
+        f"--output={order.folder}/%x-%j.log",  # in a folder that is there: Slurm makes none
     ]
     lines += [f"--gres=gpu:{order.gpus}"] if order.gpus else [f"--cpus-per-task={order.processes}"]
     lines += [f"--partition={order.queue}"] if order.queue else []
@@ -53,7 +53,6 @@ def _script(order: Order) -> str:
     container = f" --container-image={shlex.quote(order.image)}" if order.image else ""
     return f"""#!/usr/bin/env bash
 {order.head}{_directives(order)}set -uo pipefail
-mkdir -p {shlex.quote(str(order.folder / "logs"))}
 {exports(order)}# A node's number and the node on which ranks meet; both are expanded on the node.
 LEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export LEAD
