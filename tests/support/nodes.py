@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,19 @@ def _fork(ranks: Ranks, local: int, seats: Seats, log: Path) -> Any:
             "LOCAL_WORLD_SIZE": str(ranks.processes), **seats.variables,
         }  # fmt: skip
         die_with_parent()
+        _close_sockets()
         _print_into(log)
         return worker.main(list(ranks.arguments))
 
     return _Forked(forked(run))
+
+
+def _close_sockets() -> None:
+    """A process that is started by exec inherits none; the store's door is not to stay open when its node is dead."""
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if str(one.readlink()).startswith("socket:"):
+                os.close(int(one.name))
 
 
 def _print_into(log: Path) -> None:

@@ -63,10 +63,10 @@ def hand_over(job: FinetuneConfig, path: Path, *, sure: bool, as_json: bool) -> 
 
 def _sized(job: FinetuneConfig) -> str:
     launch = job.launch
-    what = f"{launch.gpus} GPUs" if launch.gpus else f"{launch.ranks_per_node} processes"
+    count, what = launch.gpus or launch.ranks_per_node, "GPU" if launch.gpus else "rank"
     most = _most(job)
     cost = "" if most is None else f", at most {most:,.2f} USD an attempt"
-    return f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {what} for up to {launch.hours:g} h{cost}"
+    return f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {count} {what}{'s' * (count > 1)} for up to {launch.hours:g} h{cost}"
 
 
 def _most(job: FinetuneConfig) -> float | None:

@@ -6,7 +6,7 @@
     failed/<k>   whoever was first: how attempt k failed
     alive/<n>    a count that goes up while node n lives
     refused      a node: why it cannot take part
-    over         node 0: how it ended; the others end likewise
+    over         node 0: how it ended; so do the others
     ask/<n>      rank n, started by another launcher: a word, under which rank 0 answers (`answer`, `ask`)
 
 The store is torch's TCPStore, by which ranks find each other, too, under a name of each attempt. It lives in node 0's

@@ -1,7 +1,8 @@
 """An sbatch script: one task a node, told to save before its time is up, which then requeues itself.
 
 Slurm sends USR1 to the batch shell alone (`B:`), which passes it on to the nodes' tasks by `kill` of srun. They save a
-checkpoint and end with code 130; the shell asks for the same job again. After a node failure Slurm requeues by itself.
+checkpoint and end with code 130; the shell asks for the same job again. After a task was killed it does so, too, up to
+`launch.restarts` times. After the failure of a node Slurm requeues by itself.
 Source: sbatch(1) --signal, --requeue, --open-mode; srun(1) "Signals and Escape Sequences".
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import shlex
 
 from llmops.finetune.launch.artefact import Artefact
-from llmops.finetune.launch.order import INTERRUPTED, SAVE_BEFORE_S, Order
+from llmops.finetune.launch.order import INTERRUPTED, LOST, SAVE_BEFORE_S, Order
 from llmops.finetune.launch.place import PORT
 from llmops.finetune.launch.torchrun import exports
 
@@ -72,5 +73,17 @@ if [ "$code" -eq {INTERRUPTED} ]; then
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi
+# A task that was killed, or lost node 0: srun cannot start one again, but Slurm can start the job again.
+lost={shlex.quote(str(order.folder))}/.lost-$SLURM_JOB_ID
+if [ "$code" -ge 128 ] || [ "$code" -eq {LOST} ]; then
+  times=$(( $(cat "$lost" 2>/dev/null || echo 0) + 1 ))
+  if [ "$times" -le {order.restarts} ]; then
+    echo "$times" > "$lost"
+    echo "a node was lost (code $code): asking for the same job again ($times of {order.restarts})"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+fi
+rm -f "$lost"
 exit "$code"
 """

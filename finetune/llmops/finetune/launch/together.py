@@ -158,8 +158,9 @@ def lend(
         restarts: how often node 0 may be lost.
 
     Raises:
-        Stopped: training was asked to end, and did.
-        UserError, GateFailedError, UnavailableError: it failed.
+        Stopped: this node was asked to end before there was something to do.
+        UserError: it does not see node 0's folder.
+        UnavailableError: node 0 did not come, or was lost too often.
     """
     lost = 0
     with stopping() as stop:
@@ -267,10 +268,11 @@ class _Follower:
         self._met.tell_first(f"failed/{failure.attempt}", _told(failure))
 
     def _part(self) -> None:
-        """End as node 0 said."""
+        """End in order, whatever node 0 says: its exit code is the job's, and srun would kill it for another one's."""
         over = self._met.told("over")
         self._met.count("left", 1)
-        end_likewise(over)
+        if over["code"]:
+            self._told(f"{self._node}: node 0 ended: {over['what']}")
 
 
 class _Crew:

@@ -11,6 +11,7 @@ from llmops.cli.finetune_job import acting, load_job
 from llmops.cli.finetune_launch import hand_over, print_artefacts
 from llmops.cli.finetune_view import print_planned, print_record, watching
 from llmops.cli.output import json_option, print_json, say, set_option
+from llmops.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmops.finetune.config import FinetuneConfig
@@ -41,6 +42,12 @@ def command(file: Path, overrides: tuple[str, ...], as_json: bool, **how: Any) -
         else:
             hand_over(config, file, sure=how["yes"], as_json=as_json)
         return 0
+    if place is None and config.launch.nodes > 1:
+        raise ConfigError(
+            f"launch.kind is local, one machine, and launch.nodes is {config.launch.nodes}",
+            where=str(file),
+            hint="set launch.kind to torchrun, slurm, trainjob, ray or skypilot, or launch.nodes: 1",
+        )
     if how["plan"]:
         return _planned(config, as_json, how["events"])
     return _run(config, file, place, as_json=as_json, events=how["events"])
@@ -69,7 +76,7 @@ def _run(config: FinetuneConfig, file: Path, place: Node | Rank | None, *, as_js
 
             lent = run_placed(place, config, principal=acting(config.state), listen=listen, path=file)
             if lent is None:
-                say(f"{place}: training is over; the first one judges and registers")
+                say(f"{place}: its part is done; the first one goes on")
                 return 0
             record = lent
     if as_json:
