@@ -66,7 +66,8 @@ def _sized(job: FinetuneConfig) -> str:
     count, what = launch.gpus or launch.ranks_per_node, "GPU" if launch.gpus else "rank"
     most = _most(job)
     cost = "" if most is None else f", at most {most:,.2f} USD an attempt"
-    return f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {count} {what}{'s' * (count > 1)} for up to {launch.hours:g} h{cost}"
+    sizes = f"{launch.nodes} node{'s' * (launch.nodes > 1)} x {count} {what}{'s' * (count > 1)}"
+    return f"{sizes} for up to {launch.hours:g} h{cost}"
 
 
 def _most(job: FinetuneConfig) -> float | None:

@@ -38,7 +38,7 @@ class Others:
         wanted = ("NO",) if self.ranks == 1 else ("MULTI_CPU", "MULTI_GPU")
         if accelerator.num_processes != self.ranks or kind not in wanted:
             raise UnavailableError(
-                f"accelerate runs {accelerator.num_processes} process(es) as {kind}, and the plan is {self.ranks} by ddp",
+                f"accelerate runs {accelerator.num_processes} as {kind}, and the plan is {self.ranks} by ddp",
                 hint="unset ACCELERATE_* variables",
             )
 

@@ -57,7 +57,7 @@ class _Training:
         self.checkpoints = Checkpoints(folder.checkpoints, keep=self.config.checkpoint.keep, pause=pause)
         self.laid = Laid(job, examples_per_step(job))
         self.loss, self.tokens, self.supervised, self.seconds = math.nan, 0, 0, 0.0
-        self.others = Others(job.plan.ranks)
+        self.others, self.last = Others(job.plan.ranks), False
         self.started = self.saved_at = time.monotonic()
 
     def run(self) -> Trained:
@@ -123,7 +123,8 @@ class _Training:
         every = self.config.checkpoint.every_steps
         late = time.monotonic() - self.saved_at >= self.config.checkpoint.every_s
         timed, asked = self.others.any(late and self.others.first, self.signals.asked is not None)
-        return step >= self.plan.steps or asked or (timed if every is None else step % every == 0), asked
+        self.last = asked or step >= self.plan.steps
+        return self.last or (timed if every is None else step % every == 0), asked
 
     def _save(self, trainer: Any, step: int) -> None:
         began = time.perf_counter()
@@ -136,7 +137,7 @@ class _Training:
                 self.listen(Saved(step, time.perf_counter() - began, made.size_bytes))
             return
         self.listen(Warned(step, f"{problem.what}; training goes on, and the earlier checkpoints are intact"))
-        if step >= self.plan.steps or self.signals.asked:
+        if self.last:
             raise problem
 
     def _newest(self) -> Checkpoint | None:
