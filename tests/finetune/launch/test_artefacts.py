@@ -92,6 +92,15 @@ def test_sbatch_knows_every_option() -> None:
     assert Path(asked["--output"]).parent == Path("/shared/ft")  # a folder that is there: Slurm makes none
 
 
+def test_the_example_is_rendered_for_every_launcher() -> None:
+    from llmops.core.config import load_config
+
+    path = Path(__file__).parents[3] / "configs/finetune/cluster.yaml"
+    for kind in KINDS:
+        example = load_config(FinetuneConfig, path, overrides=[f"launch.kind={kind}"], environment={}).value
+        assert "2 nodes x 8 ranks, 12 h an attempt" in "".join(render(example, path).values())
+
+
 def test_torchrun_reads_its_options_as_they_are_meant() -> None:
     from torch.distributed.run import get_args_parser
 

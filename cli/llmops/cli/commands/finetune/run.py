@@ -66,6 +66,8 @@ def _planned(config: FinetuneConfig, as_json: bool, events: bool) -> int:
 
 
 def _run(config: FinetuneConfig, file: Path, place: Node | Rank | None, *, as_json: bool, events: bool) -> int:
+    if place is not None:
+        place.require(config.launch)
     with watching(events=events) as listen:
         if place is None or place.alone:
             from llmops.finetune.train import run_job
