@@ -36,6 +36,15 @@ EXACT_BELOW = 10_000
 """Chunks up to which an exact scan is always used: at 5,600 it takes 0.15 ms where Chroma takes 1.2 ms (and a second to
 import), with a recall of 1 instead of 0.999; the two meet somewhere past this."""
 
+SCANNED_WHOLE = 10_000
+"""Rows up to which every one is scored; of more, those whose sign codes are nearest (`coarse`)."""
+CANDIDATES = 4_000
+CANDIDATES_SHARE = 250
+"""So many, and one more for so many rows, are scored exactly. Among a million vectors that are as clustered as real
+ones this finds .99 of the ten nearest, among 100,000 all of them."""
+_PICKED = 1_000
+"""Rows picked and scored together: they stay in the cache, and BLAS starts no threads that wait for a busy core."""
+
 POLL_S = 0.5
 
 
@@ -92,19 +101,22 @@ class IndexReader:
             if hits is not None:
                 return hits
         self.exact_scans += 1
-        rows = np.flatnonzero(self._snapshot.live if allowed is None else allowed & self._snapshot.live)
+        rows = self._snapshot.live_rows if allowed is None else np.flatnonzero(allowed & self._snapshot.live)
+        if self._snapshot.codes is not None and len(rows) > SCANNED_WHOLE:
+            slots, most = self._snapshot.slots[rows], max(k, CANDIDATES + len(rows) // CANDIDATES_SHARE)
+            rows = rows[self._snapshot.codes.likely(vector, slots, most)]
         return _best(rows, self.dense_scores(vector, rows), k)
 
     def dense_scores(self, vector: Scores, rows: NDArray[Any]) -> Scores:
         """The cosine of some live rows with a unit vector."""
         vectors, slots = self._snapshot.vectors, self._snapshot.slots[np.asarray(rows, dtype=np.int64)]
-        if not len(slots):
-            return np.zeros(0, dtype=np.float32)
         wanted = np.ascontiguousarray(vector, dtype=np.float32)
-        if len(slots) * 2 < len(vectors):
-            scores: Scores = vectors[slots] @ wanted
-        else:
-            scores = (vectors @ wanted)[slots]  # the whole file once, in order, is faster than picking most of it
+        if len(slots) * 2 >= len(vectors) > 0:
+            whole: Scores = (vectors @ wanted)[slots]
+            return whole  # the whole file once, in order, is faster than picking most of it
+        scores = np.empty(len(slots), dtype=np.float32)
+        for start in range(0, len(slots), _PICKED):
+            scores[start : start + _PICKED] = vectors[slots[start : start + _PICKED]] @ wanted
         return scores
 
     def lexical(self, query: str, k: int, allowed: Mask | None = None) -> Hits:
@@ -220,7 +232,7 @@ class Index:
             self._seen = -1
         version = self._data_version()
         if version != self._seen and not self._snapshot.renew():
-            self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments)
+            self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments, self._snapshot.coded)
             self._reader = self._new_reader(self._snapshot)
             self._complained = ""
         self._seen = version
