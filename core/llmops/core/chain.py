@@ -65,6 +65,7 @@ class ChainContext:
     """One exchange: who asks, under which ids, with which settings laid over the chain's own.
 
     `invocation_id` is that of the hop that asks the chain; calls made on its behalf name it as their parent.
+    `traceparent` is the step of a trace that the chain's own steps belong under.
     """
 
     request_id: str = field(default_factory=new_id)
@@ -73,6 +74,7 @@ class ChainContext:
     session_id: str | None = None
     variant: str = "champion"
     settings: dict[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
     cancel: CancelToken = field(default_factory=CancelToken, compare=False)
 
 

@@ -6,9 +6,10 @@ passages are found nor how answers are worded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,8 +25,9 @@ from llmops.core.chain import (
 from llmops.core.errors import NotFoundError, TooLargeError, UserError, did_you_mean
 from llmops.core.identity import Principal
 from llmops.core.llm import Sampling
+from llmops.core.tracing import Span, keeps_content, span
 from llmops.rag.answer.asked import Answered, Answerer, Asked
-from llmops.rag.config import AnswerConfig
+from llmops.rag.config import AnswerConfig, RetrievalConfig
 from llmops.rag.hops import Planner, search_in_hops
 from llmops.rag.retrieve import Retrieved, Retriever, SearchIndex, StoredDocument
 
@@ -34,6 +36,7 @@ _VIEW_CHARS = 1200
 
 Condense = Callable[[str, Sequence[Message], ChainContext], str]
 Value = str | int | float | bool
+Range = dict[Literal["from", "to"], str | int | float]
 
 
 class RequestSettings(BaseModel):
@@ -42,7 +45,7 @@ class RequestSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     top_k: int | None = Field(None, ge=1, le=50)
-    filters: dict[str, Value | list[Value]] = Field(default_factory=dict, max_length=20)
+    filters: dict[str, Value | list[Value] | Range] = Field(default_factory=dict, max_length=20)
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
 
@@ -99,13 +102,17 @@ class RagChain:
         settings = RequestSettings.read(context.settings)
         question, history = _conversation(messages, self._parts.config)
         context.cancel.check()
-        standalone = self._parts.condense(question, history, context)
+        with span("condense", parent=context.traceparent):
+            standalone = self._parts.condense(question, history, context)
         config = self._parts.retriever.config
         if settings.top_k is not None:
             config = config.model_copy(update={"top_k": settings.top_k})
 
         def search(query: str, /) -> Retrieved:
-            return self._parts.retriever.retrieve(query, context.principal, settings.filters, config)
+            with self._searching(query, config, context) as told:
+                found = self._parts.retriever.retrieve(query, context.principal, settings.filters, config)
+                _tell(told, found)
+            return found
 
         if self._parts.planner is None or config.hops == 1:
             found = search(standalone)
@@ -117,13 +124,41 @@ class RagChain:
                     yield event
         context.cancel.check()
         yield Retrieval(tuple(passage.ref() for passage in found.passages), found.generation, found.index_seq)
-        asked = Asked(question, history, found, self._sampling(settings), context)
-        for piece in self._parts.answerer.answer(asked):
-            context.cancel.check()
-            if not isinstance(piece, Answered):
-                yield piece
-                continue
-            yield Done(piece.usage, piece.refused, found.generation, found.index_seq, piece.quoted, piece.finish_reason)
+        yield from self._answer(Asked(question, history, found, self._sampling(settings), context))
+
+    def _searching(self, query: str, config: RetrievalConfig, context: ChainContext) -> Span:
+        index = self.version_info.get("index_version")
+        return span(
+            f"retrieval {index}",
+            {
+                "gen_ai.operation.name": "retrieval",
+                "gen_ai.data_source.id": index,
+                "gen_ai.request.top_k": config.top_k,
+                "gen_ai.retrieval.query.text": query if keeps_content() else None,
+            },
+            parent=context.traceparent,
+        )
+
+    def _answer(self, asked: Asked) -> Iterator[Event]:
+        """The answer's events; its steps belong under a span of their own, which no other thread waits for."""
+        told = span("answer", parent=asked.context.traceparent)
+        inner = replace(asked.context, traceparent=told.traceparent or asked.context.traceparent)
+        found = asked.found
+        try:
+            for piece in self._parts.answerer.answer(replace(asked, context=inner)):
+                asked.context.cancel.check()
+                if not isinstance(piece, Answered):
+                    yield piece
+                    continue
+                told.set({"llmops.refused": piece.refused, "llmops.quoted": piece.quoted})
+                yield Done(
+                    piece.usage, piece.refused, found.generation, found.index_seq, piece.quoted, piece.finish_reason
+                )
+        except BaseException as error:
+            told.fail(error)
+            raise
+        finally:
+            told.end()
 
     def passage(self, ref: PassageRef, principal: Principal) -> PassageView:
         """See `Chain.passage`.
@@ -150,6 +185,22 @@ class RagChain:
             max_tokens=min(settings.max_tokens or most, most),
             temperature=settings.temperature if settings.temperature is not None else temperature,
         )
+
+
+def _tell(told: Span, found: Retrieved) -> None:
+    """Put into a search's span what it found; which documents, only where content may be kept."""
+    if not told.recording:
+        return
+    told.set(
+        {
+            "llmops.retrieval.passages": len(found.passages),
+            "llmops.index.generation": found.generation,
+            "llmops.index.seq": found.index_seq,
+        }
+    )
+    if keeps_content():
+        shown = [{"id": one.chunk.uri, "score": round(one.score, 4)} for one in found.passages]
+        told.set({"gen_ai.retrieval.documents": json.dumps(shown)})
 
 
 def _conversation(messages: Sequence[Message], config: AnswerConfig) -> tuple[str, list[Message]]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
+from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
 from llmops.rag.lexical import analyze
 from llmops.rag.refine import CrossScores, refine, wanted, widen
@@ -174,12 +175,20 @@ class Retriever:
         """The `top_k` best passages that this principal may read and the filters admit."""
         config = config or self.config
         index = self._reader()
-        vector = self._embedder.embed_query(question)
-        allowed = index.allowed(principal, dict(filters or {}))
-        ranking = rank(index, question, vector, allowed, config)
-        passages = refine(question, _distinct(index, ranking, wanted(config)), config, self._cross)
-        if config.expand != "none":
-            passages = widen(passages, config.expand, index, principal)
+        with span("embeddings", {"gen_ai.operation.name": "embeddings"}) as told:
+            vector = self._embedder.embed_query(question)
+            told.set({"gen_ai.embeddings.dimension.count": len(vector)})
+        with span("search", {"llmops.search.filters": sorted(filters or {})}) as told:
+            allowed = index.allowed(principal, dict(filters or {}))
+            ranking = rank(index, question, vector, allowed, config)
+            if told.recording:
+                rows = index.size if allowed is None else int(np.count_nonzero(allowed))
+                told.set({"llmops.search.rows": rows, "llmops.search.pooled": len(ranking.rows)})
+        with span("rerank", {"gen_ai.request.model": config.rerank.model if config.rerank else None}) as told:
+            passages = refine(question, _distinct(index, ranking, wanted(config)), config, self._cross)
+            if config.expand != "none":
+                passages = widen(passages, config.expand, index, principal)
+            told.set({"llmops.retrieval.passages": len(passages)})
         return Retrieved(question, vector, passages, index.head.generation, index.head.seq, index)
 
 
@@ -190,10 +199,15 @@ def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None
     keyword-like claims and many-step questions; standardised scores over one pool do. They are not clipped: a passage
     far above the rest of the pool is far above it for a reason.
     """
-    pool = np.union1d(
-        np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64),
-        np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64),
-    )
+    with span("dense"):
+        by_meaning = np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64)
+    with span("lexical"):
+        by_words = np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64)
+    with span("fuse"):
+        return _fused(index, question, vector, np.union1d(by_meaning, by_words), config)
+
+
+def _fused(index: SearchIndex, question: str, vector: Scores, pool: Rows, config: RetrievalConfig) -> Ranking:
     if not len(pool):
         nothing = np.zeros(0, dtype=np.float32)
         return Ranking(pool, nothing, nothing, nothing)

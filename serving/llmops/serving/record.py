@@ -16,6 +16,7 @@ import orjson
 
 from llmops.core.chain import Citation, PassageRef, Step
 from llmops.core.ids import digest
+from llmops.core.tracing import trace_id
 from llmops.serving.characters import whole_characters
 from llmops.serving.exchange import Outcome, Question
 
@@ -113,6 +114,7 @@ def _identifiers(question: Question) -> dict[str, Any]:
         "parent_invocation_id": None,
         "layer": "serving",
         "request_id": context.request_id,
+        "trace_id": trace_id(context.traceparent),
         "client_request_id": question.client_request_id,
         "session_id": context.session_id,
         "unit_id_hash": digest(context.principal.id),
