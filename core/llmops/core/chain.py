@@ -93,11 +93,15 @@ class PassageRef:
 
 @dataclass(frozen=True)
 class Step:
-    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1."""
+    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1.
+
+    `filters` are those that were read out of the question, where there are any.
+    """
 
     number: int
     query: str
     passages: int
+    filters: dict[str, Any] | None = field(default=None, compare=False)
     type: Literal["step"] = "step"
 
 

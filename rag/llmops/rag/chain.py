@@ -21,6 +21,7 @@ from llmops.core.chain import (
     PassageRef,
     PassageView,
     Retrieval,
+    Step,
 )
 from llmops.core.errors import NotFoundError, TooLargeError, UserError, did_you_mean
 from llmops.core.identity import Principal
@@ -30,6 +31,7 @@ from llmops.rag.answer.asked import Answered, Answerer, Asked
 from llmops.rag.config import AnswerConfig, RetrievalConfig
 from llmops.rag.hops import Planner, search_in_hops
 from llmops.rag.retrieve import Retrieved, Retriever, SearchIndex, StoredDocument
+from llmops.rag.selfquery import VALUES_SHOWN, SelfQuery
 
 _VIEW_CHARS = 1200
 """How much of a document without pages is shown around a cited span, on each side."""
@@ -77,6 +79,7 @@ class ChainParts:
     Args:
         reader: gives the current state of the pinned generation.
         planner: says what to search for next, where the settings allow several searches and there is an LLM.
+        self_query: reads filters out of a question, where facts are declared and there is an LLM.
         close: lets go of what the parts hold open.
     """
 
@@ -87,7 +90,17 @@ class ChainParts:
     config: AnswerConfig
     version_info: dict[str, Any] = field(default_factory=dict)
     planner: Planner | None = None
+    self_query: SelfQuery | None = None
     close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class _Searching:
+    """How one exchange searches."""
+
+    filters: dict[str, Any]
+    config: RetrievalConfig
+    context: ChainContext
 
 
 class RagChain:
@@ -108,23 +121,67 @@ class RagChain:
         if settings.top_k is not None:
             config = config.model_copy(update={"top_k": settings.top_k})
 
-        def search(query: str, /) -> Retrieved:
-            with self._searching(query, config, context) as told:
-                found = self._parts.retriever.retrieve(query, context.principal, settings.filters, config)
-                _tell(told, found)
-            return found
-
-        if self._parts.planner is None or config.hops == 1:
-            found = search(standalone)
-        else:
-            for event in search_in_hops(standalone, search, self._parts.planner, config.hops, context):
-                if isinstance(event, Retrieved):
-                    found = event
-                else:
-                    yield event
+        found: Retrieved | None = None
+        for event in self._search(standalone, _Searching(settings.filters, config, context)):
+            if isinstance(event, Retrieved):
+                found = event
+            else:
+                yield event
+        assert found is not None
         context.cancel.check()
         yield Retrieval(tuple(passage.ref() for passage in found.passages), found.generation, found.index_seq)
         yield from self._answer(Asked(question, history, found, self._sampling(settings), context))
+
+    def _search(self, question: str, how: _Searching) -> Iterator[Step | Retrieved]:
+        """The searches of a question; the last value is all that was found."""
+        read = self._read_filters(question, how)
+        narrowed = replace(how, filters={**read, **how.filters}) if read else how
+        first = self._retrieve(question, narrowed, lenient=bool(read))
+        if read and (first is None or not first.passages):
+            yield Step(1, question, 0, read)
+            read, narrowed, first, before = {}, how, self._retrieve(question, how), 1
+        else:
+            before = 0
+        assert first is not None
+        kept = {question: first}
+
+        def search(query: str, /) -> Retrieved:
+            found = kept.pop(query, None) or self._retrieve(query, narrowed)
+            assert found is not None
+            return found
+
+        if self._parts.planner is None or how.config.hops == 1:
+            if read or before:
+                yield Step(before + 1, question, len(first.passages), read or None)
+            yield first
+            return
+        for event in search_in_hops(question, search, self._parts.planner, how.config.hops, how.context):
+            if isinstance(event, Step):
+                event = replace(event, number=event.number + before, filters=read or None)  # noqa: PLW2901
+            yield event
+
+    def _read_filters(self, question: str, how: _Searching) -> dict[str, Any]:
+        """What the question itself says about the documents to search, where the chain has a model to read it."""
+        reads = self._parts.self_query
+        if reads is None:
+            return {}
+        with span("self_query", parent=how.context.traceparent) as told:
+            values = self._parts.reader().values(how.context.principal, reads.facts, VALUES_SHOWN)
+            filters = reads.filters(question, values, how.context)
+            told.set({"llmops.search.filters": sorted(filters)})
+        return filters
+
+    def _retrieve(self, query: str, how: _Searching, *, lenient: bool = False) -> Retrieved | None:
+        """One search; None where a filter fits no document at all, if that is no mistake of the caller's."""
+        try:
+            with self._searching(query, how.config, how.context) as told:
+                found = self._parts.retriever.retrieve(query, how.context.principal, how.filters, how.config)
+                _tell(told, found)
+        except UserError:
+            if not lenient:
+                raise
+            return None
+        return found
 
     def _searching(self, query: str, config: RetrievalConfig, context: ChainContext) -> Span:
         index = self.version_info.get("index_version")

@@ -250,12 +250,21 @@ class FreshnessConfig(Section):
     weight: float = Field(0.5, gt=0, description="What a new document gains; scores differ by about 1 a spread")
 
 
+class SelfQueryConfig(Section):
+    """The LLM reads filters out of the question."""
+
+    facts: dict[str, str] = Field(
+        min_length=1, max_length=20, description="Metadata that may be filtered by, each with what it means"
+    )
+
+
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=1, le=200, description="Passages an answer may draw on")
     pool: int = Field(100, ge=1, le=2000, description="Candidates taken from each of the two searches")
     hops: int = Field(
         1, ge=1, le=6, description="Searches for one question at most; with more than one the LLM says what is missing"
     )
+    self_query: SelfQueryConfig | None = Field(None, description="Facts that a question may name as filters")
     rerank: RerankConfig | None = None
     freshness: FreshnessConfig | None = None
     diversity: float = Field(0.0, ge=0, lt=1, description="How much passages that say the same give way to others")

@@ -30,6 +30,7 @@ from llmops.rag.hops import LlmPlanner
 from llmops.rag.manifest import CURRENT, Manifest
 from llmops.rag.refine import CrossScores
 from llmops.rag.retrieve import QueryEmbedder, Retriever
+from llmops.rag.selfquery import SelfQuery
 
 if TYPE_CHECKING:
     from llmops.registry.assets import Registry
@@ -188,6 +189,7 @@ def assemble(
             config=answer,
             version_info=version_info(configuration),
             planner=LlmPlanner(client) if client is not None else None,
+            self_query=SelfQuery(client, retrieval.self_query.facts) if client and retrieval.self_query else None,
             close=close,
         )
     )

@@ -104,7 +104,8 @@ def citation_json(citation: Citation) -> dict[str, Any]:
 
 def step_json(step: Step) -> dict[str, Any]:
     """A search as the API shows it."""
-    return {"number": step.number, "query": step.query, "passages": step.passages}
+    shown = {"number": step.number, "query": step.query, "passages": step.passages}
+    return {**shown, "filters": step.filters} if step.filters else shown
 
 
 def _identifiers(question: Question) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,10 @@ class IndexReader:
             UserError: a filter names metadata that no document has.
         """
         return self._snapshot.access.mask(principal, filters or {})
+
+    def values(self, principal: Principal, names: Iterable[str], most: int) -> dict[str, list[Hashable]]:
+        """Some values of each fact, the commonest first, of documents that this principal may read."""
+        return self._snapshot.access.values(principal, names, most)
 
     def dense(self, vector: Scores, k: int, allowed: Mask | None = None) -> Hits:
         """The k allowed rows nearest to a unit vector, by cosine."""
