@@ -48,7 +48,7 @@ class Codes:
 
     @property
     def size(self) -> int:
-        return self._words.shape[1]
+        return int(self._words.shape[1])
 
     def likely(self, vector: Vectors, slots: Slots, count: int) -> NDArray[np.int64]:
         """Places in `slots` of those whose signs agree most with the vector's: `count` or, where many tie, more."""
