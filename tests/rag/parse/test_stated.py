@@ -1,4 +1,4 @@
-"""What documents state about themselves: the same names and forms from every format, and nothing where it is doubtful."""
+"""What documents state about themselves: the same names and forms from every format, and nothing in doubt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_no_block_breaks_the_reading(block: str) -> None:
 
 
 def test_a_page_of_the_web() -> None:
-    head = '<meta name="author" content=" Ann  Lee "><meta property="article:published_time" content="2024-03-05T10:00:00Z">'
+    head = '<meta name="author" content=" Ann  Lee ">'
+    head += '<meta property="article:published_time" content="2024-03-05T10:00:00Z">'
     page = f'<html lang="de"><head><title>T</title>{head}</head><body><p>Some words here.</p></body></html>'
     assert facts("a.html", page.encode()) == {"author": "Ann Lee", "date": "2024-03-05", "language": "de"}
     assert facts("a.html", b"<html><body><p>Some words here.</p></body></html>") == {}

@@ -45,10 +45,10 @@ def extract(data: bytes, limits: Limits) -> Extracted:
         if not any(texts):
             raise _nothing(scanned, limits)
         held = document.get_metadata_dict()
-        facts = stated(author=held.get("Author"), day=held.get("CreationDate"))
-        return _assemble(
-            texts, str(held.get("Title") or ""), {**facts, **({"pages_read_by_ocr": read} if read else {})}
-        )
+        learned = stated(author=held.get("Author"), day=held.get("CreationDate"))
+        if read:
+            learned["pages_read_by_ocr"] = read
+        return _assemble(texts, str(held.get("Title") or ""), learned)
     except pypdfium2.PdfiumError as error:
         raise RefusedDocumentError("broken", f"the PDF is damaged: {error}") from error
     finally:
