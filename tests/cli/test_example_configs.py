@@ -25,3 +25,8 @@ def test_the_example_of_tracing_keeps_content_out() -> None:
     assert config.tracing.exporter == "otlp"
     assert not config.tracing.content
     assert ServeConfig().tracing.exporter == "off"
+
+
+def test_the_example_of_several_indexes_names_each_once() -> None:
+    config = RagConfig(**yaml.safe_load((CONFIGS / "rag-several.yaml").read_text(encoding="utf-8")))
+    assert [(other.name, other.weight) for other in config.also] == [("dev.wiki.index", 1.5), ("dev.reports.index", 1)]

@@ -80,7 +80,10 @@ class ChainContext:
 
 @dataclass(frozen=True)
 class PassageRef:
-    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1."""
+    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1.
+
+    `index` names the index that it was found in, where a chain asks several.
+    """
 
     uri: str
     start: int
@@ -89,6 +92,7 @@ class PassageRef:
     page: int | None = None
     title: str | None = None
     score: float | None = None
+    index: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Citation:
     text: str
     page: int | None = None
     title: str | None = None
+    index: str | None = None
     type: Literal["citation"] = "citation"
 
 

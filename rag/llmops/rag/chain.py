@@ -30,6 +30,7 @@ from llmops.core.tracing import Span, keeps_content, span
 from llmops.rag.answer.asked import Answered, Answerer, Asked
 from llmops.rag.config import AnswerConfig, RetrievalConfig
 from llmops.rag.hops import Planner, search_in_hops
+from llmops.rag.joined import JoinedIndex, JoinedRetriever
 from llmops.rag.retrieve import Retrieved, Retriever, SearchIndex, StoredDocument
 from llmops.rag.selfquery import VALUES_SHOWN, SelfQuery
 
@@ -83,8 +84,8 @@ class ChainParts:
         close: lets go of what the parts hold open.
     """
 
-    reader: Callable[[], SearchIndex]
-    retriever: Retriever
+    reader: Callable[[], SearchIndex | JoinedIndex]
+    retriever: Retriever | JoinedRetriever
     answerer: Answerer
     condense: Condense
     config: AnswerConfig

@@ -302,6 +302,18 @@ class AnswerConfig(Section):
         return self
 
 
+class AlsoIndex(Section):
+    """A further index that the chain asks; a job of its own refreshes it."""
+
+    name: str = Field(description="Name of the index; of two levels: in the catalog of --env")
+    weight: float = Field(1.0, gt=0, le=100, description="1 is neutral; more lets its passages come first")
+
+    @field_validator("name")
+    @classmethod
+    def _three_levels(cls, value: str) -> str:
+        return str(Name.parse(value))
+
+
 class RagConfig(Section):
     """One rag job: `configs/rag.yaml`."""
 
@@ -311,6 +323,7 @@ class RagConfig(Section):
     )
     state: StateConfig = StateConfig()
     index: IndexConfig = IndexConfig()
+    also: tuple[AlsoIndex, ...] = Field((), max_length=8, description="Further indexes, asked and cited together")
     generation: Literal["pinned", "champion"] = Field(
         "pinned", description="pinned: the chain keeps the index generation it was made with; champion: it follows"
     )
@@ -321,3 +334,10 @@ class RagConfig(Section):
     @classmethod
     def _three_levels(cls, value: str) -> str:
         return str(Name.parse(value))
+
+    @model_validator(mode="after")
+    def _each_index_once(self) -> RagConfig:
+        names = [self.index.name, *(other.name for other in self.also)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the index `{twice[0]}` is named twice")
+        return self

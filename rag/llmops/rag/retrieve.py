@@ -94,6 +94,12 @@ class SearchIndex(Protocol):
     def document(self, uri: str, principal: Principal) -> StoredDocument: ...
 
 
+class Documents(Protocol):
+    """Opens the documents that a search found."""
+
+    def document(self, uri: str, principal: Principal) -> StoredDocument: ...
+
+
 class QueryEmbedder(Protocol):
     """What retrieval asks of an embedder: unit vectors."""
 
@@ -109,6 +115,8 @@ class Found:
     score: float
     dense: float
     lexical: float
+    index: str | None = None
+    """Which one, where several are asked."""
 
     def ref(self) -> PassageRef:
         chunk = self.chunk
@@ -120,6 +128,7 @@ class Found:
             page=chunk.page,
             title=chunk.title,
             score=round(self.score, 4),
+            index=self.index,
         )
 
 
@@ -132,7 +141,7 @@ class Retrieved:
     passages: tuple[Found, ...]
     generation: str
     index_seq: int
-    index: SearchIndex
+    index: Documents
 
 
 @dataclass(frozen=True)
@@ -221,10 +230,11 @@ def _fused(index: SearchIndex, question: str, vector: Scores, pool: Rows, config
 
 def fuse(dense: Scores, lexical: Scores, dense_weight: float) -> Scores:
     """One score from two, each standardised over the pool so that their scales do not matter."""
-    return dense_weight * _standardised(dense) + (1.0 - dense_weight) * _standardised(lexical)
+    return dense_weight * standardised(dense) + (1.0 - dense_weight) * standardised(lexical)
 
 
-def _standardised(scores: Scores) -> Scores:
+def standardised(scores: Scores) -> Scores:
+    """Scores in standard deviations from their mean; zeros where they do not differ."""
     spread = float(scores.std())
     return (scores - scores.mean()) / spread if spread > 1e-9 else np.zeros_like(scores)
 

@@ -99,6 +99,8 @@ def citation_json(citation: Citation) -> dict[str, Any]:
     """A citation as the API shows it."""
     value = asdict(citation)
     value.pop("type")
+    if value["index"] is None:
+        value.pop("index")
     return value
 
 
