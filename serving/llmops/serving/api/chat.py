@@ -34,9 +34,10 @@ async def chat_completions(
         client_request_id=client_request_id,
         session_id=body.llmops.session_id,
         settings=body.settings(),
+        after=body.llmops.after,
     )
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    return ExchangeReply(service.ask(requester, asked), stream=body.stream, include_usage=include_usage)
+    return ExchangeReply(await service.ask_and_keep(requester, asked), stream=body.stream, include_usage=include_usage)
 
 
 @router.get("/models")
