@@ -221,6 +221,13 @@ def test_tries_are_counted_before_the_guess_also_many_at_once(sql: Sql) -> None:
     tries.take("ADA", "192.0.2.1")
 
 
+def test_people_behind_one_address_sign_in_as_often_as_they_like(sql: Sql) -> None:
+    tries = Tries(sql)
+    for number in range(MOST["from"] + 3):
+        tries.take(f"name{number}", "192.0.2.1")
+        tries.forget(f"name{number}", "192.0.2.1")
+
+
 def test_an_address_has_its_own_limit_and_a_network_of_ipv6_is_one(sql: Sql) -> None:
     tries = Tries(sql)
     for number in range(MOST["from"]):

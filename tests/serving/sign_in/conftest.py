@@ -40,9 +40,11 @@ class Place:
         """A browser of whoever signs in as `name`, an account that is made where there is none."""
         if name not in [person.name for person in self.accounts.list()]:
             self.accounts.add(name, PASSWORD, groups=groups)
+        with self.browser() as first:
+            answer = by_password(first, name)
+            assert answer.status_code == 303, answer.text
         browser = self.browser()
-        answer = by_password(browser, name)
-        assert answer.status_code == 303, answer.text
+        browser.cookies = first.cookies
         return browser
 
     def through_provider(self, browser: httpx.Client, wanted: str = "/") -> httpx.Response:

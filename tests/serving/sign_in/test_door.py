@@ -45,7 +45,8 @@ def test_nobody_is_anonymous_where_people_sign_in(place: Place) -> None:
     with place.browser() as browser:
         for method, path in (
             ("POST", "/v1/chat/completions"), ("POST", "/v1/session"), ("GET", "/v1/models"), ("GET", "/metrics"),
-            ("GET", "/v1/conversations"), ("GET", "/v1/passages?model=chat&uri=a&start=0&end=1"), ("POST", "/v1/feedback"),
+            ("GET", "/v1/conversations"), ("GET", "/v1/passages?model=chat&uri=a&start=0&end=1"),
+            ("POST", "/v1/feedback"),
         ):  # fmt: skip
             answer = browser.request(method, path, json=question() if method == "POST" else None)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "sign_in_needed"), path
@@ -129,7 +130,7 @@ def test_a_cookie_ends_with_what_it_stands_for(place: Place, end: str) -> None:
         assert session(browser) == 401
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=';,"\\'), max_size=300))
 @example("x" * 43)
 @example("a.b.c")
@@ -171,7 +172,7 @@ def test_a_cookie_alone_changes_nothing(place: Place, headers: dict[str, str]) -
             assert answer.status_code == 403, (method, path, answer.text)
             assert answer.json()["error"]["code"] in ("unguarded", "foreign_origin")
         assert forged.get(f"/v1/conversations/{kept}").status_code in (200, 403)  # reading changes nothing
-        assert forged.get("/auth/sign-out").status_code == 405
+        assert forged.get("/auth/sign-out").status_code in (403, 405)
     with place.server.client(headers={"cookie": f"{name}={value}", "x-llmops-control": "1"}) as program:
         assert program.get(f"/v1/conversations/{kept}").status_code == 200
         assert program.delete(f"/v1/conversations/{kept}").status_code == 200

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -166,19 +167,12 @@ def test_nobody_reaches_anothers_conversation(place: Place) -> None:
         assert [turn["question"] for turn in read(theirs, kept)["turns"]] == ["What is mine?"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    conversation=st.uuids().map(str)
-    | st.text(
-        st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_characters="/?#%\\"), min_size=1, max_size=70
-    ),
-)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.uuids().map(str) | st.text(min_size=1, max_size=40).filter(lambda text: text.strip(".")))
 def test_made_up_ids_find_nothing(place: Place, conversation: str) -> None:
-    if conversation in (".", ".."):
-        return
     with place.signed_in("ada") as browser:
-        for path in (f"/v1/conversations/{conversation}", f"/v1/shared/{conversation}"):
-            answer = browser.get(path)
+        for path in ("/v1/conversations", "/v1/shared"):
+            answer = browser.get(f"{path}/{quote(conversation.encode(errors='replace'), safe='')}")
             assert answer.status_code in (400, 404), answer.text
             assert "turns" not in answer.text
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import bindparam, delete, text
+from sqlalchemy import bindparam, delete, text, update
 
 from llmops.core.errors import RateLimitedError
 from llmops.core.people.tables import TRIES
@@ -50,10 +50,13 @@ class Tries:
                     raise RateLimitedError("too many tries", code="too_many_tries", hint="wait a quarter of an hour")
 
     def forget(self, name: str, address: str) -> None:
-        """The right password was shown: what was counted against this name is void."""
-        buckets = _buckets(name, address)
+        """The right password was shown: what was counted against the name is void, and its try at the address, too."""
+        kinds = _buckets(name, address)
         with self._sql.begin() as connection:
-            connection.execute(delete(TRIES).where(TRIES.c.bucket.in_([buckets["both"], buckets["name"]])))
+            connection.execute(delete(TRIES).where(TRIES.c.bucket == kinds["both"]))
+            given_back = update(TRIES).where(TRIES.c.bucket == kinds["from"], TRIES.c.tries > 0)
+            connection.execute(given_back.values(tries=TRIES.c.tries - 1))
+            connection.execute(delete(TRIES).where(TRIES.c.bucket == kinds["name"]))
 
 
 def _buckets(name: str, address: str) -> dict[str, str]:
