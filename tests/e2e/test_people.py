@@ -108,6 +108,7 @@ def _another_person(browser: Browser, people: Running, link: str, provider: Oidc
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.goto(link)
+    page.get_by_role("heading", name="Sign in").wait_for()
     assert violations(page) == []
     _shot(page, "sign-in")
     page.get_by_label("Name").fill("bob")

@@ -281,7 +281,7 @@ class App extends Component {
     const covered = Boolean(narrow && (drawer || panel));
     return html`
       <div class=${`layout${drawer ? " drawn" : ""}${panel ? " with-panel" : ""}`}>
-        <a class="skip" href="#question">Skip to the question</a>
+        ${!shared && html`<a class="skip" href="#question">Skip to the question</a>`}
         <${Sidebar} conversations=${conversations} found=${found} more=${more} currentId=${shared ? null : currentId}
           actions=${this.actions} registry=${server?.registry} person=${server?.person} drawer=${narrow && !drawer ? "shut" : "open"} />
         <main>
