@@ -84,6 +84,7 @@ def test_a_person_finds_their_conversations_again(
     page.keyboard.press("Enter")
     page.get_by_role("article", name="Answer 2").get_by_role("button", name="Copy", exact=True).wait_for()
 
+    _shot(page, "wide")
     page.get_by_role("button", name="Share this conversation").click()
     page.get_by_role("button", name="Make a link").click()
     link = page.get_by_label("Link, shown this once").input_value()

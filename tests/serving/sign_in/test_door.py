@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,10 +17,11 @@ from tests.serving.sign_in.conftest import PASSWORD, Place, by_password
 from tests.support.oidc_provider import OidcProvider
 from tests.support.serving import question
 
-from llmops.core.errors import ConfigError
+from llmops.core.errors import ConfigError, DeniedError
 from llmops.core.people.tables import PEOPLE, SIGN_INS, TRIES
 from llmops.serving.config import ServeConfig, refuse_open_door
-from llmops.serving.sign_in.config import SignInConfig
+from llmops.serving.sign_in.claims import groups_of, require_admitted
+from llmops.serving.sign_in.config import OidcConfig, SignInConfig
 from llmops.serving.sign_in.routes import own_path
 
 
@@ -291,3 +293,39 @@ def test_a_public_address_needs_https_for_people(url: str | None) -> None:
     assert good.names == ("chat.example.org",)
     with pytest.raises(ValueError, match="https://"):
         SignInConfig(public_url="http://chat.example.org")
+
+
+def test_the_shipped_configuration_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmops.cli.jobs import serve_job
+
+    config = serve_job(Path("configs/serve-people.yaml"), ()).value
+    refuse_open_door(config)
+    assert config.sign_in is not None
+    assert config.sign_in.oidc is not None
+    assert config.sign_in.secure
+    assert config.sign_in.with_accounts
+    claims = {"realm_access": {"roles": ["human-resources", "platform-team", "unknown"]}}
+    assert groups_of(claims, config.sign_in.oidc) == {"hr", "platform"}
+    with pytest.raises(DeniedError):
+        require_admitted(claims, frozenset({"hr", "platform"}), config.sign_in.oidc)
+
+
+@pytest.mark.parametrize(
+    ("claims", "let_in"),
+    [
+        ({"email": "a@example.org", "email_verified": True}, True),
+        ({"email": "a@EXAMPLE.org", "email_verified": True}, True),
+        ({"email": "a@example.org"}, False),
+        ({"email": "a@example.org", "email_verified": "true"}, False),
+        ({"email": "a@evil.example.org", "email_verified": True}, False),
+        ({"email": "a@example.org@evil.example", "email_verified": True}, False),
+        ({}, False),
+    ],
+)
+def test_only_verified_addresses_of_the_domain_come_in(claims: dict[str, object], let_in: bool) -> None:
+    config = OidcConfig(issuer="https://id.example.org", client_id="x", email_domains=("@Example.org",))
+    if let_in:
+        require_admitted(claims, frozenset(), config)
+        return
+    with pytest.raises(DeniedError, match="your address"):
+        require_admitted(claims, frozenset(), config)
