@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 CALLBACK: Final = "/auth/callback"
 SIGNED_OUT: Final = "/auth/signed-out"
-HASHING_AT_ONCE: Final = 2
-"""A password's hash takes 32 MB and a processor for a while; strangers may ask for them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,6 @@ class Reception:
         )
         self._attempts = Attempts(secret)
         self._provider = Provider(config.oidc) if config.oidc else None
-        self._hashing = threading.Semaphore(HASHING_AT_ONCE)
 
     def who(self, cookies: Mapping[str, str]) -> SignedIn | None:
         """Who is signed in in a browser with these cookies."""
@@ -77,9 +73,7 @@ class Reception:
         """
         self._tries.take(login, address)
         person_id, kept = self._accounts.password_of(login)
-        with self._hashing:
-            right = is_right(password, kept)
-        if not right or person_id is None:
+        if not is_right(password, kept) or person_id is None:
             log.warning("a sign-in from %s failed", address)
             raise UnauthenticatedError("name or password is wrong", code="wrong_password")
         self._tries.forget(login, address)

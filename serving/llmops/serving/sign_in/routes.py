@@ -24,6 +24,8 @@ from llmops.serving.sign_in.reception import Answer, Reception
 
 PREFIX: Final = "/auth"
 SIGN_IN: Final = f"{PREFIX}/sign-in"
+HASHING_AT_ONCE: Final = 2
+"""A password's hash takes 32 MB and a processor for a while; strangers ask for them, and threads are for others, too."""
 
 
 class SignInRoutes:
@@ -31,6 +33,7 @@ class SignInRoutes:
 
     def __init__(self, reception: Reception, title: str) -> None:
         self._reception = reception
+        self._hashing = asyncio.Semaphore(HASHING_AT_ONCE)
         self._templates = Templates(__package__, title, (), PREFIX)
 
     def mount(self) -> Mount:
@@ -71,7 +74,8 @@ class SignInRoutes:
         try:
             if not self._reception.config.with_accounts:
                 raise DeniedError("nobody signs in with a password here", code="no_accounts")
-            token = await asyncio.to_thread(self._reception.by_password, login[:200], password, address)
+            async with self._hashing:
+                token = await asyncio.to_thread(self._reception.by_password, login[:200], password, address)
         except LlmopsError as error:
             return await self._form(request, wanted, error, login[:200])
         return await self._entered(request, token, wanted)
