@@ -25,7 +25,7 @@ from llmops.serving.sign_in.reception import Answer, Reception
 PREFIX: Final = "/auth"
 SIGN_IN: Final = f"{PREFIX}/sign-in"
 HASHING_AT_ONCE: Final = 2
-"""A password's hash takes 32 MB and a processor for a while; strangers ask for them, and threads are for others, too."""
+"""A password's hash takes 32 MB and a processor for a while; strangers ask for them, and others need threads, too."""
 
 
 class SignInRoutes:
