@@ -49,6 +49,33 @@ def test_a_token_alone_goes_to_stdout(folder: Path, capsys: pytest.CaptureFixtur
     assert "cannot be shown again" in err
 
 
+def test_an_account_is_made_changed_and_shut_on_record(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAS_PASSWORD", "correct horse battery")
+    made = said(capsys, "accounts", "add", "ada", "--group", "board", "--password", "env:ADAS_PASSWORD")
+    assert (made["name"], made["groups"], made["state"]) == ("ada", ["board"], "active")
+    generated = said(capsys, "accounts", "password", "ada", "--generate")["password"]
+    assert said(capsys, "accounts", "groups", "ada", "hr", "legal")["groups"] == ["hr", "legal"]
+    assert said(capsys, "accounts", "disable", made["id"])["state"] == "disabled"
+    assert said(capsys, "accounts", "enable", "ADA")["state"] == "active"
+    listed = said(capsys, "accounts", "list")
+    assert [person["name"] for person in listed] == ["ada"]
+    log = said(capsys, "audit", "list", "--about", "account:ada")
+    assert {row["action_name"] for row in log} >= {"create", "tag", "grant"}
+    for word in ("correct horse battery", generated):
+        assert word not in json.dumps(listed) + json.dumps(log)
+
+
+def test_an_account_that_cannot_be_made_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["accounts", "add", "ada"]) == 1
+    assert "--generate" in capsys.readouterr().err
+    assert run(["accounts", "add", "a/b", "--generate"]) == 1
+    assert "is no name" in capsys.readouterr().err
+    assert run(["accounts", "disable", "nobody"]) == 1
+    assert "llmops accounts list" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("span", ["90", "soon", "0d"])
 def test_a_wrong_span_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], span: str) -> None:
     assert run(["keys", "create", "x", "--expires", span]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llmops.core.frames import Frame, scan
 from llmops.core.identity import Principal
 from llmops.core.segments import open_segments
 from llmops.core.spool import Spool
+from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
@@ -106,11 +107,13 @@ def running(
     tables = SpooledTables(config.state.spool)
     answering = threading.Event()
     with (
+        ExitStack() as stack,
         tables.spool,
         listening(config.host, config.port) as listener,
         Endpoints(config.endpoints, shelf, poll_s=config.poll_s) as endpoints,
     ):
-        server = server_for(config, Backing(shelf, tables, KEYS, rooms), endpoints, answering.set)
+        sql = stack.enter_context(open_sql(config.state)) if config.sign_in else None
+        server = server_for(config, Backing(shelf, tables, KEYS, rooms, sql), endpoints, answering.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "workflow": "Run, resume, schedule and watch declared tasks: train, validate, deploy.",
     "feedback": "List and export what readers thought of the answers.",
     "keys": "Create, list and revoke program keys.",
+    "accounts": "Add, list and shut the accounts of people.",
     "completion": "Print the completion script of your shell.",
 }
 """Each command's module is `llmops.cli.commands.<name>`."""

@@ -17,14 +17,19 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from llmops.core.errors import LlmopsError
-from llmops.serving.api import chat, judge, operate
+from llmops.core.signing import signing_key
+from llmops.core.sql import Sql
+from llmops.serving.api import chat, conversations, judge, operate
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints, VersionSource
 from llmops.serving.guard import Guard, error_response
+from llmops.serving.history import History
 from llmops.serving.identity import Identities, KeyVerifier, Sessions
 from llmops.serving.pages import Pages
 from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.service import Service, Tables
+from llmops.serving.sign_in.reception import Reception
+from llmops.serving.sign_in.routes import SignInRoutes
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +42,14 @@ class Backing:
 
     Args:
         rooms: whose pages stand beside the chat; None: there are none.
+        sql: where people and their conversations are kept; needed where people sign in.
     """
 
     source: VersionSource
     tables: Tables
     keys: KeyVerifier
     rooms: Rooms | None = None
+    sql: Sql | None = None
 
 
 class _HttpError(LlmopsError):
@@ -57,8 +64,13 @@ class _HttpError(LlmopsError):
         return self.status
 
 
-def build_app(config: ServeConfig, backing: Backing, endpoints: Endpoints) -> FastAPI:
+def build_app(
+    config: ServeConfig, backing: Backing, endpoints: Endpoints, reception: Reception | None = None
+) -> FastAPI:
     """The application of one serve job.
+
+    Args:
+        reception: where people sign in; None: nobody does.
 
     Raises:
         ConfigError: strangers could use it without a key.
@@ -67,21 +79,26 @@ def build_app(config: ServeConfig, backing: Backing, endpoints: Endpoints) -> Fa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = service = Service(config, endpoints, backing.tables)
+        history = None
+        if reception is not None and backing.sql is not None:
+            history = History(config.history, backing.sql, endpoints)
+        app.state.service = service = Service(config, endpoints, backing.tables, history)
         try:
             yield
         finally:
-            await service.places.close(patience_s=2.0)
+            await service.close()
 
     app = FastAPI(
         title="llmops serving", version=API_VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
         middleware=[Middleware(Guard, config=config)],
     )  # fmt: skip
     app.state.registry_pages = "/registry/" if backing.rooms is not None else None
-    app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys)
-    for router in (chat.router, judge.router, operate.router):
+    app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys, reception)
+    for router in (chat.router, judge.router, conversations.router, operate.router):
         app.include_router(router)
     Pages.packaged().attach(app)
+    if reception is not None:
+        app.router.routes.append(SignInRoutes(reception, config.endpoints[0].title or "llmops").mount())
     app.add_exception_handler(LlmopsError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
@@ -107,6 +124,14 @@ async def _on_http(_: Request, error: Exception) -> JSONResponse:
         return error_response(error.__cause__)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     return error_response(_HttpError(error.status_code, str(error.detail), code), dict(error.headers or {}))
+
+
+def reception_of(config: ServeConfig, backing: Backing) -> Reception | None:
+    """Where people sign in, where the configuration wants them to."""
+    if config.sign_in is None or backing.sql is None:
+        return None
+    secret = signing_key(config.state.root / "session.key", lost="delete it: browsers then sign in again")
+    return Reception(config.sign_in, backing.sql, secret)
 
 
 async def _on_defect(request: Request, error: Exception) -> JSONResponse:

@@ -6,18 +6,16 @@ Light to import: pydantic only. It knows no HTTP; `refuse_open_door` holds the o
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import ConfigError
 from llmops.core.names import Ref, current_catalog
 from llmops.core.state import StateConfig
 from llmops.core.tracing import TracingConfig
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from llmops.serving.sign_in.config import HistoryConfig, Section, SignInConfig
 
 
 class EndpointConfig(Section):
@@ -70,6 +68,8 @@ class ServeConfig(Section):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     endpoints: tuple[EndpointConfig, ...] = Field((EndpointConfig(),), min_length=1)
     require_keys: bool = Field(False, description="Every request needs a program key (`llmops keys create`)")
+    sign_in: SignInConfig | None = Field(None, description="People sign in; without it they are anonymous, on loopback")
+    history: HistoryConfig = HistoryConfig()
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names by which clients may call this server")
     allowed_origins: tuple[str, ...] = Field(
         (), description="Other sites whose pages may call it: https://intranet.example.org"
@@ -97,6 +97,12 @@ class ServeConfig(Section):
         return f"{self.catalog}.serving.feedback"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Further host names by which clients may call this server: those allowed, and that of the public address."""
+        public = urlsplit(self.sign_in.public_url).hostname if self.sign_in and self.sign_in.public_url else None
+        return (*self.allowed_hosts, public) if public else self.allowed_hosts
+
+    @property
     def loopback(self) -> bool:
         return is_loopback(self.host)
 
@@ -109,13 +115,20 @@ def refuse_open_door(config: ServeConfig) -> None:
     """
     if config.loopback:
         return
-    if not config.require_keys:
+    if not config.require_keys and config.sign_in is None:
         raise ConfigError(
             f"listening on {config.host or 'every address'} would open the chat to everybody who can reach it",
             where="host",
-            hint="set `require_keys: true` and give out keys with `llmops keys create`, or listen on 127.0.0.1",
+            hint="set `require_keys: true` and give out keys with `llmops keys create`, or let people `sign_in`, or "
+            "listen on 127.0.0.1",
         )
-    if is_wildcard(config.host) and not config.allowed_hosts:
+    if config.sign_in is not None and not config.sign_in.secure:
+        raise ConfigError(
+            "passwords and cookies would go over the network as they are",
+            where="sign_in.public_url",
+            hint="say how browsers reach this server, `https://chat.example.org`; a proxy in front of it speaks https",
+        )
+    if is_wildcard(config.host) and not config.names:
         raise ConfigError(
             f"listening on {config.host or 'every address'} needs the names by which clients call this server",
             where="allowed_hosts",

@@ -204,6 +204,8 @@ class Exchange:
         self._bridge: Bridge[Event] | None = None
         self._finished = False
         self._characters = CharacterJoiner()
+        self.keep: Callable[[Exchange], asyncio.Task[None]] | None = None
+        self._kept: asyncio.Task[None] | None = None
 
     async def next(self) -> Event | None:
         """The next event, or None after the last.
@@ -250,6 +252,13 @@ class Exchange:
         if self.question.told is not None:
             _tell(self.question.told, self.outcome)
         self._account(self)
+        if self.keep is not None:
+            self._kept = self.keep(self)
+
+    async def kept(self) -> None:
+        """Wait until the finished exchange is in its reader's history, where they have one."""
+        if self._kept is not None:
+            await asyncio.shield(self._kept)
 
     async def _start(self) -> Bridge[Event]:
         await self._places.take()

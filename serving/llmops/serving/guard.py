@@ -12,8 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.core.errors import DeniedError, LlmopsError
 from llmops.core.web.asgi import SEALS, Header, bounded, check_length, sealing
+from llmops.core.web.door import PAGE_SEALS
 from llmops.core.web.hosts import hostname, is_own, names_of
 from llmops.serving.config import ServeConfig
+from llmops.serving.sign_in.routes import PREFIX as SIGN_IN_PREFIX
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -36,7 +38,7 @@ class Guard:
     def __init__(self, app: ASGIApp, config: ServeConfig) -> None:
         self._app = app
         self._limits = config.limits
-        self._hosts = names_of(config.host, config.allowed_hosts)
+        self._hosts = names_of(config.host, config.names)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +49,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        sealed = sealing(send, (*_SEALS, *self._cors(headers)))
+        seals = PAGE_SEALS if scope["path"].startswith(f"{SIGN_IN_PREFIX}/") else (*_SEALS, *self._cors(headers))
+        sealed = sealing(send, seals)
         try:
             self._check_host(headers)
             self._check_origin(headers, scope["path"])

@@ -1,4 +1,4 @@
-"""Who is asking: a key, a browser's session, or a program on this machine.
+"""Who is asking: a key, a person who signed in, a browser's session, or a program on this machine.
 
 Without required keys a browser gets a signed session cookie and is a person; a program without one is `local`. It knows
 headers and secrets; what a requester may read is decided by the groups of the principal it gives.
@@ -19,8 +19,11 @@ from uuid import UUID
 from llmops.core.errors import DeniedError, UnauthenticatedError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import id_time, new_id
+from llmops.core.people.accounts import Person
 from llmops.core.signing import signing_key
 from llmops.serving.config import ServeConfig
+from llmops.serving.sign_in.reception import Reception
+from llmops.serving.sign_in.routes import require_own
 
 SERVING: Final = "serving"
 """Scope of a key that may ask, give feedback and open passages."""
@@ -32,10 +35,17 @@ SESSION_LIFE: Final = timedelta(days=180)
 
 @dataclass(frozen=True)
 class Requester:
-    """A principal at this door; `trusted` is a gateway or program whose request ids are taken over."""
+    """A principal at this door; `trusted` is a gateway or program whose request ids are taken over, `person` who signed
+    in."""
 
     principal: Principal
     trusted: bool = False
+    person: Person | None = None
+
+    @property
+    def is_person(self) -> bool:
+        """Whether it is a person who signed in, with a history of their own."""
+        return self.person is not None
 
 
 class KeyVerifier(Protocol):
@@ -88,8 +98,11 @@ class Sessions:
 class Identities:
     """Turns a request's headers into its requester."""
 
-    def __init__(self, config: ServeConfig, sessions: Sessions, keys: KeyVerifier) -> None:
-        self._require_keys = config.require_keys
+    def __init__(
+        self, config: ServeConfig, sessions: Sessions, keys: KeyVerifier, reception: Reception | None = None
+    ) -> None:
+        self._require_keys = config.require_keys or reception is not None
+        self._reception = reception
         self._groups = frozenset(config.local_groups)
         self._sessions = sessions
         self._keys = keys
@@ -98,15 +111,23 @@ class Identities:
     def sessions(self) -> Sessions:
         return self._sessions
 
-    async def identify(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Requester:
+    async def identify(
+        self, headers: Mapping[str, str], cookies: Mapping[str, str], *, changing: bool = False
+    ) -> Requester:
         """Who sent this request.
 
+        Args:
+            changing: it may change something, so that a cookie alone does not speak for its bearer.
+
         Raises:
-            UnauthenticatedError: a wrong key, or none where one is required.
+            UnauthenticatedError: a wrong key, or nothing to be known by where that is required.
+            DeniedError: a change that does not show that a page of this server asked for it.
         """
         authorization = headers.get("authorization")
         if authorization is not None:
             return await self._by_key(authorization)
+        if self._reception is not None:
+            return await self._by_cookie(self._reception, headers, cookies, changing)
         if self._require_keys:
             raise UnauthenticatedError(
                 "this server needs a program key",
@@ -116,6 +137,19 @@ class Identities:
         if session_id is not None:
             return Requester(Principal(id=f"session:{session_id}", kind="person", groups=self._groups))
         return Requester(Principal(id=LOCAL.id, kind=LOCAL.kind, groups=self._groups))
+
+    @staticmethod
+    async def _by_cookie(
+        reception: Reception, headers: Mapping[str, str], cookies: Mapping[str, str], changing: bool
+    ) -> Requester:
+        signed_in = await asyncio.to_thread(reception.who, cookies)
+        if signed_in is None:
+            raise UnauthenticatedError(
+                "sign in to go on", code="sign_in_needed", hint="people sign in at /auth/sign-in; programs send a key"
+            )
+        if changing:
+            require_own(headers)
+        return Requester(signed_in.principal, person=signed_in.person)
 
     async def _by_key(self, authorization: str) -> Requester:
         scheme, _, token = authorization.partition(" ")

@@ -110,6 +110,28 @@ def step_json(step: Step) -> dict[str, Any]:
     return {**shown, "filters": step.filters} if step.filters else shown
 
 
+def served_json(question: Question, outcome: Outcome | None = None) -> dict[str, Any]:
+    """What the API says of who answered; with its outcome, of how, too."""
+    served = {
+        "request_id": question.context.request_id,
+        "endpoint": question.endpoint,
+        "asset": str(question.loaded.ref.name),
+        "version": question.loaded.ref.version,
+        "alias": question.loaded.alias,
+        "variant": question.context.variant,
+    }
+    if outcome is None:
+        return served
+    done = outcome.done
+    return {
+        **served,
+        "generation": outcome.generation,
+        "index_seq": outcome.index_seq,
+        "refused": done.refused if done else False,
+        "quoted": done.quoted if done else False,
+    }
+
+
 def _identifiers(question: Question) -> dict[str, Any]:
     context = question.context
     return {

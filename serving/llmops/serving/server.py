@@ -17,7 +17,7 @@ from llmops.core.drain import Drainer
 from llmops.core.listen import address, listening
 from llmops.core.state import StateConfig
 from llmops.core.tracing import tracing
-from llmops.serving.app import Backing, build_app
+from llmops.serving.app import Backing, build_app, reception_of
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
 from llmops.serving.registry_pages.app import with_registry_pages
@@ -67,9 +67,10 @@ def draining(state: StateConfig) -> Iterator[None]:
 
 def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, started: Callable[[], None]) -> Server:
     """The HTTP server; `run` answers until a signal comes, then lets running answers end, for `shutdown_s` at most."""
-    app: ASGIApp = build_app(config, backing, endpoints)
+    reception = reception_of(config, backing)
+    app: ASGIApp = build_app(config, backing, endpoints, reception)
     if backing.rooms is not None:
-        app = with_registry_pages(app, config, backing.rooms)
+        app = with_registry_pages(app, config, backing.rooms, reception)
     settings = uvicorn.Config(
         app,
         log_config=None,

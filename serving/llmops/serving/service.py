@@ -16,6 +16,7 @@ from llmops.core.tracing import Span, keeps_content, said, span
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints, Loaded
 from llmops.serving.exchange import Exchange, Places, Question
+from llmops.serving.history import History
 from llmops.serving.identity import Requester
 from llmops.serving.ledger import Ledger
 from llmops.serving.metrics import Metrics
@@ -44,7 +45,7 @@ class Tables(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as it came in, validated."""
+    """A question as it came in, validated. `after` is the turn of the conversation that it follows."""
 
     endpoint: str
     messages: list[Message]
@@ -54,15 +55,19 @@ class Asked:
     session_id: str | None = None
     settings: dict[str, Any] | None = None
     traceparent: str | None = None
+    after: str | None = None
 
 
 class Service:
     """One server's work. Made inside its event loop."""
 
-    def __init__(self, config: ServeConfig, endpoints: Endpoints, tables: Tables) -> None:
+    def __init__(
+        self, config: ServeConfig, endpoints: Endpoints, tables: Tables, history: History | None = None
+    ) -> None:
         self.config = config
         self.endpoints = endpoints
         self.tables = tables
+        self.history = history
         self.metrics = Metrics()
         self.places = Places(config.limits)
         self.ledger = Ledger(tables.find, config.inference_log, config.feedback)
@@ -94,6 +99,30 @@ class Service:
         )
         return Exchange(question, self.places, self.config.limits, self._account)
 
+    async def ask_and_keep(self, requester: Requester, asked: Asked) -> Exchange:
+        """As `ask`; a person's question is in their history before it is answered, and the answer after it.
+
+        Raises:
+            UserError, NotFoundError: it can't belong to the conversation that it names.
+        """
+        exchange = self.ask(requester, asked)
+        if self.history is None or not requester.is_person or asked.session_id is None:
+            return exchange
+        try:
+            await self.history.begin(exchange.question, asked.after)
+        except LlmopsError as error:
+            exchange.outcome.error = error
+            exchange.finish()
+            raise
+        exchange.keep = self.history.conclude
+        return exchange
+
+    async def close(self) -> None:
+        """End what still runs, and keep what it gave."""
+        await self.places.close(patience_s=2.0)
+        if self.history is not None:
+            await self.history.close()
+
     async def give_feedback(self, requester: Requester, thumb: Thumb) -> bool:
         """Keep a thumb durably; False where this very one is in already. A later one of the same request supersedes it.
 
@@ -110,6 +139,8 @@ class Service:
         for row in feedback_rows(thumb, requester.principal.id):
             await self.tables.keep(self.config.feedback, row)
         self.ledger.note(thumb)
+        if self.history is not None and requester.is_person:
+            await self.history.judge(requester.principal.id, thumb.request_id, thumb.value)
         self.metrics.feedback(entry.endpoint, thumb.value)
         return True
 

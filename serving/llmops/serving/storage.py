@@ -70,7 +70,7 @@ def standard_backing(state: StateConfig) -> Iterator[Backing]:
         Spool(state.spool) as spool,
     ):
         tables, rooms = SpoolTables(spool, Lake(state)), Rooms(registry, workflows)
-        yield Backing(RegistrySource(registry), tables, Keys(sql), rooms)
+        yield Backing(RegistrySource(registry), tables, Keys(sql), rooms, sql)
 
 
 def note_served(rooms: Rooms, endpoints: Iterable[EndpointConfig]) -> None:

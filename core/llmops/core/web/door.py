@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -28,13 +29,30 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_SEALS: tuple[Header, ...] = (
+PAGE_SEALS: tuple[Header, ...] = (
     *SEALS,
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"referrer-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
+"""What every response of server-rendered pages carries."""
 _OPEN = frozenset({"/healthz", "/colours.css", "/style.css", "/icon.svg", SIGN_IN})
+
+
+class PeoplesDoor(Protocol):
+    """How people, and not keys, become known to a server-rendered application."""
+
+    def operator(self, cookies: Mapping[str, str]) -> Principal | None:
+        """Who is signed in with these cookies; None: nobody.
+
+        Raises:
+            DeniedError: somebody is, who may not operate.
+        """
+        ...
+
+    def sign_in_address(self, wanted: str) -> str:
+        """Where a browser signs in that wanted this path."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +64,14 @@ class DoorRules:
         keys_only: nobody operates without a key; otherwise whoever is on this machine is `LOCAL`.
         denied_hint: what to do about a foreign host, naming the configuration.
         prefix: the path the application is mounted at.
+        people: how people sign in, where they do.
     """
 
     names: frozenset[str]
     keys_only: bool
     denied_hint: str = "add the name to `allowed_hosts` of the configuration if it is meant"
     prefix: str = field(default="")
+    people: PeoplesDoor | None = None
 
 
 class Door:
@@ -70,7 +90,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        sealed = sealing(send, _SEALS)
+        sealed = sealing(send, PAGE_SEALS)
         try:
             self._check(request)
         except LlmopsError as error:
@@ -103,6 +123,8 @@ class Door:
         if shown and (self._rules.keys_only or shown.lower().startswith("bearer lk_")):
             return self._sessions.bearer(shown)  # whoever shows a key acts as it, on loopback too
         operator = self._sessions.read(request.cookies.get(self._sessions.cookie, ""))
+        if operator is None and self._rules.people is not None:
+            operator = self._rules.people.operator(request.cookies)
         if operator is not None:
             return operator
         if not self._rules.keys_only or request.url.path.removeprefix(self._rules.prefix) in _OPEN:
@@ -116,7 +138,9 @@ class Door:
         """An error as its response; a browser without a session is led to the sign-in."""
         wants_page = "text/html" in request.headers.get("accept", "") and request.method == "GET"
         if error.http_status == 401 and wants_page:
-            return RedirectResponse(self._rules.prefix + SIGN_IN, status_code=303)
+            people = self._rules.people
+            place = people.sign_in_address(request.url.path) if people else self._rules.prefix + SIGN_IN
+            return RedirectResponse(place, status_code=303)
         headers = {"www-authenticate": "Bearer"} if error.http_status == 401 else {}
         return JSONResponse(error.as_json(), status_code=error.http_status, headers=headers)
 

@@ -36,9 +36,10 @@ async def chat_completions(
         session_id=body.llmops.session_id,
         traceparent=read_traceparent(request.headers.get(TRACEPARENT_HEADER)),
         settings=body.settings(),
+        after=body.llmops.after,
     )
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    return ExchangeReply(service.ask(requester, asked), stream=body.stream, include_usage=include_usage)
+    return ExchangeReply(await service.ask_and_keep(requester, asked), stream=body.stream, include_usage=include_usage)
 
 
 @router.get("/models")

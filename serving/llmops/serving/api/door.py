@@ -22,9 +22,11 @@ async def requester_of(request: Request) -> Requester:
     """Who asks.
 
     Raises:
-        UnauthenticatedError: a wrong key, or none where one is required.
+        UnauthenticatedError: a wrong key, or nothing to be known by where that is required.
+        DeniedError: a change that a page of this server did not ask for.
     """
-    return await identities_of(request).identify(request.headers, request.cookies)
+    changing = request.method not in ("GET", "HEAD")
+    return await identities_of(request).identify(request.headers, request.cookies, changing=changing)
 
 
 ServiceDep = Annotated[Service, Depends(service_of)]

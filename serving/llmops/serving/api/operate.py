@@ -51,7 +51,8 @@ async def session(request: Request, response: Response, service: ServiceDep, req
     """
     config = service.config
     sessions = identities_of(request).sessions
-    if not config.require_keys and sessions.read(request.cookies.get(sessions.cookie)) is None:
+    anonymous = not config.require_keys and not requester.is_person
+    if anonymous and sessions.read(request.cookies.get(sessions.cookie)) is None:
         response.set_cookie(
             sessions.cookie, sessions.issue(), max_age=int(SESSION_LIFE.total_seconds()), path="/",
             httponly=True, samesite="strict", secure=request.url.scheme == "https",
@@ -68,4 +69,6 @@ async def session(request: Request, response: Response, service: ServiceDep, req
         "question_chars": config.limits.question_chars,
         "comment_chars": config.limits.comment_chars,
         "registry": request.app.state.registry_pages,
+        "person": {"name": requester.person.name} if requester.person else None,
+        "sharing": requester.is_person and config.history.sharing,
     }

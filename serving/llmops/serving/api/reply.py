@@ -61,10 +61,10 @@ class ExchangeReply(Response):
             while await self._exchange.next() is not None:
                 pass
         except LlmopsError as error:
-            self._exchange.finish()
+            await self._concluded()
             await error_response(error, headers)(scope, receive, send)
             return
-        self._exchange.finish()
+        await self._concluded()
         body = encode(completion(self._exchange))
         await Response(body, media_type="application/json", headers=headers)(scope, receive, send)
 
@@ -81,7 +81,7 @@ class ExchangeReply(Response):
         if done and (error := first.exception()) is not None:
             if not isinstance(error, LlmopsError):
                 raise error
-            self._exchange.finish()
+            await self._concluded()
             await _send_whole(send, error_response(error, self._identifying_headers()))
             return
         await self._start(send)
@@ -100,11 +100,16 @@ class ExchangeReply(Response):
                     waiting, begun = b"", True
                 event = await self._next_or_keep_alive(send)
         except LlmopsError as error:
-            self._exchange.finish()
+            await self._concluded()
             await _piece(send, waiting + failure(error, self._exchange), last=True)
             return
-        self._exchange.finish()
+        await self._concluded()
         await _piece(send, waiting + chunks.closing(include_usage=self._include_usage), last=True)
+
+    async def _concluded(self) -> None:
+        """The log has the row, and the reader's history the answer."""
+        self._exchange.finish()
+        await self._exchange.kept()
 
     async def _first(self) -> Event | None:
         """The first event a reader sees; the passages found before it are no answer yet."""

@@ -14,7 +14,7 @@ from llmops.core.chain import Citation, Delta, Message, Step
 from llmops.core.errors import LlmopsError, TooLargeError, UserError
 from llmops.serving.config import LimitsConfig
 from llmops.serving.exchange import Exchange
-from llmops.serving.record import citation_json, encode, step_json
+from llmops.serving.record import citation_json, encode, served_json, step_json
 
 
 class Part(BaseModel):
@@ -41,6 +41,9 @@ class Extension(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     session_id: str | None = Field(None, max_length=128, description="Conversation the question belongs to")
+    after: str | None = Field(
+        None, max_length=64, description="Request id of the answer the question follows, in a person's conversation"
+    )
     filters: dict[str, str | int | float | bool | list[str] | dict[Literal["from", "to"], str | int | float]] = Field(
         default_factory=dict,
         description="Facts that documents must have to be searched: a value, any of several, or a range",
@@ -121,27 +124,12 @@ class FeedbackRequest(BaseModel):
 
 def served(exchange: Exchange) -> dict[str, Any]:
     """What is known about an answer before it is there."""
-    question = exchange.question
-    return {
-        "request_id": question.context.request_id,
-        "endpoint": question.endpoint,
-        "asset": str(question.loaded.ref.name),
-        "version": question.loaded.ref.version,
-        "alias": question.loaded.alias,
-        "variant": question.context.variant,
-    }
+    return served_json(exchange.question)
 
 
 def concluded(exchange: Exchange) -> dict[str, Any]:
     """What is known about an answer at its end."""
-    outcome, done = exchange.outcome, exchange.outcome.done
-    return {
-        **served(exchange),
-        "generation": outcome.generation,
-        "index_seq": outcome.index_seq,
-        "refused": done.refused if done else False,
-        "quoted": done.quoted if done else False,
-    }
+    return served_json(exchange.question, exchange.outcome)
 
 
 def completion(exchange: Exchange) -> dict[str, Any]:

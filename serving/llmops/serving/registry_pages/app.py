@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.core.errors import LlmopsError, NotFoundError, UserError
 from llmops.core.keys import REGISTRY_SCOPE, Keys
+from llmops.core.people.accounts import Accounts
 from llmops.core.web.door import Door, DoorRules
 from llmops.core.web.hosts import names_of
 from llmops.core.web.sign_in import KeySessions
@@ -22,6 +23,8 @@ from llmops.registry.workflow import Workflows
 from llmops.serving.config import ServeConfig
 from llmops.serving.registry_pages.desk import People
 from llmops.serving.registry_pages.pages import PREFIX, Json, Pages
+from llmops.serving.sign_in.operators import Operators
+from llmops.serving.sign_in.reception import Reception
 
 _log = logging.getLogger(__name__)
 
@@ -48,16 +51,17 @@ class Rooms:
     workflows: Workflows
 
 
-def with_registry_pages(app: ASGIApp, config: ServeConfig, rooms: Rooms) -> ASGIApp:
+def with_registry_pages(app: ASGIApp, config: ServeConfig, rooms: Rooms, reception: Reception | None = None) -> ASGIApp:
     """The application with the registry's pages below `/registry`."""
-    return Beside(app, PREFIX, build_pages(config, rooms))
+    return Beside(app, PREFIX, build_pages(config, rooms, reception))
 
 
-def build_pages(config: ServeConfig, rooms: Rooms) -> ASGIApp:
-    """The pages with their door. Whoever shows a key acts as it; without one, on loopback only, as this machine."""
+def build_pages(config: ServeConfig, rooms: Rooms, reception: Reception | None = None) -> ASGIApp:
+    """The pages with their door. Whoever shows a key acts as it, and whoever signed in as a person; without either, on
+    loopback and where nobody has to sign in, as this machine."""
     keys = Keys(rooms.registry.sql)
     sessions = KeySessions.open(config.state.root, keys, REGISTRY_SCOPE)
-    pages = Pages(rooms.registry, rooms.workflows, People(keys), sessions)
+    pages = Pages(rooms.registry, rooms.workflows, People(keys, Accounts(rooms.registry.sql)), sessions)
 
     def tell(request: Request, error: LlmopsError) -> Response:
         if request.url.path.startswith(f"{PREFIX}/api/") or "text/html" not in request.headers.get("accept", ""):
@@ -85,17 +89,19 @@ def build_pages(config: ServeConfig, rooms: Rooms) -> ASGIApp:
         routes=[Route(PREFIX, _home), Mount(PREFIX, routes=pages.routes())],
         exception_handlers={LlmopsError: foreseen, HTTPException: unrouted, Exception: unforeseen},
     )
-    return Door(inside, _rules(config), sessions)
+    operators = Operators(reception) if reception is not None else None
+    return Door(inside, _rules(config, operators), sessions)
 
 
 async def _home(_request: Request) -> Response:
     return RedirectResponse(f"{PREFIX}/", status_code=307)
 
 
-def _rules(config: ServeConfig) -> DoorRules:
+def _rules(config: ServeConfig, people: Operators | None) -> DoorRules:
     return DoorRules(
-        names=names_of(config.host, config.allowed_hosts),
-        keys_only=config.require_keys or not config.loopback,
+        names=names_of(config.host, config.names),
+        keys_only=config.require_keys or config.sign_in is not None or not config.loopback,
         denied_hint="add the name to `allowed_hosts` of the serve configuration if it is meant",
         prefix=PREFIX,
+        people=people,
     )

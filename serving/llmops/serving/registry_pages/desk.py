@@ -16,6 +16,7 @@ from llmops.core.errors import UserError
 from llmops.core.identity import Principal
 from llmops.core.ids import new_id
 from llmops.core.keys import Keys
+from llmops.core.people.accounts import PREFIX, Accounts
 from llmops.registry.assets import Registry
 from llmops.registry.audit import Origin
 from llmops.registry.promotion import Promoter
@@ -73,18 +74,20 @@ def asked(request: Request, registry: Registry, workflows: Workflows | None = No
 
 
 class People:
-    """The names of keys, so that a page can say more than an id; looked up every few seconds."""
+    """The names of keys and people, so that a page can say more than an id; looked up every few seconds."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, accounts: Accounts) -> None:
         self._keys = keys
+        self._accounts = accounts
         self._names: dict[str, str] = {}
         self._until = 0.0
 
     def name_of(self, principal_id: str) -> str | None:
-        """What the key's maker called it; None for whoever has no key."""
-        if not principal_id.startswith("key:"):
+        """What a person is called, or a key's maker called it; None for whoever is neither."""
+        if not principal_id.startswith(("key:", PREFIX)):
             return None
         if time.monotonic() >= self._until:
-            self._names = {key.principal.id: key.name for key in self._keys.list()}
+            people = {person.principal_id: person.name for person in self._accounts.list()}
+            self._names = people | {key.principal.id: key.name for key in self._keys.list()}
             self._until = time.monotonic() + _REMEMBERED_S
         return self._names.get(principal_id)

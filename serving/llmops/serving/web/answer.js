@@ -30,14 +30,14 @@ export class Answer extends Component {
           <${Blocks} text=${message.content} citations=${message.citations} onCite=${onCite} />
           ${writing && (message.content ? html`<span class="caret" aria-hidden="true"></span>` : html`<${Thinking} />`)}
         </div>
-        ${message.status === "stopped" && html`<p class="note">You stopped this answer.</p>`}
+        ${NOTES[message.withheld ? "withheld" : message.status] && html`<p class="note">${NOTES[message.withheld ? "withheld" : message.status]}</p>`}
         ${message.error && html`<p class="failure" role="alert">${message.error}</p>`}
         ${!writing && html`<${Sources} citations=${message.citations} onCite=${onCite} />`}
         ${!writing && html`
           <div class="tools" role="group" aria-label=${`Actions for answer ${number}`}>
             ${message.info && message.content && html`<${Feedback} message=${message} actions=${actions} />`}
-            <button type="button" class="tool" onClick=${this.copy} aria-label="Copy" title="Copy">
-              ${copied ? icons.check() : icons.copy()}</button>
+            ${!message.withheld && html`<button type="button" class="tool" onClick=${this.copy} aria-label="Copy" title="Copy">
+              ${copied ? icons.check() : icons.copy()}</button>`}
             <button type="button" class="tool" onClick=${() => actions.regenerate(message)} disabled=${busy}
               aria-label="Answer again" title="Answer again">${icons.again()}</button>
             <${Version} info=${message.info} />
@@ -46,6 +46,12 @@ export class Answer extends Component {
       </article>`;
   }
 }
+
+const NOTES = {
+  stopped: "You stopped this answer.",
+  unfinished: "This answer was not finished.",
+  withheld: "This answer rests on a document that you may no longer read, or that is gone. Ask again for an answer from what is there.",
+};
 
 const Thinking = () => html`<p class="thinking"><span></span><span></span><span></span><em class="unseen">Reading the documents</em></p>`;
 

@@ -31,6 +31,26 @@ async function call(path, options = {}) {
 
 const post = (path, body, signal) => call(path, { method: "POST", body: JSON.stringify(body), signal });
 
+/** The person's own conversations, which the server keeps. */
+export const kept = {
+  list: async (query) => (await call(`/v1/conversations?${new URLSearchParams(query)}`)).json(),
+  read: async (id) => (await call(`/v1/conversations/${id}`)).json(),
+  rename: (id, title) => call(`/v1/conversations/${id}`, { method: "PATCH", body: JSON.stringify({ title }) }),
+  remove: (id) => call(`/v1/conversations/${id}`, { method: "DELETE" }),
+  removeAll: () => call("/v1/conversations", { method: "DELETE" }),
+  share: async (id) => (await post(`/v1/conversations/${id}/share`, {})).json(),
+  unshare: (id) => call(`/v1/conversations/${id}/share`, { method: "DELETE" }),
+  shared: async (word) => (await call(`/v1/shared/${encodeURIComponent(word)}`)).json(),
+};
+
+/** Sign out here; gives the address that goes on from there. */
+export async function signOut() {
+  const response = await fetch("/auth/sign-out", { method: "POST", headers: { accept: "application/json" } });
+  return response.ok ? (await response.json()).next : "/auth/sign-in";
+}
+
+export const signInAddress = () => `/auth/sign-in?${new URLSearchParams({ next: location.pathname + location.search })}`;
+
 export const openSession = async () => (await post("/v1/session", {})).json();
 
 export const sendFeedback = async (feedback) => (await post("/v1/feedback", feedback)).json();
@@ -43,8 +63,8 @@ export async function openPassage(model, citation) {
 }
 
 /** Ask, and call `onChunk` with every chunk of the answer. Resolves at the end; rejects with ApiError or AbortError. */
-export async function ask({ model, messages, sessionId }, onChunk, signal) {
-  const body = { model, messages, stream: true, llmops: { session_id: sessionId } };
+export async function ask({ model, messages, sessionId, after }, onChunk, signal) {
+  const body = { model, messages, stream: true, llmops: { session_id: sessionId, after } };
   const response = await post("/v1/chat/completions", body, signal);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;

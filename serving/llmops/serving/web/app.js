@@ -1,12 +1,14 @@
 // The chat: which conversation is open, which answer is being written, and what the reader's clicks do.
-import { ApiError, ask, newId, openPassage, openSession } from "./api.js";
+import { ApiError, ask, kept, newId, openPassage, openSession, signInAddress, signOut } from "./api.js";
 import { Composer } from "./composer.js";
 import { Component, createRef, html, render } from "./dom.js";
-import { loadConversations, saveConversations, titleOf } from "./history.js";
+import { listKept, loadConversations, merged, messagesOf, saveConversations, search, titleOf } from "./history.js";
 import { icons } from "./icons.js";
 import { KeyDialog } from "./keydialog.js";
 import { PassagePanel } from "./passage.js";
+import { ShareButton } from "./share.js";
 import { Sidebar, ThemeButton } from "./sidebar.js";
+import { SignedOutDialog } from "./signedout.js";
 import { Thread } from "./thread.js";
 
 const NARROW = matchMedia("(max-width: 760px)");
@@ -16,7 +18,11 @@ class App extends Component {
     server: null, // what /v1/session said
     keyNeeded: null, // null, or why the last key was refused ("" where none was given)
     trouble: "",
-    conversations: loadConversations(),
+    signedOut: false,
+    conversations: [],
+    found: null, // what the last search found
+    more: false, // whether the server keeps older ones
+    shared: null, // somebody else's conversation, opened by a link
     currentId: null,
     model: null,
     busy: false,
@@ -34,7 +40,7 @@ class App extends Component {
   componentDidMount() {
     NARROW.addEventListener("change", () => this.setState({ narrow: NARROW.matches, drawer: false }));
     addEventListener("keydown", this.onKey);
-    addEventListener("pagehide", () => saveConversations(this.state.conversations));
+    addEventListener("pagehide", () => this.save(this.state.conversations));
     this.connected = this.connect();
   }
 
@@ -43,11 +49,37 @@ class App extends Component {
       const server = await openSession();
       const model = server.endpoints[0].name;
       this.setState({ server, model, keyNeeded: null, trouble: "" }, () => this.composer.current?.focus());
+      await this.loadHistory(server);
       return model;
+    } catch (error) {
+      if (error.code === "sign_in_needed" && !this.state.server) location.replace(signInAddress());
+      else this.fail(error);
+    }
+  };
+
+  async loadHistory(server) {
+    const { list, more } = server.person ? await listKept() : { list: loadConversations(), more: false };
+    this.setState(({ conversations }) => ({ conversations: merged(conversations, list), more }));
+    const word = new URLSearchParams(location.search).get("shared");
+    if (!word || !server.person) return;
+    const { title, turns } = await kept.shared(word);
+    const messages = messagesOf(turns).map((m) => ({ ...m, info: null })); // only who asked may judge
+    this.setState({ shared: { id: word, title, messages } });
+  }
+
+  /** An anonymous reader's conversations go into the browser; a person's are with the server already. */
+  save(conversations) {
+    return !this.state.server || this.state.server.person ? conversations : saveConversations(conversations);
+  }
+
+  /** Do something that the server may refuse; what it says is shown. */
+  async attempt(work) {
+    try {
+      await work();
     } catch (error) {
       this.fail(error);
     }
-  };
+  }
 
   onKey = (event) => {
     if (event.key !== "Escape" || event.defaultPrevented) return;
@@ -58,7 +90,9 @@ class App extends Component {
   /** Show an error that belongs to no answer; a missing or refused key opens the dialog. */
   fail(error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 401) {
+    if (error.code === "sign_in_needed") {
+      this.setState({ signedOut: true });
+    } else if (error.status === 401) {
       this.setState({ keyNeeded: this.keyTried ? error.message : "" });
       this.keyTried = true;
     } else {
@@ -67,13 +101,13 @@ class App extends Component {
   }
 
   get current() {
-    return this.state.conversations.find((c) => c.id === this.state.currentId);
+    return this.state.shared ?? this.state.conversations.find((c) => c.id === this.state.currentId);
   }
 
   change(conversationId, edit, { save = true, after } = {}) {
     this.setState(({ conversations }) => {
       const changed = conversations.map((c) => (c.id === conversationId ? { ...c, ...edit(c) } : c));
-      return { conversations: save ? saveConversations(changed) : changed };
+      return { conversations: save ? this.save(changed) : changed };
     }, after);
   }
 
@@ -86,6 +120,7 @@ class App extends Component {
 
   send = (text) => {
     let conversation = this.current;
+    if (conversation && !conversation.messages) return; // it is still being opened
     if (!conversation) {
       conversation = { id: newId(), title: titleOf(text), updated: Date.now(), messages: [] };
       this.setState(({ conversations }) => ({ conversations: [conversation, ...conversations], currentId: conversation.id }));
@@ -105,7 +140,8 @@ class App extends Component {
     });
     const draft = { content: "", citations: [], steps: [], info: null };
     const paint = oncePerFrame(() => this.changeMessage(conversationId, writing.id, { ...draft }, { save: false }));
-    const outcome = await this.stream({ model, messages: asked(messages), sessionId: conversationId }, draft, paint);
+    const request = { model, messages: asked(messages), sessionId: conversationId, after: lastTurn(messages) };
+    const outcome = await this.stream(request, draft, paint);
     paint.cancel();
     this.abort = null;
     this.setState({ busy: false, said: spoken(outcome, draft) });
@@ -138,27 +174,75 @@ class App extends Component {
     setFeedback: (message, feedback) => this.changeMessage(this.state.currentId, message.id, { feedback }),
     openPassage: (message, citation, opener) => this.openPassage(message, citation, opener),
     begin: () => {
+      this.leaveShared();
       this.setState({ currentId: null, panel: null, drawer: false }, () => this.composer.current.focus());
     },
-    open: (conversation) => {
-      this.setState({ currentId: conversation.id, panel: null, drawer: false }, () => {
-        this.thread.current?.toEnd();
-        this.composer.current.focus();
-      });
-    },
-    rename: (conversation, title) => this.change(conversation.id, () => ({ title })),
-    remove: (conversation) => {
-      if (!confirm(`Delete “${conversation.title}” from this browser?`)) return;
-      this.setState(({ conversations, currentId }) => ({
-        conversations: saveConversations(conversations.filter((c) => c.id !== conversation.id)),
-        currentId: currentId === conversation.id ? null : currentId,
-        panel: null,
-        said: "Conversation deleted",
-      }), () => this.composer.current.focus());
-    },
+    open: (conversation) => this.open(conversation),
+    rename: (conversation, title) => this.attempt(async () => {
+      if (this.state.server?.person) await kept.rename(conversation.id, title);
+      const named = (list) => list && list.map((c) => (c.id === conversation.id ? { ...c, title } : c));
+      this.setState(({ conversations, found }) => ({ conversations: this.save(named(conversations)), found: named(found) }));
+    }),
+    remove: (conversation) => this.attempt(async () => {
+      const own = Boolean(this.state.server?.person);
+      if (!confirm(`Delete “${conversation.title}” ${own ? "for good" : "from this browser"}?`)) return;
+      if (own) await kept.remove(conversation.id);
+      this.forget((c) => c.id !== conversation.id, "Conversation deleted");
+    }),
+    removeAll: () => this.attempt(async () => {
+      if (!confirm("Delete all your conversations for good?")) return;
+      await kept.removeAll();
+      this.forget(() => false, "All conversations deleted");
+    }),
+    signOut: async () => location.assign(await signOut()),
+    search: (words) => this.attempt(async () => {
+      this.wanted = words;
+      const { server, conversations } = this.state;
+      const found = !words ? null : server?.person ? (await listKept({ words })).list : search(conversations, words);
+      if (this.wanted === words) this.setState({ found }); // and not an earlier search that took longer
+    }),
+    older: () => this.attempt(async () => {
+      const before = this.state.conversations.reduce((a, b) => (a.updated < b.updated ? a : b)).id;
+      const { list, more } = await listKept({ before });
+      this.setState(({ conversations }) => ({ conversations: merged(conversations, list), more }));
+    }),
     toggleDrawer: () => this.toggleDrawer(),
     ask: (question) => this.send(question),
   };
+
+  async open(conversation) {
+    this.leaveShared();
+    const known = this.state.conversations.find((c) => c.id === conversation.id) ?? conversation;
+    this.setState(({ conversations }) => ({
+      conversations: merged(conversations, [known]), currentId: known.id, panel: null, drawer: false,
+    }), () => {
+      this.thread.current?.toEnd();
+      this.composer.current.focus();
+    });
+    if (known.messages) return;
+    await this.attempt(async () => {
+      const { turns, shared_at: shared } = await kept.read(known.id);
+      const opened = () => this.thread.current?.toEnd();
+      this.change(known.id, (c) => (c.messages ? {} : { messages: messagesOf(turns), shared }), { after: opened });
+    });
+  }
+
+  /** Back to one's own conversations, where a link of somebody else's was open. */
+  leaveShared() {
+    if (!this.state.shared) return;
+    history.replaceState(null, "", "/");
+    this.setState({ shared: null });
+  }
+
+  forget(stays, said) {
+    this.setState(({ conversations, found, currentId }) => ({
+      conversations: this.save(conversations.filter(stays)),
+      found: found && found.filter(stays),
+      currentId: conversations.some((c) => c.id === currentId && stays(c)) ? currentId : null,
+      panel: null,
+      said,
+    }), () => this.composer.current?.focus());
+  }
 
   redo(edit) {
     if (this.current) this.answer(this.current.id, edit(this.current.messages));
@@ -189,7 +273,7 @@ class App extends Component {
     this.setState({ panel: null }, () => (opener.isConnected ? opener : this.composer.current).focus());
   };
 
-  render(_, { server, keyNeeded, trouble, conversations, currentId, model, busy, panel, drawer, narrow, said }) {
+  render(_, { server, keyNeeded, trouble, signedOut, conversations, found, more, shared, currentId, model, busy, panel, drawer, narrow, said }) {
     const endpoint = server?.endpoints.find((e) => e.name === model);
     const title = endpoint?.title ?? "Chat";
     document.title = this.current ? `${this.current.title} – ${title}` : title;
@@ -197,9 +281,9 @@ class App extends Component {
     const covered = Boolean(narrow && (drawer || panel));
     return html`
       <div class=${`layout${drawer ? " drawn" : ""}${panel ? " with-panel" : ""}`}>
-        <a class="skip" href="#question">Skip to the question</a>
-        <${Sidebar} conversations=${conversations} currentId=${currentId} actions=${this.actions}
-          registry=${server?.registry} drawer=${narrow && !drawer ? "shut" : "open"} />
+        ${!shared && html`<a class="skip" href="#question">Skip to the question</a>`}
+        <${Sidebar} conversations=${conversations} found=${found} more=${more} currentId=${shared ? null : currentId}
+          actions=${this.actions} registry=${server?.registry} person=${server?.person} drawer=${narrow && !drawer ? "shut" : "open"} />
         <main>
           <header class="top">
             <button ref=${this.menu} type="button" class="tool only-narrow" onClick=${this.toggleDrawer} inert=${covered}
@@ -207,17 +291,23 @@ class App extends Component {
             <h1>${title}</h1>
             ${server?.endpoints.length > 1 && html`<${ModelChoice} server=${server} model=${model} inert=${covered}
               onChange=${(name) => this.setState({ model: name })} />`}
+            ${server?.sharing && !shared && this.current?.messages?.length > 0 && html`<${ShareButton} key=${currentId} inert=${covered}
+              conversation=${this.current} onShared=${(at) => this.change(currentId, () => ({ shared: at }))} />`}
             <${ThemeButton} inert=${covered} />
           </header>
-          <${Thread} handle=${this.thread} conversation=${this.current} busy=${busy} actions=${this.actions} inert=${covered}
+          <${Thread} handle=${this.thread} conversation=${this.current} busy=${busy || Boolean(shared)} actions=${this.actions} inert=${covered}
             title=${title} suggestions=${endpoint?.suggestions ?? []} />
           ${trouble && html`<p class="failure trouble" role="alert">${trouble}
             <button type="button" class="plain" onClick=${this.connect}>Try again</button></p>`}
-          <${Composer} handle=${this.composer} busy=${busy} inert=${covered} limit=${server?.question_chars ?? 8000}
-            onSend=${this.send} onStop=${this.stop} />
+          ${shared
+            ? html`<p class="shared" inert=${covered}>This conversation was shared with you.
+                <button type="button" class="primary" onClick=${this.actions.begin}>New chat</button></p>`
+            : html`<${Composer} handle=${this.composer} busy=${busy} inert=${covered} limit=${server?.question_chars ?? 8000}
+                onSend=${this.send} onStop=${this.stop} />`}
         </main>
         ${panel && html`<${PassagePanel} citation=${panel.citation} view=${panel.view} failure=${panel.failure}
           onClose=${this.closePanel} />`}
+        ${signedOut && html`<${SignedOutDialog} onClose=${() => this.setState({ signedOut: false })} />`}
         ${keyNeeded !== null && html`<${KeyDialog} refused=${keyNeeded} onKey=${this.connect} />`}
         <p class="unseen" role="status" aria-live="polite">${said}</p>
       </div>`;
@@ -235,6 +325,12 @@ function ModelChoice({ server, model, inert, onChange }) {
 /** What the server needs of the messages: failed and empty answers are no part of the conversation. */
 function asked(messages) {
   return messages.filter((m) => m.content).map(({ role, content }) => ({ role, content }));
+}
+
+/** The turn that a question follows: the last one before it that the server knows. */
+function lastTurn(messages) {
+  const answer = messages.findLast((m) => m.turn ?? m.info);
+  return answer ? (answer.turn ?? answer.info.request_id) : null;
 }
 
 function take(draft, chunk) {

@@ -68,21 +68,59 @@ export class ThemeButton extends Component {
   }
 }
 
-export function Sidebar({ conversations, currentId, actions, drawer, registry }) {
+class Search extends Component {
+  state = { words: "" };
+
+  change = (event) => {
+    const words = event.currentTarget.value;
+    this.setState({ words });
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.props.onSearch(words.trim()), 200);
+  };
+
+  render({ count }, { words }) {
+    return html`
+      <div class="search" role="search">
+        <label class="unseen" for="search">Search your conversations</label>
+        <input id="search" type="search" value=${words} placeholder="Search" maxlength="200" onInput=${this.change} />
+        <p class="unseen" role="status">${count == null ? "" : `${count} found`}</p>
+      </div>`;
+  }
+}
+
+function Account({ person, actions }) {
+  return html`
+    <details class="account">
+      <summary>${person.name}</summary>
+      <button type="button" class="plain" onClick=${actions.removeAll}>Delete all conversations</button>
+      <button type="button" class="plain" onClick=${actions.signOut}>Sign out</button>
+    </details>`;
+}
+
+const empty = (found, person) =>
+  found ? "Nothing found." : `Your conversations will be listed here. ${person ? "Only you see them." : "They stay in this browser."}`;
+
+export function Sidebar({ conversations, found, more, currentId, actions, drawer, registry, person }) {
+  const listed = found ?? conversations;
   return html`
     <nav class="sidebar" id="sidebar" aria-label="Conversations" inert=${drawer === "shut"}>
       <div class="bar">
         <button type="button" class="new" onClick=${actions.begin}>${icons.plus()} New chat</button>
         <button type="button" class="tool only-narrow" onClick=${actions.toggleDrawer} aria-label="Close the list">${icons.close()}</button>
       </div>
+      ${(conversations.length > 0 || found) && html`<${Search} count=${found?.length} onSearch=${actions.search} />`}
       <div class="scroll">
-        ${groupByAge(conversations).map(([name, list]) => html`
+        ${groupByAge(listed).map(([name, list]) => html`
           <section key=${name} aria-label=${name}>
             <p class="age">${name}</p>
             <ul>${list.map((c) => html`<${Entry} key=${c.id} conversation=${c} current=${c.id === currentId} actions=${actions} />`)}</ul>
           </section>`)}
-        ${conversations.length === 0 && html`<p class="age">Your conversations will be listed here. They stay in this browser.</p>`}
+        ${listed.length === 0 && html`<p class="age">${empty(found, person)}</p>`}
+        ${more && !found && html`<button type="button" class="plain older" onClick=${actions.older}>Show older ones</button>`}
       </div>
-      ${registry && html`<p class="next-door"><a href=${registry}>Registry</a></p>`}
+      <div class="foot">
+        ${registry && html`<p class="next-door"><a href=${registry}>Registry</a></p>`}
+        ${person && html`<${Account} person=${person} actions=${actions} />`}
+      </div>
     </nav>`;
 }

@@ -26,11 +26,13 @@ export class Thread extends Component {
   }
 
   render({ conversation, busy, actions, inert, title, suggestions }) {
+    const opening = conversation?.messages === null;
     const messages = conversation?.messages ?? [];
     return html`
       <div class="thread" ref=${this.box} inert=${inert} onScroll=${this.onScroll} tabindex="0" role="region" aria-label="Conversation">
         <div class="column" key=${conversation?.id ?? "welcome"}>
-          ${messages.length === 0 && html`<${Welcome} title=${title} suggestions=${suggestions} onAsk=${actions.ask} />`}
+          ${opening && html`<p class="note" role="status">Opening the conversation…</p>`}
+          ${!opening && messages.length === 0 && html`<${Welcome} title=${title} suggestions=${suggestions} onAsk=${actions.ask} />`}
           ${messages.map((message, i) => {
             const number = Math.floor(i / 2) + 1;
             const Kind = message.role === "user" ? Question : Answer;

@@ -1,0 +1,23 @@
+// Says that the sign-in has ended while the page was open: what was written stays on it until the reader goes on.
+import { signInAddress } from "./api.js";
+import { Component, createRef, html } from "./dom.js";
+
+export class SignedOutDialog extends Component {
+  dialog = createRef();
+
+  componentDidMount() {
+    this.dialog.current.showModal();
+  }
+
+  render({ onClose }) {
+    return html`
+      <dialog ref=${this.dialog} class="keys" aria-labelledby="signed-out-title" onClose=${onClose}>
+        <h2 id="signed-out-title">You are signed out</h2>
+        <p>Your conversations are kept. Sign in again to go on.</p>
+        <div class="row">
+          <button type="button" class="plain" onClick=${() => this.dialog.current.close()}>Not yet</button>
+          <a class="primary" href=${signInAddress()}>Sign in</a>
+        </div>
+      </dialog>`;
+  }
+}

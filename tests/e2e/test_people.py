@@ -1,0 +1,135 @@
+"""People in a real browser: they sign in, find their conversations again, share one, and leave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from tests.e2e.test_accessibility import violations
+from tests.support.oidc_provider import CLIENT, SECRET, OidcProvider, running_provider
+from tests.support.serving import Running, running
+
+from llmops.core.people.accounts import Accounts
+from llmops.core.people.passwords import Cost
+from llmops.core.sql import open_sql
+from llmops.serving.sign_in.config import HistoryConfig, OidcConfig, SignInConfig
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[OidcProvider]:
+    with running_provider() as started:
+        started.asks = True
+        yield started
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("people")
+    (folder / "secret").write_text(SECRET)
+    oidc = OidcConfig(
+        issuer=provider.issuer, client_id=CLIENT, client_secret=f"file:{folder / 'secret'}", name="Example"
+    )
+    sign_in = SignInConfig(accounts=True, oidc=oidc)
+    with running(folder, sign_in=sign_in, history=HistoryConfig(sharing=True)) as started:
+        with open_sql(started.config.state) as sql:
+            Accounts(sql, Cost(log2_n=4, p=1)).add("bob", PASSWORD)
+        yield started
+
+
+def sign_in_as(provider: OidcProvider, page: Page, url: str, name: str, *groups: str) -> None:
+    provider.person = {"sub": name, "preferred_username": name, "groups": list(groups)}
+    page.goto(url)
+    page.get_by_role("link", name="Sign in with Example").click()
+    page.get_by_role("link", name="Yes, it is me").click()
+    page.locator(".layout").wait_for()
+
+
+def test_a_person_finds_their_conversations_again(
+    people: Running, provider: OidcProvider, browser: Browser, context: BrowserContext
+) -> None:
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
+    sign_in_as(provider, page, people.url, "ada", "board")
+
+    page.get_by_label("Your question").fill("What is the director's salary?")
+    page.keyboard.press("Enter")
+    page.get_by_role("article", name="Answer 1").get_by_role("button", name="Copy", exact=True).wait_for()
+    page.get_by_role("button", name="Good answer").click()
+    page.get_by_text("Thank you, noted.").first.wait_for()
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_label("Your question").fill("What does a thumb do?")
+    page.keyboard.press("Enter")
+    page.get_by_role("article", name="Answer 1").get_by_role("button", name="Copy", exact=True).wait_for()
+    assert page.evaluate("() => localStorage.getItem('llmops.conversations')") is None
+
+    page.reload()
+    nav = page.get_by_role("navigation", name="Conversations")
+    nav.get_by_label("Search your conversations").fill("SALARY director")
+    expect(nav.get_by_role("button", name="What does a thumb do?", exact=True)).to_have_count(0)
+    nav.get_by_role("button", name="What is the director's salary?", exact=True).click()
+    expect(page.get_by_role("article")).to_contain_text("secret number of the board")
+    expect(page.get_by_role("button", name="Good answer")).to_have_attribute("aria-pressed", "true")
+    page.locator(".chip").first.click()
+    expect(page.get_by_role("complementary")).to_contain_text("The director's salary is a secret number")
+    page.keyboard.press("Escape")
+    page.get_by_label("Your question").fill("And what does a thumb do there?")
+    page.keyboard.press("Enter")
+    page.get_by_role("article", name="Answer 2").get_by_role("button", name="Copy", exact=True).wait_for()
+
+    page.get_by_role("button", name="Share this conversation").click()
+    page.get_by_role("button", name="Make a link").click()
+    link = page.get_by_label("Link, shown this once").input_value()
+    page.get_by_role("button", name="Close", exact=True).click()
+
+    nav.get_by_text("ada", exact=True).click()
+    nav.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="You are signed out").wait_for()
+    assert provider.ended
+    page.goto(people.url)
+    page.get_by_role("heading", name="Sign in").wait_for()
+
+    _another_person(browser, people, link, provider)
+    assert complaints == []
+
+
+def _another_person(browser: Browser, people: Running, link: str, provider: OidcProvider) -> None:
+    """Bob sees nothing of Ada's; the link opens for whoever is on the board. Seen narrow and dark, by axe."""
+    context = browser.new_context(
+        viewport={"width": 375, "height": 740}, color_scheme="dark", reduced_motion="reduce", bypass_csp=True
+    )
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(link)
+    page.get_by_role("heading", name="Sign in").wait_for()
+    assert violations(page) == []
+    page.get_by_label("Name").fill("bob")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("this conversation rests on documents that you may not read")).to_be_visible()
+    page.goto(people.url)
+    page.get_by_role("button", name="Conversations").click()
+    expect(page.get_by_text("Your conversations will be listed here. Only you see them.")).to_be_visible()
+    page.get_by_text("bob", exact=True).click()
+    assert violations(page) == []
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="You are signed out").wait_for()
+
+    sign_in_as(provider, page, link, "grace", "board")
+    expect(page.get_by_text("This conversation was shared with you.")).to_be_visible()
+    expect(page.get_by_role("article", name="Answer 1")).to_contain_text("secret number of the board")
+    expect(page.get_by_role("button", name=re.compile("Good answer"))).to_have_count(0)
+    assert violations(page) == []
+    page.get_by_role("button", name="New chat").last.click()
+    page.get_by_label("Your question").fill("What does a thumb do?")
+    page.keyboard.press("Enter")
+    page.get_by_role("article", name="Answer 1").get_by_role("button", name="Copy", exact=True).wait_for()
+    page.get_by_role("button", name="Share this conversation").click()
+    assert violations(page) == []
+    context.close()

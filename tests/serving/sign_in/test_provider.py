@@ -1,0 +1,234 @@
+"""Signing in at a provider: the way it works, and every way in which an answer proves nothing."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.serving.sign_in.conftest import Place
+from tests.support.oidc_provider import CLIENT, OidcProvider, key
+
+from llmops.serving.sign_in import provider as provider_module
+from llmops.serving.sign_in.claims import groups_of, name_of
+from llmops.serving.sign_in.config import OidcConfig
+
+
+def who(browser: httpx.Client) -> str | None:
+    """The name the server knows this browser's person by."""
+    answer = browser.post("/v1/session", json={})
+    return answer.json()["person"]["name"] if answer.status_code == 200 else None
+
+
+def test_a_person_signs_in_and_out(place: Place, provider: OidcProvider) -> None:
+    provider.person = {"sub": "1", "preferred_username": "ada", "groups": ["board", "not a group!"]}
+    with place.browser() as browser:
+        assert who(browser) is None
+        back = place.through_provider(browser, "/registry/assets?x=1")
+        assert back.status_code == 303
+        assert back.headers["location"] == "/registry/assets?x=1"
+        assert who(browser) == "ada"
+        [person] = [person for person in place.accounts.list() if person.issuer == provider.issuer]
+        assert person.groups == {"board"}
+
+        said = browser.post("/auth/sign-out", headers={"accept": "application/json"}).json()
+        assert who(browser) is None
+        end = httpx.get(said["next"], trust_env=False)
+    assert end.headers["location"] == f"{place.server.url}/auth/signed-out"
+    [ended] = provider.ended
+    assert ended["client_id"] == CLIENT
+    assert ended["kept"] == "1"
+    assert ended["id_token_hint"] in provider.tokens
+    assert provider.refusals == []
+
+
+def test_the_same_person_comes_back_with_other_groups(place: Place, provider: OidcProvider) -> None:
+    for groups in (["hr"], ["board"]):
+        provider.person = {"sub": "2", "email": "grace@example.org", "groups": groups}
+        with place.browser() as browser:
+            assert place.through_provider(browser).status_code == 303
+    [person] = [person for person in place.accounts.list() if person.name == "grace@example.org"]
+    assert person.groups == {"board"}
+
+
+def test_whoever_is_shut_out_stays_out(place: Place, provider: OidcProvider) -> None:
+    provider.person = {"sub": "3", "name": "Mallory"}
+    with place.browser() as browser:
+        place.through_provider(browser)
+        [person] = [person for person in place.accounts.list() if person.name == "Mallory"]
+        place.accounts.set_disabled(person.person_id, True)
+        assert who(browser) is None
+        back = place.through_provider(browser)
+    assert back.status_code == 401
+    assert "This account is shut" in back.text
+
+
+def forged(header: dict[str, Any], claims: dict[str, Any], secret: bytes | None) -> str:
+    """A token put together by hand, since libraries refuse to."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
+    seal = hmac.new(secret, b".".join(parts), sha256).digest() if secret else b""
+    return b".".join([*parts, base64.urlsafe_b64encode(seal).rstrip(b"=")]).decode()
+
+
+def forge_none(claims: dict[str, Any]) -> str:
+    return forged({"alg": "none", "kid": "one"}, claims, None)
+
+
+def forge_with_public_key(claims: dict[str, Any]) -> str:
+    """Signed with the provider's public key as if it were a shared secret."""
+    public = key("one").private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return forged({"alg": "HS256", "kid": "one"}, claims, public)
+
+
+def sign_with(kid: str, named: str | None) -> Callable[[dict[str, Any]], str]:
+    headers = {"kid": named} if named else None
+    return lambda claims: jwt.encode(claims, key(kid).private, "RS256", headers=headers)
+
+
+def setting(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda claims: claims.update(changed)
+
+
+def without(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda claims: claims.pop(name)
+
+
+BAD_CLAIMS = {
+    "another client": setting(aud="somebody else"),
+    "no audience": without("aud"),
+    "several clients, made for another": setting(aud=[CLIENT, "other"], azp="other"),
+    "several clients, made for nobody": setting(aud=[CLIENT, "other"]),
+    "another issuer": setting(iss="https://evil.example"),
+    "expired": setting(exp=int(time.time()) - 61),
+    "no end": without("exp"),
+    "not yet": setting(nbf=int(time.time()) + 600),
+    "made in the future": setting(iat=int(time.time()) + 600),
+    "another nonce": setting(nonce="other"),
+    "no nonce": without("nonce"),
+    "nobody": without("sub"),
+    "a number": setting(sub=7),
+    "a subject without end": setting(sub="x" * 256),
+}
+BAD_SIGNATURES = {
+    "not signed": forge_none,
+    "signed by the public key": forge_with_public_key,
+    "a key of somebody else": sign_with("two", "one"),
+    "a key the provider does not show": sign_with("two", "two"),
+    "no key named, and another's": sign_with("two", None),
+    "no token at all": lambda _claims: "x.y.z",
+}
+
+
+@pytest.mark.parametrize("change", BAD_CLAIMS.values(), ids=BAD_CLAIMS)
+def test_a_token_that_proves_nothing_lets_nobody_in(
+    place: Place, provider: OidcProvider, change: Callable[[dict[str, Any]], None]
+) -> None:
+    provider.change = change
+    refused(place)
+
+
+@pytest.mark.parametrize("sign", BAD_SIGNATURES.values(), ids=BAD_SIGNATURES)
+def test_a_token_that_the_provider_did_not_sign_lets_nobody_in(
+    place: Place, provider: OidcProvider, sign: Callable[[dict[str, Any]], str]
+) -> None:
+    provider.sign = sign
+    refused(place)
+
+
+def refused(place: Place) -> None:
+    with place.browser() as browser:
+        back = place.through_provider(browser)
+        assert back.status_code == 401, back.text
+        assert 'role="alert"' in back.text
+        assert [cookie for cookie in browser.cookies.jar if cookie.name.startswith("llmops_person")] == []
+        assert who(browser) is None
+
+
+def test_a_clock_that_is_a_little_off_does_no_harm(place: Place, provider: OidcProvider) -> None:
+    now = int(time.time())
+    provider.change = setting(exp=now - 20, iat=now + 20)
+    with place.browser() as browser:
+        assert place.through_provider(browser).status_code == 303
+
+
+def test_a_changed_key_is_found_and_a_flood_of_unknown_ones_is_not_passed_on(
+    place: Place, provider: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with place.browser() as browser:
+        assert place.through_provider(browser).status_code == 303
+        provider.signing_key, provider.shown_keys = key("two"), [key("two")]
+        assert place.through_provider(browser).status_code == 303
+        monkeypatch.setattr(provider_module, "LOOK_AGAIN_S", 60.0)
+        provider.sign = sign_with("three", "three")
+        fetches = provider.key_fetches
+        for _ in range(5):
+            assert place.through_provider(browser).status_code == 401
+        assert provider.key_fetches == fetches
+
+
+def test_a_code_signs_in_once(place: Place, provider: OidcProvider) -> None:
+    with place.browser() as browser:
+        out = browser.get("/auth/provider")
+        way = dict(browser.cookies)
+        back = httpx.get(out.headers["location"], trust_env=False).headers["location"]
+        assert browser.get(back).status_code == 303
+        for _ in range(2):  # whoever saw the address, and even the cookie of the way, comes too late
+            with place.browser() as thief:
+                thief.cookies.update(way)
+                assert thief.get(back).status_code == 401
+                assert who(thief) is None
+    assert provider.refusals == ["code", "code"]
+
+
+def test_an_answer_belongs_to_the_browser_that_asked(place: Place, provider: OidcProvider) -> None:
+    with place.browser() as mine, place.browser() as theirs:
+        back = httpx.get(mine.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        assert theirs.get(back).status_code == 401  # no way begun there
+        theirs.get("/auth/provider")
+        assert theirs.get(back).status_code == 401  # another way begun there
+        for cookie in ("x", "a.b.c.d", "\u00e9"):
+            theirs.cookies.set("ignored", cookie.encode().hex())
+        assert who(theirs) is None
+        assert mine.get(back).status_code == 303
+
+
+def test_an_issuer_in_the_answer_must_be_the_providers(place: Place, provider: OidcProvider) -> None:
+    provider.answer_more = {"iss": "https://evil.example"}
+    refused(place)
+    provider.answer_more = {"iss": provider.issuer}
+    with place.browser() as browser:
+        assert place.through_provider(browser).status_code == 303
+
+
+def test_whoever_declines_is_told(place: Place, provider: OidcProvider) -> None:
+    provider.person = None
+    refused(place)
+
+
+@pytest.mark.parametrize(
+    ("claims", "settings", "groups"),
+    [
+        ({"groups": ["a", "b c", 7, ""]}, {}, {"a"}),
+        ({"groups": "a"}, {}, {"a"}),
+        ({"groups": ["X", "y"]}, {"groups": {"X": "hr", "z": "board"}}, {"hr"}),
+        ({"realm_access": {"roles": ["a"]}}, {"groups_claim": "realm_access.roles"}, {"a"}),
+        ({"https://x.example/groups": ["a"]}, {"groups_claim": "https://x.example/groups"}, {"a"}),
+        ({"realm_access": 1}, {"groups_claim": "realm_access.roles.more"}, set()),
+        ({"groups": ["a"]}, {"groups_claim": None}, set()),
+    ],
+)
+def test_groups_come_from_a_claim(claims: dict[str, Any], settings: dict[str, Any], groups: set[str]) -> None:
+    assert groups_of(claims, OidcConfig(issuer="https://id.example", client_id="x", **settings)) == groups
+
+
+def test_a_name_is_one_line_of_text() -> None:
+    assert name_of({"preferred_username": "", "email": " a\n\u202eb \0 "}) == "a b"
+    assert name_of({}) == "somebody"
