@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from llmops.core.errors import IntegrityError, NotFoundError
 from llmops.rag.disk import storage_errors
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.db"
 
 CURRENT = "current_generation"
@@ -66,7 +66,11 @@ CREATE TABLE quarantine (
     PRIMARY KEY (generation, uri)) WITHOUT ROWID;
 CREATE TABLE intents (
     generation INTEGER PRIMARY KEY, seq INTEGER NOT NULL, phase TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE tombstones (
+    uri TEXT PRIMARY KEY, actor TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 """
+_FROM_1 = _SCHEMA[_SCHEMA.index("CREATE TABLE tombstones") :]
+"""What an index of format 1 lacks: bringing it up costs less than embedding its documents again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class Manifest:
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     _create(connection)
+                elif version == 1:
+                    _bring_up(connection)
                 elif version != SCHEMA_VERSION:
                     raise IntegrityError(
                         f"the index was written in format {version}; this version reads {SCHEMA_VERSION}",
@@ -170,7 +176,7 @@ class Manifest:
                     self.db.execute("ROLLBACK")
                 raise
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         with storage_errors(self.path):
             return self.db.execute(sql, parameters).fetchall()
 
@@ -285,10 +291,18 @@ class Manifest:
 
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
+    _make(connection, 0, _SCHEMA)
+
+
+def _bring_up(connection: sqlite3.Connection) -> None:
+    _make(connection, 1, _FROM_1)
+
+
+def _make(connection: sqlite3.Connection, version: int, statements: str) -> None:
+    """Two processes may arrive here at once; the second finds the tables made."""
     connection.execute("BEGIN IMMEDIATE")
-    # Two processes may arrive here at once; the second finds the tables made.
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in _SCHEMA.split(";"):
+    if connection.execute("PRAGMA user_version").fetchone()[0] == version:
+        for statement in statements.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")

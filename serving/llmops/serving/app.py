@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from llmops.core.errors import LlmopsError
-from llmops.serving.api import chat, judge, operate
+from llmops.serving.api import chat, documents, judge, operate
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints, VersionSource
 from llmops.serving.guard import Guard, error_response
@@ -79,7 +79,7 @@ def build_app(config: ServeConfig, backing: Backing, endpoints: Endpoints) -> Fa
     )  # fmt: skip
     app.state.registry_pages = "/registry/" if backing.rooms is not None else None
     app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys)
-    for router in (chat.router, judge.router, operate.router):
+    for router in (chat.router, judge.router, documents.router, operate.router):
         app.include_router(router)
     Pages.packaged().attach(app)
     app.add_exception_handler(LlmopsError, _on_error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.ingest_documents import config_option, delete_command, list_command, restore_command
 from llmops.cli.jobs import rag_job
 from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
@@ -16,10 +17,6 @@ from llmops.rag.config import FolderSource, IndexConfig, RagConfig
 if TYPE_CHECKING:
     from llmops.rag.ingest.forecast import Forecast
     from llmops.rag.ingest.refresh import Refresh
-
-config_option = click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="The rag job; default configs/rag.yaml."
-)
 
 
 class _PathsOrCommand(click.Group):
@@ -31,7 +28,9 @@ class _PathsOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage("llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | inspect DOC")
+        formatter.write_usage(
+            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC..."
+        )
 
 
 @click.group("ingest", cls=_PathsOrCommand)
@@ -118,6 +117,10 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
     rows = [(c["ordinal"], c["page"], c["start"], c["end"], _excerpt(c["text"])) for c in view.chunks]
     print_table(("chunk", "page", "start", "end", "text"), rows, empty="no chunks")
     say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
+
+
+for document_command in (list_command, delete_command, restore_command):
+    command.add_command(document_command)
 
 
 def refresh_and_register(

@@ -87,10 +87,14 @@ class Mirror:
     Args:
         folder: for this source alone.
         at_once: documents fetched side by side.
+        refused: says of a uri that no copy may be kept: it counts as not listed.
     """
 
-    def __init__(self, folder: Path, *, at_once: int = _AT_ONCE) -> None:
+    def __init__(
+        self, folder: Path, *, at_once: int = _AT_ONCE, refused: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.folder = folder
+        self._refused = refused
         self._at_once = at_once
         with storage_errors(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,7 @@ class Mirror:
             running: dict[Future[Content], Listed] = {}
             try:
                 for listed in listing:
-                    if listed.uri in seen:
+                    if listed.uri in seen or self._refused(listed.uri):
                         continue
                     seen.add(listed.uri)
                     before = known.get(listed.uri)
