@@ -282,11 +282,12 @@ class Manifest:
         assert record is not None
         return record
 
-    def checkpoint(self) -> None:
-        """Fold the write-ahead log into the database as far as open readers allow."""
+    def checkpoint(self) -> bool:
+        """Fold the write-ahead log into the database as far as open readers allow; whether it is empty now."""
         self.query("PRAGMA busy_timeout = 0")  # a reader's snapshot is no reason to wait
-        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        blocked = self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
         self.query(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        return not blocked
 
 
 def _create(connection: sqlite3.Connection) -> None:

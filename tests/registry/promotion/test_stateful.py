@@ -185,7 +185,12 @@ class Flow(RuleBasedStateMachine):
         self.done.add("withdraw")
         self._agree()
 
-    @rule(place=st.sampled_from(sorted(CRASHES)), times=st.integers(1, 2), ahead=st.integers(1, 3), act=st.sampled_from(ACTS))
+    @rule(
+        place=st.sampled_from(sorted(CRASHES)),
+        times=st.integers(1, 2),
+        ahead=st.integers(1, 3),
+        act=st.sampled_from(ACTS),
+    )
     def crash(self, place: str, times: int, ahead: int, act: str) -> None:
         """An operator's process dies in the middle; then another comes and looks."""
         number = 1 + ((self._now() or 0) - 1 + ahead) % 4

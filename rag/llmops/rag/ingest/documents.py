@@ -181,8 +181,7 @@ def _take_out(
 ) -> None:
     doubtful = recover(manifest)
     tombstones.lay(manifest, uris, actor=actor, reason=reason)
-    for one in removals:
-        removal.carry_out(manifest, one, certain=one.generation not in doubtful)
+    removal.carry_out(manifest, removals, doubtful)
     with manifest.transaction():
         manifest.db.executemany("DELETE FROM quarantine WHERE uri = ?", [(uri,) for uri in uris])
 

@@ -145,8 +145,8 @@ class _Run:
         if not self.options.allow_mass_delete:
             refuse_mass_removal(work, known, self.config.most_removed)
             removal.refuse_mass_removal(removals, known.tombstones, self.config.most_removed)
-        for one in removals:  # first: what has to go must not wait until the rest is embedded
-            removal.carry_out(self.manifest, one, certain=one.generation not in doubtful)
+        # First: what has to go must not wait until the rest is embedded.
+        removal.carry_out(self.manifest, removals, doubtful - {self.generation})
         if head is not None and work.is_empty and not interrupted and self._store_is_whole():
             return self._unchanged(head, known, work)
         return self._changed(head, known, work, certain=not interrupted)

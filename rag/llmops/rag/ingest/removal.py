@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llmops.rag import records
 from llmops.rag.ingest.plan import FEW_REMOVED, Found, mass_removal
 from llmops.rag.ingest.progress import Meter, silent
-from llmops.rag.manifest import Head, Manifest
+from llmops.rag.manifest import Manifest
 
 if TYPE_CHECKING:
     from llmops.rag.document import SourceItem
@@ -80,12 +80,22 @@ def refuse_mass_removal(removals: Iterable[Removal], tombstones: Collection[str]
             raise mass_removal(gone, removal.documents)
 
 
-def carry_out(manifest: Manifest, removal: Removal, *, certain: bool) -> Head:
-    """Commit a head of that generation without these documents; under the ingest lock.
+def carry_out(manifest: Manifest, removals: Iterable[Removal], doubtful: Iterable[int]) -> None:
+    """Commit a head of each generation without these documents; under the ingest lock.
 
     Args:
-        certain: the last write to it ended well; else its store is compared with the manifest first.
+        doubtful: generations whose last write was cut off: their stores are put right too.
     """
+    left = set(doubtful)
+    for removal in removals:
+        _commit(manifest, removal, certain=removal.generation not in left)
+        left.discard(removal.generation)
+    for number, name in manifest.generations():
+        if number in left and manifest.head(number) is not None:
+            _commit(manifest, Removal(number, name, 0), certain=False)
+
+
+def _commit(manifest: Manifest, removal: Removal, *, certain: bool) -> None:
     from llmops.rag.ingest.writer import Changes, Target, Writer
 
     number = removal.generation
@@ -94,8 +104,6 @@ def carry_out(manifest: Manifest, removal: Removal, *, certain: bool) -> Head:
     try:
         writer.begin(certain=certain)
         quarantine = [held for uri, held in manifest.quarantine(number).items() if uri not in removal.gone]
-        head = writer.commit(Changes(set(removal.gone.values()), removal.closed, quarantine=quarantine))
+        writer.commit(Changes(set(removal.gone.values()), removal.closed, quarantine=quarantine))
     finally:
         writer.close()
-    assert head is not None
-    return head

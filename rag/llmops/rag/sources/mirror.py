@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _log = logging.getLogger("llmops.rag.sources")
+LEDGER = "ledger.db"
 _AT_ONCE = 8
 _HOPELESS = 10
 """Fetches that fail in a row, with none that succeeds, before the source counts as down."""
@@ -98,7 +99,7 @@ class Mirror:
         self._at_once = at_once
         with storage_errors(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "ledger.db", isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(folder / LEDGER, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
