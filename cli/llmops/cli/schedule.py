@@ -67,7 +67,7 @@ def next_due(due: float, now: float, every_s: float, failures: int) -> float:
     """When the next round begins: on the grid that the first one began, or later where the last ones failed."""
     if failures:
         most = max(every_s, _LONGEST_PAUSE_S)
-        return now + min(every_s * 2 ** min(failures - 1, _DOUBLINGS), most)
+        return now + min(every_s * 2.0 ** min(failures - 1, _DOUBLINGS), most)
     missed = max(0.0, now - due) // every_s
     return due + (missed + 1) * every_s
 

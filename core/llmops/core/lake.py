@@ -183,9 +183,10 @@ class Lake:
                 return 0
             gone: int = self._delta.dataset(handle, table).count_rows(filter=ds.field(column) < before)
             if gone:
-                self._delta.erase(
-                    table, handle, f"{column} < timestamp '{before.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}'", None
+                time = (
+                    f"arrow_cast('{before.astimezone(UTC):%Y-%m-%dT%H:%M:%S}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
                 )
+                self._delta.erase(table, handle, f"{column} < {time}", None)
             return gone
 
     def purge(self, table: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ def _ask(documents: tuple[str, ...], requester: str | None, *, yes: bool) -> Non
     if yes:
         return
     what = f"{len(documents):,} documents" if documents else f"all exchanges of {requester}"
-    if not click.get_text_stream("stdin").isatty():
+    if not sys.stdin.isatty():
         raise UserError("forgetting cannot be undone", hint="look with --plan, then say --yes")
     click.confirm(f"Erase {what} for good?", abort=True, err=True)
 
