@@ -23,13 +23,14 @@ from llmops.core.files import write_atomic
 from llmops.core.lake import Lake
 from llmops.core.segments import open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import FEEDBACK, INFERENCE_LOG, TABLES
+from llmops.core.tables import FEEDBACK, INFERENCE_LOG
 
 FORGOTTEN_BODY = '{"forgotten":true}'
 _BLANK = {"request_json": f"'{FORGOTTEN_BODY}'", "response_json": f"'{FORGOTTEN_BODY}'"}
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.5
 _ATTEMPTS = 5
+_QUESTIONS, _QUESTION_CHARS = 20, 24
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class Erased:
     blanked: dict[str, int] = field(default_factory=dict)
     dead_letters: int = 0
     requests: frozenset[str] = frozenset()
+    questions: tuple[str, ...] = ()
+    """Some of what a person asked: words by which copies of it are found elsewhere."""
 
 
 class LogEraser:
@@ -83,7 +86,10 @@ class LogEraser:
 
     def plan(self) -> Erased:
         """What `erase` would find now; what still waits in the spool is not counted."""
-        return self._erase(plan=True)
+        found = self._erase(plan=True)
+        if self._subject.requester is not None:
+            found.questions = tuple(dict.fromkeys(self._questions()))[:_QUESTIONS]
+        return found
 
     def erase(self) -> Erased:
         """Erase it.
@@ -127,17 +133,19 @@ class LogEraser:
 
     def _erase(self, *, plan: bool) -> Erased:
         done = Erased()
-        tables = [table for table in self._lake.tables() if table.rpartition(".")[2] in TABLES]
-        logs = [table for table in tables if table.endswith(INFERENCE_LOG.asset)]
+        logs = self._logs()
         done.requests = self._subject.requests.union(*(self._requests(table) for table in logs))
         for table in logs:
             rows = self._rows(table, done.requests)
             self._remove(table, rows, done, whole=self._subject.requester is not None, plan=plan)
-        for table in set(tables) - set(logs):
+        for table in self._logs(FEEDBACK.asset):
             person, quotes = self._judgements(table, done.requests)
             self._remove(table, person, done, whole=True, plan=plan)
             self._remove(table, quotes, done, whole=False, plan=plan)
         return done
+
+    def _logs(self, asset: str = INFERENCE_LOG.asset) -> list[str]:
+        return [table for table in self._lake.tables() if table.rpartition(".")[2] == asset]
 
     def _requests(self, table: str) -> Iterator[str]:
         """The requests that are the subject's."""
@@ -150,6 +158,15 @@ class LogEraser:
             else:
                 found = self._speaking(batch, columns[2:])
             yield from batch.filter(pc.fill_null(found, False))["request_id"].to_pylist()
+
+    def _questions(self) -> Iterator[str]:
+        import pyarrow.compute as pc
+
+        for table in self._logs():
+            for batch in self._batches(table, ["requester", "request_json"]):
+                ours = pc.fill_null(pc.equal(batch["requester"], self._subject.requester), False)
+                for body in batch.filter(ours)["request_json"].to_pylist():
+                    yield from _asked(body)
 
     def _rows(self, table: str, requests: frozenset[str]) -> list[str]:
         """The keys of all rows of these requests, shadows of them too, that are not blank yet."""
@@ -236,6 +253,18 @@ class LogEraser:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             body = line
         return any(needle in body for needle in self._subject.in_records)
+
+
+def _asked(body: str | None) -> Iterator[str]:
+    """The questions of a logged body, where they are long enough to tell."""
+    try:
+        messages = orjson.loads(body or "{}")["messages"]
+        texts = [message["content"] for message in messages if message["role"] == "user"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return
+    for text in texts:
+        if isinstance(text, str) and len(text) >= _QUESTION_CHARS:
+            yield text[:_QUESTION_CHARS]
 
 
 def _rewrite(path: Path, data: bytes) -> None:

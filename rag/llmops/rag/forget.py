@@ -156,7 +156,9 @@ def _completed(state: StateConfig, note: Note) -> Note:
         full.entries += [one for one in held.entries if one not in full.entries]
         full.words += [word for word in held.words if word not in full.words]
         full.generations[name] = list(held.generations)
-    full.requests = sorted(_eraser(state, full).plan().requests)
+    logged = _eraser(state, full).plan()
+    full.requests = sorted(logged.requests)
+    full.words += logged.questions
     if note.uris and not (known or full.requests or erasure.copied(state, note.uris)):
         raise NotFoundError(
             "nothing here knows this document",
@@ -190,7 +192,8 @@ def _eraser(state: StateConfig, note: Note) -> LogEraser:
 
 def _search(state: StateConfig, note: Note) -> Iterator[Remains]:
     """Every file of the state folder that still holds some of the words, or a request's id."""
-    texts = [note.requester, *note.requests] if note.requester is not None else [*note.documents, *note.words]
+    named = [note.requester, *note.words, *note.requests] if note.requester is not None else note.documents
+    texts = named if note.requester is not None else [*named, *note.words]
     needles = [text.encode(errors="surrogatepass") for text in texts[:_SOUGHT] if text]
     for folder, folders, names in os.walk(state.root):
         folders[:] = [name for name in folders if name not in _UNSEARCHED and Path(folder, name) != state.root / _NOTES]

@@ -77,10 +77,26 @@ def _forget(state: StateConfig, note: Note) -> Report:
         with sql.read() as connection:
             authority.require(connection, Privilege.MANAGE, EVERYTHING)
         report = forget.forget(state, note)
+        report.out_of_reach += _taught(state, [one.path for one in report.remains])
         _clear_shared_answers(state)
         with sql.begin() as connection:
             acting.concluded(connection, result=report.counts())
     return report
+
+
+def _taught(state: StateConfig, remains: list[str]) -> list[str]:
+    """Which runs of fine-tuning learned from a data set in which the subject was found: weights cannot be searched."""
+    from llmops.finetune.runs import list_runs
+
+    told = []
+    sets = [path for path in remains if path.startswith("finetune/")]
+    for run in list_runs(state) if sets else ():
+        job = run.path / "job.json"
+        text = job.read_text() if job.exists() else ""
+        if named := [path for path in sets if path in text or path.startswith(f"finetune/{run.run_id}/")]:
+            version = run.read("run.json").get("version") or "no registered version"
+            told.append(f"what the run {run.run_id} ({version}) learned from {named[0]}: train anew without it")
+    return told
 
 
 def _clear_shared_answers(state: StateConfig) -> None:
