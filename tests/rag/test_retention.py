@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from tests.support.embedder import WordEmbedder
 from tests.support.indexes import NAME, Workplace, contents
+from tests.support.zygote import ROOT
 
+from llmops.core.config import load_config
 from llmops.core.drain import Drainer
 from llmops.core.identity import Principal
 from llmops.core.ids import new_id
@@ -98,3 +100,9 @@ def test_the_log_is_kept_for_its_days(tmp_path: Path) -> None:
     lake = Lake(state)
     assert sorted(row["request_id"] for row in lake.rows("dev.serving.inference_log")) == ["r0", "r29"]
     assert sorted(row["request_id"] for row in lake.rows("dev.serving.feedback")) == ["r0", "r29", "r31"]
+
+
+def test_the_example_says_what_it_keeps() -> None:
+    job = load_config(RagConfig, ROOT / "configs/rag-retention.yaml").value
+    assert (job.index.retention.generations, job.index.retention.tombstones_days) == (2, 365)
+    assert (job.state.retention.exchanges_days, job.state.retention.feedback_days) == (180, 730)

@@ -171,7 +171,7 @@ def test_a_vanished_source_empties_no_older_generation_by_way_of_a_new_one(place
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("kill_at", [2, 4, 6, 9, 12, 14])
+@pytest.mark.parametrize("kill_at", [2, 6, 9, 14])
 def test_a_deletion_that_was_killed_is_finished_by_the_same_call_or_the_next_refresh(place, zygote, kill_at):
     old, new = two_generations(place)
     job = {"state": str(place.state.dir), "delete": [uri(place, "d0.md"), uri(place, "d1.md")]}

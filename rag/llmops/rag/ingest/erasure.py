@@ -6,14 +6,13 @@ and all of them again after a crash. Knows the index' folder and the mirrors of 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llmops.rag.ingest")
 _WAIT_S = 600.0
-_M_PERTURB = -6  # of malloc.h
 _READERS_S = 15.0
 _PAUSE_S = 0.25
 _WORDS = 64
@@ -160,29 +158,9 @@ def _rewrite(manifest: Manifest, name: str) -> None:
     sync = StoreSync(manifest, number, name)
     try:
         if store_folder(manifest.path.parent, name).exists():
-            with _fresh_memory():
-                sync.rebuild(_vectors(manifest, number), None)
+            sync.rebuild(_vectors(manifest, number), None)
     finally:
         sync.close()
-
-
-@contextmanager
-def _fresh_memory() -> Iterator[None]:
-    """Let the C library overwrite memory as it hands it out.
-
-    Chroma's graph is written to the disk with the room that it has not used yet, and that is whatever this process had
-    there before: it was words of the document that had just been looked up.
-    """
-    library = ctypes.CDLL(None)
-    set_option = getattr(library, "mallopt", None)
-    if set_option is None:  # not glibc
-        yield
-        return
-    set_option(_M_PERTURB, 0xFF)
-    try:
-        yield
-    finally:
-        set_option(_M_PERTURB, 0)
 
 
 def _vectors(manifest: Manifest, number: int) -> Vectors:
