@@ -15,14 +15,16 @@ from tests.support.indexes import EVERYBODY, NAME, Workplace, contents
 from tests.support.zygote import Zygote
 
 from llmops.core.drain import Drainer
-from llmops.core.errors import NotFoundError, UserError
+from llmops.core.errors import IntegrityError, NotFoundError, UserError
 from llmops.core.ids import new_id
 from llmops.core.lake import Lake
 from llmops.core.spool import Spool
+from llmops.rag.config import BucketSource
 from llmops.rag.forget import forget, plan, request_of, unfinished
 from llmops.rag.forgotten import Forgotten
 from llmops.rag.index.reader import Index
-from llmops.rag.ingest.refresh import Options
+from llmops.rag.ingest.documents import Query, listing
+from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.ingest.verify import verify
 
 LOG, FEEDBACK = "dev.serving.inference_log", "dev.serving.feedback"
@@ -162,6 +164,41 @@ def test_a_persons_exchanges_go_whole_and_nobody_elses(place):
         spool.append(LOG, row("r9", "session:carl", "later", "still works"))
     assert Drainer(place.state).drain_once() == 1
     assert len(Lake(place.state).rows(LOG)) == 3
+
+
+def test_copies_of_remote_sources_go_and_are_not_fetched_again(place):
+    source = BucketSource(bucket=f"file://{place.docs}")
+    config = place.config.model_copy(update={"sources": (source,)})
+    options = Options(embedder=place.embedder)
+    assert refresh(config, place.state, options).head.documents == 5
+    (listed,) = listing(place.state, NAME, Query("secret.md")).documents
+    assert listed.source == "bucket"
+    report = forget(place.state, request_of([listed.uri], None))
+    assert len(report.sources) == 1
+    assert report.remains == []
+    again = refresh(config, place.state, options)
+    assert (again.head.documents, again.quarantined) == (4, ())
+    assert holders(place, SECRET, "secret.md") == set()
+
+
+def test_what_lies_outside_of_the_folder_is_told(place):
+    place.refresh()
+    state = place.state.model_copy(update={"mlflow_uri": "http://mlflow.example"})
+    assert any("MLflow's servers" in text for text in forget(state, request_of([uri(place)], None)).out_of_reach)
+
+
+def test_a_damaged_list_stops_the_refresh_and_half_a_line_is_none(place):
+    place.refresh()
+    forget(place.state, request_of([uri(place)], None))
+    path = place.state.root / "forgotten.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"uri": "half')
+    assert place.refresh().head.documents == 4
+    forget(place.state, request_of([uri(place, "d1.md")], None))
+    assert len(path.read_bytes().splitlines()) == len(whole.splitlines()) + 2  # the uri, and uri with bytes
+    path.write_bytes(b"garbage\n" + whole)
+    with pytest.raises(IntegrityError, match="forgotten is damaged"):
+        place.refresh()
 
 
 def test_a_running_reader_moves_to_the_state_without_it(place):

@@ -11,7 +11,9 @@ from tests.support import serving
 from tests.support.indexes import NAME, Workplace
 from tests.support.serving import Running, running
 
+from llmops.core.errors import DeniedError
 from llmops.core.identity import Principal
+from llmops.rag.curation import Curator
 from llmops.registry.assets import Registry
 from llmops.registry.audit import Wanted
 
@@ -97,3 +99,18 @@ def test_other_keys_and_browsers_are_no_operators(server: Running, token: str) -
 def test_without_a_key_where_keys_are_required(tmp_path: Path) -> None:
     with running(tmp_path, require_keys=True) as server, server.client() as client:
         assert client.get(PATH).status_code == 401
+
+
+def test_where_privileges_count_deleting_takes_manage(place: Workplace) -> None:
+    """The scope opens the door; what may be done behind it is granted."""
+    state = place.state.model_copy(update={"enforce_access": True})
+    curator, uri = Curator(state, Principal("key:other", "key")), str(place.docs / "d0.md")
+    for plan in (True, False):
+        with pytest.raises(DeniedError, match="lacks"):
+            curator.delete(NAME, [uri], reason="x", plan=plan)
+    with pytest.raises(DeniedError, match="lacks"):
+        curator.restore(NAME, [uri])
+    assert place.refresh().head.documents == 5
+    with Registry(place.state) as registry:
+        refused = [e.phase for e in registry.read_audit(Wanted()) if e.actor == "key:other"]
+    assert sorted(refused) == ["denied", "denied", "intent", "intent"]

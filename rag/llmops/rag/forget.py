@@ -179,8 +179,18 @@ def _carry_out(state: StateConfig, note: Note) -> Report:
     erased = _eraser(state, note).erase()
     report.deleted, report.blanked, report.dead_letters = erased.deleted, erased.blanked, erased.dead_letters
     report.remains = list(_search(state, note))
-    report.out_of_reach += _BEYOND[bool(note.uris)]
+    report.out_of_reach += [*_elsewhere(state), *_BEYOND[bool(note.uris)]]
     return report
+
+
+def _elsewhere(state: StateConfig) -> list[str]:
+    """What this state keeps outside of its folder, where no table is listed and no file searched."""
+    told = []
+    if "://" in state.lake:
+        told.append("tables of the lake that is not on this machine: erase them there, and vacuum them")
+    if state.mlflow_uri is not None or state.mlflow_uris:
+        told.append("MLflow's servers: delete the runs that hold it there")
+    return told
 
 
 def _eraser(state: StateConfig, note: Note) -> LogEraser:

@@ -37,7 +37,7 @@ def lay(manifest: Manifest, uris: Iterable[str], *, actor: str, reason: str) -> 
     """Lay tombstones in one transaction; one that lies there already keeps who laid it."""
     rows = [(uri, actor, reason, time.time()) for uri in uris]
     with manifest.transaction():
-        manifest.db.executemany("INSERT OR IGNORE INTO tombstones VALUES (?, ?, ?, ?)", rows)
+        manifest.db.executemany("INSERT INTO tombstones VALUES (?, ?, ?, ?) ON CONFLICT (uri) DO NOTHING", rows)
 
 
 def lift(manifest: Manifest, uris: Iterable[str]) -> None:
