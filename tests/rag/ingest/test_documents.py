@@ -11,6 +11,7 @@ from llmops.core.errors import ConflictError, NotFoundError, UserError
 from llmops.core.identity import Principal
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.ingest.documents import Query, delete, listing, restore
+from llmops.rag.ingest.forecast import forecast
 from llmops.rag.ingest.refresh import Options
 from llmops.rag.ingest.status import status
 from llmops.rag.ingest.verify import verify
@@ -134,6 +135,7 @@ def test_a_document_leaves_older_generations_too(place):
     taken(place, "d0.md")
     (place.docs / "d1.md").unlink()
     place.write("d9.md", "# Nine\n\nnew")
+    assert forecast(place.config, place.state, Options(embedder=place.embedder)).elsewhere == {old: 1}
     place.refresh()
     for name in ("d0.md", "d1.md"):
         assert not answers(place, old, name)

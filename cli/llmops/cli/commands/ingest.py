@@ -251,6 +251,8 @@ def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
     print_table(("change", "document"), _changes(found), empty="nothing to do")
     if found.new_generation:
         say(f"generation {found.generation} is new: everything is built beside the index in use")
+    for generation, count in found.elsewhere.items():
+        say(f"generation {generation}: {count:,} documents leave it, or are shown to others")
     duration = "unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
     say(f"{found.unchanged:,} unchanged; {found.chunks:,} chunks to write, {found.to_embed:,} to embed; {duration}")
     return 0
