@@ -60,7 +60,8 @@ def test_tells_of_each_round_goes_on_after_an_error_and_ends_with_a_defect(capsy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_pause(tmp_path: Path, number: int) -> None:
     code = (
-        "import sys; from llmops.cli.schedule import repeat\n"
+        "import signal, sys; from llmops.cli.schedule import repeat\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background is started deaf to it
         "try: repeat(lambda: 'round', 3600)\n"
         "except KeyboardInterrupt: sys.exit(130)"
     )

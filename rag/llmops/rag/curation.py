@@ -5,7 +5,7 @@ It takes MANAGE on the index. Knows the registry's authority; what becomes of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,46 @@ class Curator:
                 yield result
                 with sql.begin() as connection:
                     acting.concluded(connection, result=result)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The documents of indexes for whoever asks at a server's door: plain JSON in and out."""
+
+    state: StateConfig
+
+    def listing(self, index: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """See `ingest.documents.listing`."""
+        from llmops.rag.ingest import documents
+
+        return documents.listing(self.state, _known(index), documents.Query(**wanted)).as_json()
+
+    def inspect(self, index: str, uri: str) -> dict[str, Any]:
+        """See `ingest.status.inspect`."""
+        from llmops.rag.ingest.status import inspect
+
+        return inspect(self.state, _known(index), uri).as_json()
+
+    def delete(
+        self, index: str, uris: Sequence[str], *, reason: str, plan: bool, by: tuple[Principal, Origin | None]
+    ) -> dict[str, Any]:
+        """See `Curator.delete`."""
+        return Curator(self.state, *by).delete(_known(index), uris, reason=reason, plan=plan).as_json()
+
+    def restore(
+        self, index: str, uris: Sequence[str], *, plan: bool, by: tuple[Principal, Origin | None]
+    ) -> dict[str, Any]:
+        """See `Curator.restore`."""
+        return {"index": index, "restored": Curator(self.state, *by).restore(_known(index), uris, plan=plan)}
+
+
+def _known(index: str) -> str:
+    """A name of three levels, which is never a path out of the folder of indexes.
+
+    Raises:
+        UserError: it is none.
+    """
+    return str(Name.parse(index))
 
 
 def _check(uris: Sequence[str], reason: str) -> None:

@@ -7,18 +7,16 @@ no operator. Deleting and restoring also takes MANAGE on the index, and is on re
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmops.core.errors import NotFoundError
 from llmops.core.identity import Principal
-from llmops.rag.curation import Curator
-from llmops.rag.ingest import documents
-from llmops.rag.ingest.documents import State
-from llmops.rag.ingest.status import inspect
 from llmops.registry.audit.entries import Origin
-from llmops.serving.api.door import ServiceDep, identities_of
+from llmops.serving.api.door import identities_of
+from llmops.serving.indexes import IndexDesk
 
 router = APIRouter(prefix="/v1/indexes/{index}/documents", tags=["operate"])
 
@@ -50,54 +48,61 @@ async def operator_of(request: Request) -> Principal:
     return await identities_of(request).operator(request.headers, request.cookies)
 
 
+def desk_of(request: Request) -> IndexDesk:
+    """Whoever keeps the indexes.
+
+    Raises:
+        NotFoundError: the server was started without.
+    """
+    if request.app.state.indexes is None:
+        raise NotFoundError("this server keeps no indexes")
+    return cast("IndexDesk", request.app.state.indexes)
+
+
+DeskDep = Annotated[IndexDesk, Depends(desk_of)]
 OperatorDep = Annotated[Principal, Depends(operator_of)]
 
 
 @router.get("")
 async def list_documents(  # noqa: PLR0913 - each is a field of the URL
     index: str,
-    service: ServiceDep,
     operator: OperatorDep,
+    desk: DeskDep,
     *,
     match: Annotated[str, Query(max_length=4096, description="Part of the uri, or a pattern")] = "",
-    state: State | None = None,
+    state: Literal["indexed", "quarantined", "deleted"] | None = None,
     group: Annotated[str | None, Query(max_length=64)] = None,
     after: Annotated[str, Query(max_length=4096, description="The last uri of the page before")] = "",
-    limit: Annotated[int, Query(ge=1, le=documents.MOST)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """The documents of an index with state, chunks, groups, source and last change."""
-    wanted = documents.Query(match, state, group, after, limit)
-    page = await asyncio.to_thread(documents.listing, service.config.state, index, wanted)
-    return page.as_json()
+    wanted = {"match": match, "state": state, "group": group, "after": after, "limit": limit}
+    return await asyncio.to_thread(desk.listing, index, wanted)
 
 
 @router.get("/inspect")
 async def inspect_document(
-    index: str, service: ServiceDep, operator: OperatorDep, *, uri: Annotated[str, Query(max_length=4096)]
+    index: str, operator: OperatorDep, desk: DeskDep, *, uri: Annotated[str, Query(max_length=4096)]
 ) -> dict[str, Any]:
     """One document as it was cut, or why it was refused."""
-    view = await asyncio.to_thread(inspect, service.config.state, index, uri)
-    return view.as_json()
+    return await asyncio.to_thread(desk.inspect, index, uri)
 
 
 @router.post("/delete")
 async def delete_documents(
-    index: str, body: DeleteRequest, request: Request, service: ServiceDep, operator: OperatorDep
+    index: str, body: DeleteRequest, request: Request, operator: OperatorDep, desk: DeskDep
 ) -> dict[str, Any]:
     """Take documents out of every generation now; they stay out until they are restored."""
-    curator = Curator(service.config.state, operator, _origin(request))
-    done = await asyncio.to_thread(curator.delete, index, body.uris, reason=body.reason, plan=body.plan)
-    return done.as_json()
+    by = (operator, _origin(request))
+    return await asyncio.to_thread(desk.delete, index, body.uris, reason=body.reason, plan=body.plan, by=by)
 
 
 @router.post("/restore")
 async def restore_documents(
-    index: str, body: RestoreRequest, request: Request, service: ServiceDep, operator: OperatorDep
+    index: str, body: RestoreRequest, request: Request, operator: OperatorDep, desk: DeskDep
 ) -> dict[str, Any]:
     """Lift tombstones; the documents are back with the next refresh."""
-    curator = Curator(service.config.state, operator, _origin(request))
-    done = await asyncio.to_thread(curator.restore, index, body.uris, plan=body.plan)
-    return {"index": index, "restored": done}
+    return await asyncio.to_thread(desk.restore, index, body.uris, plan=body.plan, by=(operator, _origin(request)))
 
 
 def _origin(request: Request) -> Origin:
