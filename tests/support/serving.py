@@ -20,6 +20,7 @@ from llmops.core.identity import Principal
 from llmops.core.segments import open_segments
 from llmops.core.spool import Spool
 from llmops.core.state import StateConfig
+from llmops.rag.curation import Desk
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
@@ -110,7 +111,7 @@ def running(
         listening(config.host, config.port) as listener,
         Endpoints(config.endpoints, shelf, poll_s=config.poll_s) as endpoints,
     ):
-        server = server_for(config, Backing(shelf, tables, KEYS, rooms), endpoints, answering.set)
+        server = server_for(config, Backing(shelf, tables, KEYS, rooms, Desk(config.state)), endpoints, answering.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -17,11 +17,12 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 
 from llmops.core.errors import LlmopsError
-from llmops.serving.api import chat, judge, operate
+from llmops.serving.api import chat, documents, judge, operate
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints, VersionSource
 from llmops.serving.guard import Guard, error_response
 from llmops.serving.identity import Identities, KeyVerifier, Sessions
+from llmops.serving.indexes import IndexDesk
 from llmops.serving.pages import Pages
 from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.service import Service, Tables
@@ -37,12 +38,14 @@ class Backing:
 
     Args:
         rooms: whose pages stand beside the chat; None: there are none.
+        indexes: where operators look after the documents of indexes; None: not here.
     """
 
     source: VersionSource
     tables: Tables
     keys: KeyVerifier
     rooms: Rooms | None = None
+    indexes: IndexDesk | None = None
 
 
 class _HttpError(LlmopsError):
@@ -78,8 +81,9 @@ def build_app(config: ServeConfig, backing: Backing, endpoints: Endpoints) -> Fa
         middleware=[Middleware(Guard, config=config)],
     )  # fmt: skip
     app.state.registry_pages = "/registry/" if backing.rooms is not None else None
+    app.state.indexes = backing.indexes
     app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys)
-    for router in (chat.router, judge.router, operate.router):
+    for router in (chat.router, judge.router, documents.router, operate.router):
         app.include_router(router)
     Pages.packaged().attach(app)
     app.add_exception_handler(LlmopsError, _on_error)
