@@ -33,6 +33,7 @@ def test_a_question_and_its_thumb_go_the_whole_way(tmp_path: Path) -> None:
             assert (about["asset"], about["version"], about["alias"]) == ("dev.docs.chat", 1, "champion")
             judged = {"request_id": about["request_id"], "value": "down", "reason": "incomplete"}
             assert client.post("/v1/feedback", json={"feedback_id": new_id(), **judged}).status_code == 200
+            assert "there is no index" in client.get("/v1/indexes/dev.docs.index/documents").text
             listed = printed(tmp_path, "feedback", "list")  # before anything was drained
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130

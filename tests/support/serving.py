@@ -21,6 +21,7 @@ from llmops.core.segments import open_segments
 from llmops.core.spool import Spool
 from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
+from llmops.rag.curation import Desk
 from llmops.serving.app import Backing
 from llmops.serving.config import ServeConfig
 from llmops.serving.endpoint import Endpoints
@@ -113,7 +114,9 @@ def running(
         Endpoints(config.endpoints, shelf, poll_s=config.poll_s) as endpoints,
     ):
         sql = stack.enter_context(open_sql(config.state)) if config.sign_in else None
-        server = server_for(config, Backing(shelf, tables, KEYS, rooms, sql), endpoints, answering.set)
+        server = server_for(
+            config, Backing(shelf, tables, KEYS, rooms, sql, Desk(config.state)), endpoints, answering.set
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -1,6 +1,7 @@
 """Runs refreshes in processes of their own that are really killed; forks a warm interpreter, to save the imports.
 
-Protocol: one JSON job a line on stdin ({config, state, embedder, kill_at, kill_after_s, full}); one line out:
+Protocol: one JSON job a line on stdin ({config, state, embedder, kill_at, kill_after_s, full},
+or {state, delete | forget: uris, kill_at}); one line out:
 {"status": exit status or minus the signal, "result": the refresh as JSON, or null, "error": text or null}.
 """
 
@@ -121,13 +122,31 @@ def _child(job: dict[str, Any], out: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"], job["file_bytes"]))
     answer: dict[str, Any] = {"result": None, "error": None}
-    embedder = WordEmbedder(job["embedder"])
+    embedder = WordEmbedder(job.get("embedder", "words-1"))
     try:
-        config, state = IndexConfig.model_validate(job["config"]), StateConfig(dir=Path(job["state"]))
+        state = StateConfig(dir=Path(job["state"]))
+        if "config" not in job:
+            answer["result"] = _remove(job, state)
+            os.write(out, json.dumps(answer).encode())
+            return
+        config = IndexConfig.model_validate(job["config"])
         answer["result"] = refresh(config, state, Options(embedder=embedder, full=job.get("full", False))).as_json()
     except LlmopsError as error:
         answer["error"] = {"kind": type(error).__name__, "what": error.what, "hint": error.hint}
     os.write(out, json.dumps(answer).encode())
+
+
+def _remove(job: dict[str, Any], state: Any) -> Any:
+    """Delete documents of the tests' index, or forget them."""
+    if "delete" in job:
+        from tests.support.indexes import NAME
+
+        from llmops.rag.ingest.documents import delete
+
+        return delete(state, NAME, job["delete"], actor="ann", reason="test").as_json()
+    from llmops.rag.forget import forget, request_of
+
+    return forget(state, request_of(job["forget"], None)).as_json()
 
 
 def _serve() -> None:

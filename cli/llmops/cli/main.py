@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "Check this machine and configuration, and say what to mend.",
     "config": "Show, validate and describe configuration files.",
     "ingest": "Refresh the vector index from its documents.",
+    "forget": "Erase a document, or a person's exchanges, everywhere and for good.",
     "chat": "Ask the documents a question.",
     "serve": "Open the chat page and its API.",
     "finetune": "Train a model on your data and hand the result to the gates.",

@@ -7,7 +7,7 @@ that was declared keeps its description in its own metadata, so that it goes whe
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ _CHECKPOINT_EVERY = 100
 _VACUUM_AFTER_H = 168
 _SPEC = "llmops.table"
 _NOTE = "llmops.note"
+_LOG_KEPT = "delta.logRetentionDuration"
 WRITER_WAIT_S = 30.0
 RETAIN_DAYS = "retain_days"
 """The property of a declared table that says for how long its old versions can be read; else 90 days."""
@@ -191,6 +192,39 @@ class DeltaTables:
         )
         return self._settle(table, handle)
 
+    def erase(self, table: str, handle: Any, rows: str, blanked: Mapping[str, str] | None) -> int:
+        """Delete the rows that an SQL condition names, or put other values into some of their columns.
+
+        Old versions still hold them until `purge`. The condition stays in the log: let it name keys, and no words.
+
+        Args:
+            blanked: SQL expression by column; None: delete.
+        """
+        settings = {"writer_properties": _writer(), "post_commithook_properties": _no_hooks()}
+        if blanked is None:
+            handle.delete(rows, **settings)
+        else:
+            handle.update(updates=dict(blanked), predicate=rows, **settings)
+        return self._settle(table, handle)
+
+    def purge(self, table: str, handle: Any) -> None:
+        """Delete what only old versions refer to, and the log's own words about it; a reader of those must read again.
+
+        Files that no version ever named stay: another process may be about to commit them.
+        """
+        hooks = _no_hooks()
+        handle.vacuum(0, dry_run=False, enforce_retention_duration=False, post_commithook_properties=hooks)
+        kept = handle.metadata().configuration.get(_LOG_KEPT, "interval 30 days")
+        handle.alter.set_table_properties({_LOG_KEPT: "interval 0 days"}, raise_if_not_exists=False)
+        self._settle(table, handle)
+        self._checkpoint(handle, table)
+        handle.cleanup_metadata()
+        handle.alter.set_table_properties({_LOG_KEPT: kept}, raise_if_not_exists=False)
+        self._settle(table, handle)
+        if self.is_local:
+            for torn in (self.path(table) / "_delta_log").glob("*.torn"):
+                torn.unlink()
+
     def note(self, handle: Any) -> str | None:
         """The note of the last replacement that the log still tells of."""
         return next((str(entry[_NOTE]) for entry in handle.history() if _NOTE in entry), None)
@@ -298,9 +332,9 @@ def _configuration(spec: TableSpec) -> dict[str, str]:
     shared = {"delta.dataSkippingStatsColumns": ",".join(indexed)}
     if spec.asset in TABLES:
         # a commit every few seconds makes many entries; checkpoints hold what older ones said
-        return shared | {"delta.logRetentionDuration": "interval 1 days"}
+        return shared | {_LOG_KEPT: "interval 1 days"}
     kept = f"interval {int(spec.properties.get(RETAIN_DAYS, '90'))} days"
-    kept_for = {"delta.logRetentionDuration": kept, "delta.deletedFileRetentionDuration": kept}
+    kept_for = {_LOG_KEPT: kept, "delta.deletedFileRetentionDuration": kept}
     return shared | kept_for | {_SPEC: orjson.dumps(spec.as_json()).decode()}
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +26,7 @@ from llmops.core.frames import Frame, scan
 from llmops.core.lake import Lake, Transaction
 from llmops.core.segments import Segment, clear_leftovers, open_segments
 from llmops.core.state import StateConfig
-from llmops.core.tables import spec_of
+from llmops.core.tables import FEEDBACK, INFERENCE_LOG, spec_of
 
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 60.0
@@ -83,6 +84,7 @@ class Drainer:
         self.counters = DrainCounters()
         self.lake = lake or Lake(state)
         self._spool = state.spool
+        self._retention = state.retention
         self._dead_letters = state.root / "dead-letters"
         self._lock_path = state.root / "drain.lock"
         self._mended: set[str] = set()
@@ -127,11 +129,21 @@ class Drainer:
         self._wanted.set()
 
     def maintain(self) -> None:
-        """Compact, vacuum and shorten the log of every table."""
+        """Delete rows past their time; compact, vacuum and shorten the log of every table."""
         for table in self.lake.tables() if self.lake.is_local else sorted(self._mended):
+            self._expire(table)
             self.lake.maintain(table)
         self._maintained_at = time.monotonic()
         self.counters.maintenances += 1
+
+    def _expire(self, table: str) -> None:
+        ages = {
+            INFERENCE_LOG.asset: ("request_time", self._retention.exchanges_days),
+            FEEDBACK.asset: ("event_time", self._retention.feedback_days),
+        }
+        column, days = ages.get(table.rpartition(".")[2], ("", None))
+        if days is not None and (gone := self.lake.expire(table, column, datetime.now(UTC) - timedelta(days=days))):
+            _log.info("deleted %d rows of %s that are older than %g days", gone, table, days)
 
     def _guard(self) -> ExitStack:
         with ExitStack() as stack:

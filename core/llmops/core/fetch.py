@@ -10,9 +10,10 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -35,12 +36,14 @@ class Bounds:
         timeout_s: of each wait for the network.
         private: whether private and loopback addresses may be called.
         hint: how a user allows private addresses.
+        total_s: of the whole fetch: a server may send a byte now and then for ever.
     """
 
     max_bytes: int = 200_000_000
     timeout_s: float = 30.0
     private: bool = False
     hint: str = "allow private addresses in the configuration if it is meant"
+    total_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -115,13 +118,39 @@ def _connected(parts: SplitResult, bounds: Bounds) -> Iterator[http.client.HTTPC
     port = parts.port or (443 if https else 80)
     address = checked_address(host, port, private=bounds.private, hint=bounds.hint)
     connection = http.client.HTTPConnection(host, port, timeout=bounds.timeout_s)
-    opened = socket.create_connection((address, port), bounds.timeout_s)
-    try:
-        connection.sock = _tls().wrap_socket(opened, server_hostname=host) if https else opened
-        yield connection
-    finally:
-        connection.close()
-        opened.close()
+    with socket.create_connection((address, port), bounds.timeout_s) as opened, _ended_after(opened, bounds.total_s):
+        try:
+            connection.sock = _tls().wrap_socket(opened, server_hostname=host) if https else opened
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _ended_after(opened: socket.socket, total_s: float) -> Iterator[None]:
+    """Shut a connection once its time is over; what came until then counts as nothing.
+
+    Raises:
+        TimeoutError: the block took longer.
+    """
+    late = threading.Event()
+    with socket.fromfd(opened.fileno(), opened.family, opened.type) as ours:  # TLS takes the other one away
+
+        def end() -> None:
+            late.set()
+            with suppress(OSError):
+                ours.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(total_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            if late.is_set():
+                raise TimeoutError(f"it took more than {total_s:g} s")
 
 
 @cache

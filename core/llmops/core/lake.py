@@ -8,6 +8,7 @@ be read along, so that a thumb is visible at once. How Delta is written is `delt
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from llmops.core import lakesql
@@ -21,6 +22,8 @@ from llmops.core.state import StateConfig
 from llmops.core.tables import TABLES, VIEWS, TableSpec, spec_of
 
 __all__ = ["Lake", "Transaction"]
+
+_ERASED_AT_ONCE = 500
 
 
 class Lake:
@@ -146,6 +149,52 @@ class Lake:
             if is_in(handle, transaction):
                 return None
             return self._delta.replace(table, handle, arrow, [transaction], note)
+
+    def erase(self, table: str, keys: Sequence[str], blanked: Mapping[str, str] | None = None) -> None:
+        """Delete rows by their primary key, or put other values into some of their columns; `purge` ends their history.
+
+        Args:
+            keys: values of the one column that is the primary key.
+            blanked: SQL expression by column; None: delete.
+
+        Raises:
+            ConflictError: another process kept changing the table.
+        """
+        (key,) = self.spec(table).primary_key
+        for start in range(0, len(keys), _ERASED_AT_ONCE):
+            some = ", ".join("'" + one.replace("'", "''") + "'" for one in keys[start : start + _ERASED_AT_ONCE])
+            with self._lock, translated(table), self._delta.alone(table):
+                handle = self._delta.open(table)
+                if handle is None:
+                    raise self._missing(table)
+                self._delta.erase(table, handle, f"{key} IN ({some})", blanked)
+
+    def expire(self, table: str, column: str, before: datetime) -> int:
+        """Delete the rows whose time is before another; tells how many. Old versions hold them until they are vacuumed.
+
+        Raises:
+            ConflictError: another process changed the table first.
+        """
+        import pyarrow.dataset as ds
+
+        with self._lock, translated(table), self._delta.alone(table):
+            handle = self._delta.open(table)
+            if handle is None:
+                return 0
+            gone: int = self._delta.dataset(handle, table).count_rows(filter=ds.field(column) < before)
+            if gone:
+                time = (
+                    f"arrow_cast('{before.astimezone(UTC):%Y-%m-%dT%H:%M:%S}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
+                )
+                self._delta.erase(table, handle, f"{column} < {time}", None)
+            return gone
+
+    def purge(self, table: str) -> None:
+        """Delete all old versions of a table, so that what was erased is in no file any more."""
+        with self._lock, translated(table), self._delta.alone(table):
+            handle = self._delta.open(table)
+            if handle is not None:
+                self._delta.purge(table, handle)
 
     def note(self, table: str) -> str | None:
         """What the last `replace_arrow` left, None where there was none."""

@@ -103,11 +103,15 @@ class LlmClient:
 
     Each call opens its own connection: a cancel can then shut exactly that socket from another thread, also while it
     waits for the first byte, and no call ever meets a connection that the server has silently dropped.
+
+    Args:
+        private: what is sent is for one requester's eyes: a gateway is told to keep no answer to it in a cache.
     """
 
-    def __init__(self, endpoint: LlmEndpoint) -> None:
+    def __init__(self, endpoint: LlmEndpoint, *, private: bool = False) -> None:
         self.endpoint = endpoint
         self._http = httpx.Client(
+            headers={"Cache-Control": "no-store"} if private else None,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(10.0, endpoint.timeout_s), pool=None),
             follow_redirects=False,  # a redirect would carry the key to another host

@@ -19,6 +19,7 @@ from llmops.core.ids import new_id
 SUFFIX = ".spool"
 _DRAINED_SUFFIX = ".drained"
 _LEFTOVER_AFTER_S = 3600
+_BLANKED_AT_ONCE = 1024 * 1024
 
 
 def create_segment(folder: Path) -> tuple[int, Path]:
@@ -81,6 +82,20 @@ class Segment:
         temporary = self._note.with_name(f".{self._note.name}")
         temporary.write_text(f"{offset} {offset}")
         temporary.replace(self._note)
+
+    def blank_drained(self) -> None:
+        """Overwrite what is drained with zeros, durably: nobody reads it again, and it may hold what must be forgotten.
+
+        Raises OSError.
+        """
+        end = self.drained()
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            for start in range(0, end, _BLANKED_AT_ONCE):
+                os.pwrite(descriptor, bytes(min(_BLANKED_AT_ONCE, end - start)), start)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

@@ -10,6 +10,17 @@ from llmops.core.errors import ConfigError
 from llmops.core.secret import check_reference
 
 
+class RetentionConfig(BaseModel):
+    """For how long the log is kept; whoever drains the spool carries it out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    exchanges_days: float | None = Field(
+        None, gt=0, description="Days that requests and answers are kept; None: always"
+    )
+    feedback_days: float | None = Field(None, gt=0, description="Days that feedback is kept; None: always")
+
+
 class StateConfig(BaseModel):
     """The `state:` section every job shares."""
 
@@ -27,6 +38,7 @@ class StateConfig(BaseModel):
         None, description="Reference to the key of the audit chain; default: a file made in the folder"
     )
     audit_anchor: Path | None = Field(None, description="File that tells where the audit chain ends; better elsewhere")
+    retention: RetentionConfig = RetentionConfig()
     enforce_access: bool = Field(False, description="Apply privileges even before the first one is granted")
 
     @field_validator("audit_key")

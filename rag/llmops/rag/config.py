@@ -270,6 +270,17 @@ class StoreConfig(Section):
         return self
 
 
+class IndexRetention(Section):
+    """For how long an index keeps what nobody answers from any more; carried out after each refresh."""
+
+    generations: int | None = Field(
+        None, ge=1, description="Newest generations kept, besides those in use by an alias or an endpoint; None: all"
+    )
+    tombstones_days: float | None = Field(
+        None, gt=0, description="Days after which a deleted document may come back with its source; None: never"
+    )
+
+
 class IndexConfig(Section):
     name: str = Field(
         "docs.index", validate_default=True, description="Name of the index; of two levels: in the catalog of --env"
@@ -278,6 +289,7 @@ class IndexConfig(Section):
     most_removed: float = Field(
         0.5, gt=0, le=1, description="A refresh that would remove a larger share (and 20 or more) is refused"
     )
+    retention: IndexRetention = IndexRetention()
     parsing: ParsingConfig = ParsingConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()

@@ -7,7 +7,7 @@ their statements in the SQL that SQLite and PostgreSQL share (`?` for values, ON
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ class SqliteFile:
         self._inode = path.stat().st_ino if path.exists() else 0
 
     @classmethod
-    def open(cls, path: Path, schema: str, version: int) -> SqliteFile:
+    def open(cls, path: Path, schema: str, version: int, steps: Mapping[int, str]) -> SqliteFile:
         """Open a file, made with `schema` where it is new.
+
+        Args:
+            steps: what brings a file of an older version up to this one, by that version.
 
         Raises:
             IntegrityError: it is damaged, or its schema is of another version.
@@ -46,6 +49,8 @@ class SqliteFile:
                 found = connection.execute("PRAGMA user_version").fetchone()[0]
                 if found == 0:
                     _create(connection, schema, version)
+                elif found in steps:
+                    _make(connection, found, steps[found], version)
                 elif found != version:
                     raise IntegrityError(
                         f"the index was written in format {found}; this version reads {version}",
@@ -66,7 +71,7 @@ class SqliteFile:
     def close(self) -> None:
         self._connection.close()
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         with storage_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
 
@@ -108,19 +113,29 @@ class SqliteFile:
         """Whether another file lies at the path by now (restored, or removed and ingested anew)."""
         return self.path.stat().st_ino != self._inode
 
-    def checkpoint(self) -> None:
-        """Fold the write-ahead log into the file as far as open readers allow."""
+    def has_log(self) -> bool:
+        """Whether commits lie in the write-ahead log."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.exists() and log.stat().st_size > 0
+
+    def checkpoint(self) -> bool:
+        """Fold the write-ahead log into the file as far as open readers allow; whether it is empty now."""
         self.query("PRAGMA busy_timeout = 0")  # a reader's snapshot is no reason to wait
-        self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        blocked = self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
         self.query(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        return not blocked
 
 
 def _create(connection: sqlite3.Connection, schema: str, version: int) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
+    _make(connection, 0, schema, version)
+
+
+def _make(connection: sqlite3.Connection, found: int, statements: str, version: int) -> None:
+    """Two processes may arrive here at once; the second finds the tables made."""
     connection.execute("BEGIN IMMEDIATE")
-    # Two processes may arrive here at once; the second finds the tables made.
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in schema.split(";"):
+    if connection.execute("PRAGMA user_version").fetchone()[0] == found:
+        for statement in statements.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("COMMIT")

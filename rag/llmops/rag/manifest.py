@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from llmops.core.errors import NotFoundError
 from llmops.rag.database import SqliteFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.db"
 
 CURRENT = "current_generation"
@@ -63,7 +63,11 @@ CREATE TABLE quarantine (
     PRIMARY KEY (generation, uri)) WITHOUT ROWID;
 CREATE TABLE intents (
     generation INTEGER PRIMARY KEY, seq INTEGER NOT NULL, phase TEXT NOT NULL, created REAL NOT NULL);
+CREATE TABLE tombstones (
+    uri TEXT PRIMARY KEY, actor TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 """
+_FROM_1 = _SCHEMA[_SCHEMA.index("CREATE TABLE tombstones") :]
+"""What an index of format 1 lacks: bringing it up costs less than embedding its documents again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class Manifest:
             raise NotFoundError(
                 f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
             )
-        return cls(path, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION))
+        return cls(path, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, {1: _FROM_1}))
 
     @classmethod
     def empty(cls) -> Manifest:
@@ -140,7 +144,7 @@ class Manifest:
         with self.db.transaction():
             yield
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         return self.db.query(sql, parameters)
 
     def fact(self, name: str) -> str | None:

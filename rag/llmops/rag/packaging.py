@@ -203,7 +203,7 @@ def assemble(
     if answer.llm is None:
         answerer, condense = QuotingAnswerer(embedder), _by_rule
     else:
-        client = LlmClient(_endpoint(answer.llm))
+        client = LlmClient(_endpoint(answer.llm), private=True)  # its prompts hold what one requester may read
         prompt = PromptTemplate.parse(configuration["prompt"]["text"])
         answerer, condense = LlmAnswerer(client, prompt, embedder, answer.context_tokens), _by_llm(client)
 

@@ -31,6 +31,7 @@ def ingest(context: TaskContext) -> dict[str, Any]:
     """
     from llmops.rag.ingest.refresh import Options, refresh
     from llmops.rag.packaging import register_chain
+    from llmops.rag.retention import retain
     from llmops.registry import Registry
 
     settings = dict(context.settings)
@@ -45,6 +46,7 @@ def ingest(context: TaskContext) -> dict[str, Any]:
     done = refresh(job.index, job.state, Options(full=full))
     with Registry(context.state, principal=context.principal) as registry:
         registered = register_chain(job, registry, crown_first=crown, description=description)
+        retain(job, registry)
     print(f"{done.index}: {done.chunks:,} chunks, {done.embedded:,} embedded, {len(done.quarantined)} not read")
     return {
         "version": str(registered.chain.ref),

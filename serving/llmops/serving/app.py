@@ -19,12 +19,13 @@ from starlette.responses import JSONResponse
 from llmops.core.errors import LlmopsError
 from llmops.core.signing import signing_key
 from llmops.core.sql import Sql
-from llmops.serving.api import chat, conversations, judge, operate
+from llmops.serving.api import chat, conversations, documents, judge, operate
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints, VersionSource
 from llmops.serving.guard import Guard, error_response
 from llmops.serving.history import History
 from llmops.serving.identity import Identities, KeyVerifier, Sessions
+from llmops.serving.indexes import IndexDesk
 from llmops.serving.pages import Pages
 from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.service import Service, Tables
@@ -43,6 +44,7 @@ class Backing:
     Args:
         rooms: whose pages stand beside the chat; None: there are none.
         sql: where people and their conversations are kept; needed where people sign in.
+        indexes: where operators look after the documents of indexes; None: not here.
     """
 
     source: VersionSource
@@ -50,6 +52,7 @@ class Backing:
     keys: KeyVerifier
     rooms: Rooms | None = None
     sql: Sql | None = None
+    indexes: IndexDesk | None = None
 
 
 class _HttpError(LlmopsError):
@@ -93,8 +96,9 @@ def build_app(
         middleware=[Middleware(Guard, config=config)],
     )  # fmt: skip
     app.state.registry_pages = "/registry/" if backing.rooms is not None else None
+    app.state.indexes = backing.indexes
     app.state.identities = Identities(config, Sessions.open(config.state.root), backing.keys, reception)
-    for router in (chat.router, judge.router, conversations.router, operate.router):
+    for router in (chat.router, judge.router, conversations.router, documents.router, operate.router):
         app.include_router(router)
     Pages.packaged().attach(app)
     if reception is not None:

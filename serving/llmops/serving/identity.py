@@ -29,6 +29,8 @@ SERVING: Final = "serving"
 """Scope of a key that may ask, give feedback and open passages."""
 REQUEST_ID: Final = "request_id"
 """Scope of a key whose own request ids are taken over."""
+INDEX: Final = "index"
+"""Scope of a key that may list, delete and restore the documents of indexes."""
 
 SESSION_LIFE: Final = timedelta(days=180)
 
@@ -137,6 +139,21 @@ class Identities:
         if session_id is not None:
             return Requester(Principal(id=f"session:{session_id}", kind="person", groups=self._groups))
         return Requester(Principal(id=LOCAL.id, kind=LOCAL.kind, groups=self._groups))
+
+    async def operator(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Principal:
+        """Who operates: the holder of a key for it, or, where none is required, a program of this machine.
+
+        Raises:
+            UnauthenticatedError: a wrong key, or none where one is required.
+            DeniedError: the key is not for this, or a browser asks.
+        """
+        token = headers.get("authorization", "").partition(" ")[2].strip()
+        if token.startswith("lk_"):
+            return await asyncio.to_thread(self._keys.verify, token, INDEX)
+        requester = await self.identify(headers, cookies)
+        if requester.principal.kind == "person":
+            raise DeniedError("a browser's session may not operate the index", hint="send a key with the scope `index`")
+        return requester.principal
 
     @staticmethod
     async def _by_cookie(

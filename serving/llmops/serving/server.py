@@ -20,6 +20,7 @@ from llmops.core.tracing import tracing
 from llmops.serving.app import Backing, build_app, reception_of
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
+from llmops.serving.indexes import IndexDesk
 from llmops.serving.registry_pages.app import with_registry_pages
 from llmops.serving.storage import note_served, standard_backing
 
@@ -29,10 +30,11 @@ CONNECTIONS = 1000
 """More connections at once are answered 503 before they cost anything."""
 
 
-def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info) -> None:
+def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info, indexes: IndexDesk | None = None) -> None:
     """Open the endpoints of the registry in the state folder, and answer until the process is asked to stop.
 
     Args:
+        indexes: where operators look after the documents of indexes.
         announce: told the address once the endpoints are loaded and the port answers.
 
     Raises:
@@ -46,7 +48,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info) ->
         tracing(config.tracing, "llmops-serving"),
         listening(config.host, config.port) as listener,
         draining(config.state),
-        standard_backing(config.state) as backing,
+        standard_backing(config.state, indexes) as backing,
         Endpoints(config.endpoints, backing.source, poll_s=config.poll_s) as endpoints,
     ):
         if backing.rooms is not None:

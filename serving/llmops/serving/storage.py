@@ -23,6 +23,7 @@ from llmops.registry.lineage import Edge, Relation, node
 from llmops.registry.workflow import Workflows
 from llmops.serving.app import Backing
 from llmops.serving.config import EndpointConfig
+from llmops.serving.indexes import IndexDesk
 from llmops.serving.registry_pages.app import Rooms
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class SpoolTables:
 
 
 @contextmanager
-def standard_backing(state: StateConfig) -> Iterator[Backing]:
+def standard_backing(state: StateConfig, indexes: IndexDesk | None = None) -> Iterator[Backing]:
     """Open the state folder of a serve job."""
     principal = acting_principal(state, REGISTRY_SCOPE)
     with (
@@ -70,7 +71,7 @@ def standard_backing(state: StateConfig) -> Iterator[Backing]:
         Spool(state.spool) as spool,
     ):
         tables, rooms = SpoolTables(spool, Lake(state)), Rooms(registry, workflows)
-        yield Backing(RegistrySource(registry), tables, Keys(sql), rooms, sql)
+        yield Backing(RegistrySource(registry), tables, Keys(sql), rooms, sql, indexes)
 
 
 def note_served(rooms: Rooms, endpoints: Iterable[EndpointConfig]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.web_site import Page, Site, web_site
 
-from llmops.core.errors import DeniedError, NotFoundError, UnavailableError, UserError
+from llmops.core import fetch as core_fetch
+from llmops.core.errors import DeniedError, LlmopsError, NotFoundError, UnavailableError, UpstreamError, UserError
 from llmops.core.fetch import Bounds, fetch
 from llmops.core.state import StateConfig
 from llmops.rag.config import WebSource
 from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.sources import documents
-from llmops.rag.sources.web import _read_sitemap
+from llmops.rag.sources.mirror import Mirror
+from llmops.rag.sources.web import _read_sitemap, scan_web
+
+PRIVATE = (
+    "http://169.254.169.254/latest/meta-data", "http://127.0.0.1:{port}/good.md", "http://[::1]:{port}/good.md",
+    "http://localhost:{port}/good.md", "http://10.0.0.1/x", "http://0.0.0.0:{port}/good.md", "http://2130706433/x",
+    "http://[::ffff:127.0.0.1]:{port}/good.md", "http://[fd00::1]/x", "http://100.64.0.1/x",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -90,7 +101,7 @@ def test_an_index_of_sitemaps_a_packed_one_and_patterns(site: Site, state: State
     index = f"<sitemapindex><sitemap><loc>{site.url('/packed.xml.gz')}</loc></sitemap></sitemapindex>"
     source = WebSource(sitemap=site.write("/index.xml", index), private=True, include=("guide/**",))
     assert read(source, state) == {"guide/a.md": b"a"}
-    with pytest.raises(UserError, match="2 pages are listed"):
+    with pytest.raises(UserError, match="more than 1 pages are listed"):
         read(WebSource(sitemap=site.url("/index.xml"), private=True, most=1), state)
 
 
@@ -169,6 +180,74 @@ def test_endless_packed_and_cut_bodies_end_in_time(site: Site) -> None:
     site.pages["/torn"] = Page(gzip.compress(b"half" * 1000)[:-9], headers={"content-encoding": "gzip"})
     with pytest.raises(UnavailableError):
         fetch(site.url("/torn"), bounds=bounds)
+
+
+def test_a_page_of_the_internet_leads_to_no_private_address(site: Site, state: StateConfig, monkeypatch) -> None:
+    """The site stands for one of the internet: its name is taken for public, every other address is looked at."""
+    looked_at = core_fetch.checked_address
+    monkeypatch.setattr(
+        core_fetch, "checked_address",
+        lambda host, port, **how: "127.0.0.1" if host == "public.example" else looked_at(host, port, **how),
+    )  # fmt: skip
+    public = f"http://public.example:{site.port}"
+    site.write("/good.md", "good")
+    for n, target in enumerate(PRIVATE):
+        site.pages[f"/{n}.md"] = Page(status=302, headers={"location": target.format(port=site.port)})
+    site.pages["/twice.md"] = Page(status=302, headers={"location": "/0.md"})
+    pages = ("good", "twice", *map(str, range(len(PRIVATE))))
+    mirror = Mirror(state.root / "m")
+    found = list(scan_web(WebSource(urls=tuple(f"{public}/{page}.md" for page in pages), robots=False), mirror))
+    mirror.close()
+    assert [one.uri for one in found if isinstance(one, SourceItem)] == [f"{public}/good.md"]
+    refused = {one.uri: one.reason for one in found if isinstance(one, Rejected)}
+    assert len(refused) == len(PRIVATE) + 1
+    assert all("not of the internet" in reason for reason in refused.values())
+    assert {path for path, _, headers in site.asked if headers["host"] != f"public.example:{site.port}"} == set()
+
+
+def test_a_server_that_drips_is_left_in_time() -> None:
+    for begins, drop in ((b"HTTP/1.1 200 OK\r\n\r\n", b"x"), (b"HTTP/1.1 200 OK\r\nx-a: ", b"y")):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=_drip, args=(listener, begins, drop))
+            thread.start()
+            began = time.monotonic()
+            with pytest.raises(UpstreamError, match=r"more than 0\.3 s"):
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+                fetch(url, bounds=Bounds(private=True, timeout_s=5, total_s=0.3))
+            assert time.monotonic() - began < 4
+            thread.join()
+
+
+def _drip(listener: socket.socket, begins: bytes, drop: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection, suppress(OSError):
+        connection.sendall(begins)
+        while True:
+            connection.sendall(drop)
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("text", ["<urlset>" + "<url>" * 400_000, "<urlset><url>" + "<loc>" * 400_000 + "</url>"])
+def test_a_sitemap_of_what_is_never_closed_takes_no_longer_than_another(text: str) -> None:
+    """2 MB took an hour where the end of each beginning was searched for to the last byte."""
+    assert _read_sitemap(text.encode(), "http://example.org/sitemap.xml") == ("urlset", [])
+
+
+def test_sitemaps_without_an_end_end(site: Site, state: StateConfig) -> None:
+    index = f"<sitemapindex><sitemap><loc>{site.url('/index.xml')}</loc></sitemap></sitemapindex>"
+    with pytest.raises(LlmopsError):  # it leads to itself, and lists nothing
+        read(WebSource(sitemap=site.write("/index.xml", index), private=True), state)
+    many = "".join(f"<url><loc>{site.url(f'/{n}.md')}</loc></url>" for n in range(50))
+    site.write("/sitemap.xml", f"<urlset>{many}</urlset>")
+    with pytest.raises(UserError, match="more than 20 pages"):
+        read(WebSource(sitemap=site.url("/sitemap.xml"), private=True, most=20), state)
+    laughs = (
+        '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><urlset><url><loc>http://x.org/&b;</loc></url></urlset>'
+    )
+    assert _read_sitemap(laughs.encode(), "http://x.org/s.xml")[1] == [("http://x.org/&b;", "")]
+    site.pages["/packed.gz"] = Page(gzip.compress(bytes(80_000_000)))
+    with pytest.raises(UnavailableError, match="more than allowed"):
+        read(WebSource(sitemap=site.url("/packed.gz"), private=True), state)
 
 
 def test_a_pause_is_kept_between_two_requests(site: Site, state: StateConfig) -> None:

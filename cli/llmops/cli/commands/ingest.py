@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from llmops.cli.ingest_documents import config_option, delete_command, list_command, restore_command
 from llmops.cli.jobs import rag_job
 from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
@@ -16,10 +17,6 @@ from llmops.rag.config import FolderSource, IndexConfig, RagConfig
 if TYPE_CHECKING:
     from llmops.rag.ingest.forecast import Forecast
     from llmops.rag.ingest.refresh import Refresh
-
-config_option = click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="The rag job; default configs/rag.yaml."
-)
 
 
 class _PathsOrCommand(click.Group):
@@ -31,7 +28,9 @@ class _PathsOrCommand(click.Group):
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage("llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | inspect DOC")
+        formatter.write_usage(
+            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC..."
+        )
 
 
 @click.group("ingest", cls=_PathsOrCommand)
@@ -51,10 +50,13 @@ def command() -> None:
 @click.option("--verify", "checked", is_flag=True, help="Compare all parts of the index, and mend what differs.")
 @click.option("--strict", is_flag=True, help="Exit with 1 where a document could not be read.")
 @click.option("--allow-mass-delete", is_flag=True, help="Remove documents, however many are gone from the sources.")
+@click.option("--every", metavar="TIME", help="Refresh again and again, every 30s, 15m, 6h or 1d, until Ctrl-C.")
 @click.option("--yes", is_flag=True, help="Let PATHs remove documents of other sources from the index.")
 @set_option
 @json_option
-def refresh_command(paths: tuple[str, ...], overrides: tuple[str, ...], as_json: bool, **flags: bool) -> int:
+def refresh_command(
+    paths: tuple[str, ...], every: str | None, overrides: tuple[str, ...], as_json: bool, **flags: bool
+) -> int:
     """Refresh the index (the word `refresh` may be left out)."""
     job = _job(paths, overrides)
     if flags["planned"]:
@@ -64,6 +66,8 @@ def refresh_command(paths: tuple[str, ...], overrides: tuple[str, ...], as_json:
     if any(not _is_config(path) for path in paths) and not flags["yes"]:
         _guard_other_sources(job)
     removing = flags["allow_mass_delete"] or flags["yes"]
+    if every is not None:
+        _repeat(paths, overrides, every, full=flags["full"], allow_mass_delete=removing, as_json=as_json)
     done, registered = refresh_and_register(job, full=flags["full"], allow_mass_delete=removing)
     if as_json:
         print_json({**done.as_json(), "chain": registered})
@@ -123,12 +127,17 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
     say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
 
 
+for document_command in (list_command, delete_command, restore_command):
+    command.add_command(document_command)
+
+
 def refresh_and_register(
     job: RagConfig, *, full: bool = False, allow_mass_delete: bool = False
 ) -> tuple[Refresh, dict[str, Any]]:
     """Refresh the index, then register what answers from it; what is unchanged keeps its version."""
     from llmops.rag.ingest.refresh import Options, refresh
     from llmops.rag.packaging import register_chain
+    from llmops.rag.retention import retain
 
     with progress() as bars:
         options = Options(full=full, allow_mass_delete=allow_mass_delete, progress=bars)
@@ -136,6 +145,9 @@ def refresh_and_register(
     with open_registry(job.state) as registry:
         chain = register_chain(job, registry).chain
         champion = registry.alias(chain.name, "champion")
+        cleaned = retain(job, registry)
+    for generation in cleaned.generations:
+        say(f"generation {generation} is in nobody's use: removed")
     return done, {
         "name": str(chain.name),
         "version": chain.version,
@@ -174,6 +186,26 @@ def _job(paths: tuple[str, ...], overrides: tuple[str, ...]) -> RagConfig:
     job = rag_job(standard, overrides).value if standard.exists() else RagConfig()
     sources = tuple(FolderSource(path=path) for path in paths)
     return job.model_copy(update={"index": job.index.model_copy(update={"sources": sources})})
+
+
+def _repeat(paths: tuple[str, ...], overrides: tuple[str, ...], every: str, *, as_json: bool, **how: bool) -> NoReturn:
+    """Refresh on a schedule; the job file is read anew each time."""
+    from llmops.cli.schedule import repeat, seconds_of
+
+    def once() -> str:
+        done, registered = refresh_and_register(_job(paths, overrides), **how)
+        if as_json:
+            print_json({**done.as_json(), "chain": registered})
+        return one_line(done)
+
+    repeat(once, seconds_of(every))
+
+
+def one_line(done: Refresh) -> str:
+    names = ("added", "changed", "renamed", "removed", "unchanged", "embedded")
+    counts = [f"{getattr(done, name):,} {name}" for name in names if getattr(done, name)]
+    refused = [f"{len(done.quarantined):,} not read"] if done.quarantined else []
+    return f"refresh {done.head.seq}: {', '.join(counts + refused) or 'no documents'} in {done.seconds['total']:.1f} s"
 
 
 def _is_config(path: str) -> bool:
@@ -222,6 +254,8 @@ def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
     print_table(("change", "document"), _changes(found), empty="nothing to do")
     if found.new_generation:
         say(f"generation {found.generation} is new: everything is built beside the index in use")
+    for generation, count in found.elsewhere.items():
+        say(f"generation {generation}: {count:,} documents leave it, or are shown to others")
     duration = "unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
     say(f"{found.unchanged:,} unchanged; {found.chunks:,} chunks to write, {found.to_embed:,} to embed; {duration}")
     return 0

@@ -22,7 +22,11 @@ def command(config: Path | None, host: str | None, port: int | None, overrides: 
     if port is not None:
         overrides = (*overrides, f"port={port}")
     job = serve_job(config, overrides).value
+    from llmops.rag.curation import Desk
     from llmops.serving.server import serve
 
+    def announce(url: str) -> None:
+        say(f"chat at {url} (API at {url}/v1, registry at {url}/registry, Ctrl-C stops)")
+
     say("loading ...")
-    serve(job, announce=lambda url: say(f"chat at {url} (API at {url}/v1, registry at {url}/registry, Ctrl-C stops)"))
+    serve(job, announce=announce, indexes=Desk(job.state))

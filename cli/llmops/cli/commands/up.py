@@ -38,6 +38,7 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
     `schedule` are started at their times.
     """
     from llmops.core.listen import listening
+    from llmops.rag.curation import Desk
     from llmops.serving.server import serve
 
     job = rag_job(file).value
@@ -49,7 +50,11 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
         pass  # a port in use is told before a long ingest, not after it
     show(*refresh_and_register(job))
     with _gateway(), _schedules(jobs):
-        serve(serving, announce=lambda url: say(f"chat is open at {url}   (Ctrl-C stops it)"))
+        serve(serving, announce=_announce, indexes=Desk(job.state))
+
+
+def _announce(url: str) -> None:
+    say(f"chat is open at {url}   (Ctrl-C stops it)")
 
 
 @contextmanager

@@ -46,6 +46,8 @@ _PICKED = 1_000
 """Rows picked and scored together: they stay in the cache, and BLAS starts no threads that wait for a busy core."""
 
 POLL_S = 0.5
+_RENEW_S = 2.0
+"""How long a state is held by one transaction while the manifest's write-ahead log waits to be emptied."""
 
 
 class IndexReader:
@@ -172,7 +174,7 @@ class Index:
         self._complained = ""
         self._watching = Manifest.open(folder)
         self._seen = self._watching.db.news()
-        self._checked = time.monotonic()
+        self._checked = self._renewed = time.monotonic()
         self._snapshot = Snapshot(folder, generation, {})
         self._reader = self._new_reader(self._snapshot)
         self._thread = threading.Thread(target=self._follow, name="llmops-index", daemon=True)
@@ -237,8 +239,17 @@ class Index:
             self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments, self._snapshot.coded)
             self._reader = self._new_reader(self._snapshot)
             self._complained = ""
+        elif version == self._seen and self._holds_up_the_log() and not self._snapshot.renew():
+            version = -1  # the head moved this moment
         self._seen = version
         self._checked = time.monotonic()
+
+    def _holds_up_the_log(self) -> bool:
+        """Whether it is time to begin anew, after which what was folded into the database can leave the log."""
+        if time.monotonic() - self._renewed < _RENEW_S or not self._watching.db.has_log():
+            return False
+        self._renewed = time.monotonic()
+        return True
 
     def _new_reader(self, snapshot: Snapshot) -> IndexReader:
         reader = IndexReader(snapshot, exact_below=self._exact_below)

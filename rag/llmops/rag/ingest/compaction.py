@@ -41,12 +41,26 @@ def compact(manifest: Manifest, generation: int, embedder: str) -> Head | None:
     return None
 
 
-def remove_unused_files(manifest: Manifest) -> None:
-    """Delete vector files that the manifest no longer names; a reader that still maps one is not disturbed."""
+def keep_live_vectors(manifest: Manifest) -> None:
+    """Rewrite every file of vectors that holds one which no chunk has any more."""
+    for (embedder,) in manifest.query("SELECT embedder FROM arenas"):
+        record = manifest.arena(embedder)
+        assert record is not None
+        live = manifest.query(f"SELECT count(*) FROM ({_LIVE})", (record.id,))[0][0]  # noqa: S608 - a constant
+        if live < record.slots:
+            _compact_arena(manifest, record)
+
+
+def remove_unused_files(manifest: Manifest, *, grace_s: float = 60.0) -> None:
+    """Delete vector files that the manifest no longer names; a reader that still maps one is not disturbed.
+
+    Args:
+        grace_s: younger files stay: a reader may be about to map one.
+    """
     folder = manifest.path.parent / "vectors"
     used = {Path(row[0]).name for row in manifest.query("SELECT file FROM arenas")}
     for path in folder.glob("*.f32"):
-        if path.name not in used and time.time() - path.stat().st_mtime > 60:  # a reader may be about to map it
+        if path.name not in used and time.time() - path.stat().st_mtime >= grace_s:
             path.unlink()
 
 

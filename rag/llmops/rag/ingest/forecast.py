@@ -15,6 +15,7 @@ from llmops.rag.ingest.pipeline import Stages
 from llmops.rag.ingest.plan import compare, look
 from llmops.rag.ingest.progress import Meter
 from llmops.rag.ingest.refresh import Options, known_of
+from llmops.rag.ingest.removal import elsewhere
 from llmops.rag.manifest import EMBED_RATE, Manifest
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Forecast:
     Attributes:
         new_generation: the settings changed: everything is built anew beside the index in use.
         chunks: chunks that would be written, of which `to_embed` need a vector that is not cached.
+        elsewhere: by older generation, how many documents would leave it, or be shown to others.
         seconds: estimate by the embedding rate of the last refresh; None where this machine has embedded nothing yet.
     """
 
@@ -47,6 +49,7 @@ class Forecast:
     chunks: int
     to_embed: int
     seconds: float | None
+    elsewhere: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, as `llmops ingest --plan --json` prints them."""
@@ -69,7 +72,9 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         number = {name: number for number, name in manifest.generations()}.get(chosen.name, 0)
         head = manifest.head(number)
         known = known_of(manifest, number, config)
-        work = compare(look(config.sources, state), known, full=options.full)
+        listed = look(config.sources, state)
+        work = compare(listed, known, full=options.full)
+        removals = elsewhere(manifest, listed, known.tombstones, but=number)
         parsing = Meter("parse", options.progress, len(work.parse) + len(work.reuse))
         stages = Stages(
             config,
@@ -101,4 +106,5 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
     return Forecast(
         *(config.name, chosen.name, head is None, tuple(sorted(added)), tuple(sorted(changed)), work.renamed),
         *(tuple(sorted(gone)), quarantined, work.unchanged, chunks, to_embed, seconds),
+        elsewhere={one.name: len(one.gone) + len(one.closed) for one in removals},
     )

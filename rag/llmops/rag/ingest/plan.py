@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -19,6 +19,7 @@ from llmops.core.identity import EVERYONE
 from llmops.core.state import StateConfig
 from llmops.rag.config import Source
 from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.forgotten import Forgotten
 from llmops.rag.manifest import Quarantined
 from llmops.rag.records import DocumentStat, acl_json, metadata_json
 from llmops.rag.sources import documents
@@ -32,11 +33,12 @@ FEW_REMOVED = 20
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the manifest holds before the refresh."""
+    """What the manifest holds before the refresh. `tombstones`: uris that stay out, though their source has them."""
 
     documents: Mapping[str, DocumentStat]
     quarantine: Mapping[str, Quarantined]
     limits: str
+    tombstones: Collection[str] = ()
 
 
 @dataclass
@@ -82,9 +84,14 @@ class Found:
     rejected: tuple[Rejected, ...]
     scanned_ns: int
 
+    def gone(self, absent: Iterable[str], tombstones: Collection[str]) -> list[str]:
+        """Of absent documents those that are known to be gone: the rest lies in folders that could not be listed."""
+        hidden = tuple(r.uri.rstrip("/") + "/" for r in self.rejected if r.subtree)
+        return [uri for uri in absent if uri in tombstones or not (hidden and uri.startswith(hidden))]
+
 
 def look(sources: Iterable[Source], state: StateConfig) -> Found:
-    """List every document of every source; what remote ones changed is fetched.
+    """List every document of every source but the forgotten ones; what remote ones changed is fetched.
 
     A document that two sources hold may be read only by those who may read it through both, and has the metadata of
     both, the later source's first: naming a private folder within a public one makes it private, in whatever order.
@@ -96,11 +103,13 @@ def look(sources: Iterable[Source], state: StateConfig) -> Found:
     began = time.time_ns()
     items: dict[str, SourceItem] = {}
     rejected: dict[str, Rejected] = {}
+    forgotten = Forgotten.read(state)
     for source in sources:
-        for found in documents(source, state):
+        for found in documents(source, state, forgotten):
             if isinstance(found, Rejected):
-                rejected[found.uri] = found
-            else:
+                if not forgotten.names(found.uri):
+                    rejected[found.uri] = found
+            elif not forgotten.holds(found):
                 before = items.get(found.uri)
                 items[found.uri] = found if before is None else _both(before, found)
     return Found(items, tuple(r for uri, r in rejected.items() if uri not in items), began)
@@ -112,9 +121,11 @@ def compare(found: Found, known: Known, *, full: bool = False) -> Work:
     Args:
         full: read every document again, also those that look unchanged or wait in quarantine.
     """
-    work = Work(rejected=list(found.rejected), scanned_ns=found.scanned_ns)
+    work = Work(scanned_ns=found.scanned_ns)
+    work.rejected = [one for one in found.rejected if one.uri not in known.tombstones]
     new: list[SourceItem] = []
-    for uri, item in found.items.items():
+    items = {uri: item for uri, item in found.items.items() if uri not in known.tombstones}
+    for uri, item in items.items():
         stat = known.documents.get(uri)
         if full:
             work.parse.append(item)
@@ -124,10 +135,9 @@ def compare(found: Found, known: Known, *, full: bool = False) -> Work:
             work.waiting.append(held)
         else:
             new.append(item)
-    hidden = tuple(r.uri.rstrip("/") + "/" for r in found.rejected if r.subtree)
-    gone = [uri for uri in known.documents if uri not in found.items and not (hidden and uri.startswith(hidden))]
-    work.unchanged += sum(1 for uri in known.documents if uri not in found.items) - len(gone)
-    work.removed = gone
+    absent = [uri for uri in known.documents if uri not in items]
+    work.removed = found.gone(absent, known.tombstones)
+    work.unchanged += len(absent) - len(work.removed)
     _find_copies(new, known, work)
     return work
 
@@ -141,14 +151,19 @@ def refuse_mass_removal(work: Work, known: Known, most: float) -> None:
     Raises:
         ConflictError: more would go; nothing was changed.
     """
-    gone = len(work.removed) - len(work.renamed)
+    gone = len(work.removed) - len(work.renamed) - sum(1 for uri in work.removed if uri in known.tombstones)
     if gone >= FEW_REMOVED and gone > most * len(known.documents):
-        raise ConflictError(
-            f"this refresh would remove {gone:,} of {len(known.documents):,} documents",
-            where=min(work.removed),
-            hint="look at the sources; `llmops ingest --allow-mass-delete` removes them if that is meant",
-            code="mass_delete",
-        )
+        raise mass_removal(work.removed, len(known.documents), gone)
+
+
+def mass_removal(removed: Collection[str], documents: int, gone: int | None = None) -> ConflictError:
+    """The refusal to remove `gone` (default: all of `removed`) of so many documents."""
+    return ConflictError(
+        f"this refresh would remove {len(removed) if gone is None else gone:,} of {documents:,} documents",
+        where=min(removed),
+        hint="look at the sources; `llmops ingest --allow-mass-delete` removes them if that is meant",
+        code="mass_delete",
+    )
 
 
 def sha256_of(path: str) -> str | None:

@@ -16,11 +16,13 @@ from llmops.core.ids import digest
 from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.index import places
+from llmops.rag.ingest import removal
 from llmops.rag.ingest.generation import Chosen, choose
-from llmops.rag.ingest.plan import Known, Work, compare, look, refuse_mass_removal
+from llmops.rag.ingest.plan import Found, Known, Work, compare, look, refuse_mass_removal
 from llmops.rag.ingest.progress import Meter, Progress, silent
 from llmops.rag.ingest.recovery import lost_vectors, recover
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
+from llmops.rag.tombstones import tombstones
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -132,25 +134,31 @@ class _Run:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Refresh:
-        interrupted = self.generation in recover(self.manifest)
+        doubtful = recover(self.manifest)
+        interrupted = self.generation in doubtful
         self.lost = lost_vectors(self.manifest, self.generation, self.chosen.embedder_fingerprint)
         head = self.manifest.head(self.generation)
         known = known_of(self.manifest, self.generation, self.config)
-        work = self._compare(known)
+        found, work = self._compare(known)
+        removals = removal.elsewhere(self.manifest, found, known.tombstones, but=self.generation)
         if not self.options.allow_mass_delete:
             refuse_mass_removal(work, known, self.config.most_removed)
+            removal.refuse_mass_removal(removals, known.tombstones, self.config.most_removed)
+        # First: what has to go must not wait until the rest is embedded.
+        removal.carry_out(self.manifest, removals, doubtful - {self.generation})
         if head is not None and work.is_empty and not interrupted and self._store_is_whole():
             return self._unchanged(head, known, work)
         return self._changed(head, known, work, certain=not interrupted)
 
-    def _compare(self, known: Known) -> Work:
+    def _compare(self, known: Known) -> tuple[Found, Work]:
         meter = Meter("scan", self.options.progress)
         began = time.monotonic()
-        work = compare(look(self.config.sources, self.state), known, full=self.options.full)
+        found = look(self.config.sources, self.state)
+        work = compare(found, known, full=self.options.full)
         meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
         meter.end()
         self.seconds["scan"] = time.monotonic() - began
-        return work
+        return found, work
 
     def _store_is_whole(self) -> bool:
         if places.kept_of(self.manifest, self.chosen.name).config != self.config.store:
@@ -271,7 +279,8 @@ class _Tally:
 def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:
     """What the manifest holds, to compare the sources with."""
     limits = digest(config.parsing.model_dump(exclude={"workers"}))[:16]
-    return Known(records.document_stats(manifest, generation), manifest.quarantine(generation), limits)
+    stats, quarantine = records.document_stats(manifest, generation), manifest.quarantine(generation)
+    return Known(stats, quarantine, limits, frozenset(tombstones(manifest)))
 
 
 def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known: Known) -> list[Quarantined]:

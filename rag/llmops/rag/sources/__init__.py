@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 
 from llmops.core.ids import canonical_json
 from llmops.core.state import StateConfig
 from llmops.rag.config import BucketSource, FolderSource, GitSource, QuerySource, Source, TableSource, WebSource
 from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.forgotten import NOTHING, Forgotten
 from llmops.rag.sources.files import scan
 
 __all__ = ["documents", "scan"]
@@ -16,11 +18,12 @@ __all__ = ["documents", "scan"]
 Found = SourceItem | Rejected
 
 
-def documents(source: Source, state: StateConfig) -> Iterator[Found]:
+def documents(source: Source, state: StateConfig, forgotten: Forgotten = NOTHING) -> Iterator[Found]:
     """Every document that a source holds now; of a remote one, its copy on this machine, brought up to date.
 
     Args:
         state: remote sources are copied into its folder; tables lie in its lake.
+        forgotten: what no copy is kept of.
 
     Raises:
         NotFoundError: the source is not there.
@@ -28,15 +31,21 @@ def documents(source: Source, state: StateConfig) -> Iterator[Found]:
     """
     if isinstance(source, FolderSource):
         return scan(source)
-    return _mirrored(source, state)
+    return _mirrored(source, state, forgotten)
 
 
-def _mirrored(source: Source, state: StateConfig) -> Iterator[Found]:
+def mirrors(state: StateConfig) -> Path:
+    """Where the copies of remote sources lie, a folder each."""
+    return state.root / "sources"
+
+
+def _mirrored(source: Source, state: StateConfig, forgotten: Forgotten) -> Iterator[Found]:
     from llmops.rag.sources.mirror import Mirror
 
     read = _reader(source, state)
     place = source.model_dump(mode="json", exclude={"acl", "metadata", "acl_file", "timeout_s", "pause_s", "private"})
-    mirror = Mirror(state.root / "sources" / sha256(canonical_json(place)).hexdigest()[:24])
+    folder = mirrors(state) / sha256(canonical_json(place)).hexdigest()[:24]
+    mirror = Mirror(folder, refused=forgotten.names)
     try:
         with mirror.lock():
             yield from read(mirror)

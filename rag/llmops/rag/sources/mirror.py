@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _log = logging.getLogger("llmops.rag.sources")
+LEDGER = "ledger.db"
 _AT_ONCE = 8
 _HOPELESS = 10
 """Fetches that fail in a row, with none that succeeds, before the source counts as down."""
@@ -87,14 +88,18 @@ class Mirror:
     Args:
         folder: for this source alone.
         at_once: documents fetched side by side.
+        refused: says of a uri that no copy may be kept: it counts as not listed.
     """
 
-    def __init__(self, folder: Path, *, at_once: int = _AT_ONCE) -> None:
+    def __init__(
+        self, folder: Path, *, at_once: int = _AT_ONCE, refused: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self.folder = folder
+        self._refused = refused
         self._at_once = at_once
         with storage_errors(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(folder / "ledger.db", isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(folder / LEDGER, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
@@ -140,7 +145,7 @@ class Mirror:
             running: dict[Future[Content], Listed] = {}
             try:
                 for listed in listing:
-                    if listed.uri in seen:
+                    if listed.uri in seen or self._refused(listed.uri):
                         continue
                     seen.add(listed.uri)
                     before = known.get(listed.uri)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from html import unescape
+from itertools import chain
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
@@ -91,18 +92,28 @@ class _Visit:
         """Every page once: those listed, then the sitemap's."""
         include, exclude = Patterns(self._source.include), Patterns(self._source.exclude)
         seen = set[str]()
-        found = (*(_Page(url) for url in self._source.urls), *self._sitemap(self._source.sitemap, _DEPTH))
-        for page in found:
+        for page in chain(map(_Page, self._source.urls), self._listed()):
             path = urlsplit(page.url).path.lstrip("/")
             chosen = page.url in self._source.urls or ((not include or include.match(path)) and not exclude.match(path))
-            if chosen and page.url not in seen:
-                seen.add(page.url)
-                yield page
-        if len(seen) > self._source.most:
-            raise UserError(
-                f"{len(seen):,} pages are listed; `most` is {self._source.most:,}",
-                where=shown(self._source.sitemap or self._source.urls[0]),
-                hint="raise `most`, or choose by `include` and `exclude`",
+            if not chosen or page.url in seen:
+                continue
+            seen.add(page.url)
+            if len(seen) > self._source.most:  # at once: a sitemap may have no end
+                raise UserError(
+                    f"more than {self._source.most:,} pages are listed, which is `most`",
+                    where=shown(self._source.sitemap or self._source.urls[0]),
+                    hint="raise `most`, or choose by `include` and `exclude`",
+                )
+            yield page
+
+    def _listed(self) -> Iterator[_Page]:
+        """The sitemap's pages. One that lists none is out of order, as a bucket without objects is."""
+        page = None
+        for page in self._sitemap(self._source.sitemap, _DEPTH):
+            yield page
+        if page is None and self._source.sitemap is not None:
+            raise NotFoundError(
+                "the sitemap lists no page", where=shown(self._source.sitemap), hint="correct it; nothing was removed"
             )
 
     def allowed(self, url: str) -> bool:
@@ -242,10 +253,6 @@ def _unzipped(url: str, body: bytes) -> bytes:
     return text
 
 
-_ENTRY = re.compile(r"<(?:\w+:)?(url|sitemap)\s*>(.*?)</(?:\w+:)?\1\s*>", re.DOTALL)
-_VALUE = re.compile(r"<(?:\w+:)?(loc|lastmod)\s*>\s*(?:<!\[CDATA\[)?(.*?)(?:\]\]>)?\s*</(?:\w+:)?\1\s*>", re.DOTALL)
-
-
 def _read_sitemap(data: bytes, url: str) -> tuple[str, list[tuple[str, str]]]:
     """`urlset` or `sitemapindex`, and its places with their `lastmod`.
 
@@ -256,8 +263,22 @@ def _read_sitemap(data: bytes, url: str) -> tuple[str, list[tuple[str, str]]]:
     if kind is None:
         raise UnavailableError("this is no sitemap", where=shown(url))
     entries = []
-    for entry in _ENTRY.finditer(text):
-        values = {name: unescape(value) for name, value in _VALUE.findall(entry[2])}
+    for _, entry in _elements(text, "url|sitemap"):
+        values = {name: unescape(_CDATA.sub(r"\1", value.strip())) for name, value in _elements(entry, "loc|lastmod")}
         if values.get("loc", "").startswith(("http://", "https://")):
             entries.append((values["loc"], values.get("lastmod", "")))
     return kind, entries
+
+
+_CDATA = re.compile(r"\A<!\[CDATA\[(.*)\]\]>\Z", re.DOTALL)
+
+
+def _elements(text: str, names: str) -> Iterator[tuple[str, str]]:
+    """Elements of these names with what stands in them, one behind the other; in one pass, whatever the text is."""
+    opening, position = re.compile(rf"<(?:\w+:)?({names})\s*>"), 0
+    while (begin := opening.search(text, position)) is not None:
+        end = re.compile(rf"</(?:\w+:)?{begin[1]}\s*>").search(text, begin.end())
+        if end is None:  # none that follows is closed either
+            return
+        yield begin[1], text[begin.end() : end.start()]
+        position = end.end()

@@ -1,0 +1,123 @@
+"""What was forgotten for good: hashes of documents that no source may bring back into any index of a state folder.
+
+One line a document, appended and synced before anything is erased. A line holds the SHA-256 of the document's uri and
+of its bytes, so that neither its name nor its words stay, and a copy under another name is known too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from llmops.core.errors import IntegrityError
+from llmops.core.files import sync_directory
+from llmops.core.state import StateConfig
+from llmops.rag.disk import storage_errors
+from llmops.rag.document import SourceItem
+
+FILE_NAME = "forgotten.jsonl"
+
+
+def uri_hash(uri: str) -> str:
+    return sha256(uri.encode(errors="surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """The list as it is now. `contents`: the hashes of documents' bytes, by their size."""
+
+    uris: frozenset[str] = frozenset()
+    contents: dict[int, set[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, state: StateConfig) -> Forgotten:
+        """Read the list of a state folder; half a line at its end was never acknowledged.
+
+        Raises:
+            IntegrityError: another line cannot be read: a refresh that ignored it could bring a document back.
+        """
+        path = state.root / FILE_NAME
+        if not path.exists():
+            return cls()
+        uris: set[str] = set()
+        contents: dict[int, set[str]] = {}
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                entry = json.loads(line)
+                uris.add(entry["uri"])
+                if entry["size"] is not None:
+                    contents.setdefault(entry["size"], set()).add(entry["sha256"])
+            except (ValueError, KeyError, TypeError) as error:
+                hint = "put the line right from a backup: without it a forgotten document may come back"
+                raise IntegrityError(
+                    "the list of what was forgotten is damaged", where=f"{path}:{number}", hint=hint
+                ) from error
+        return cls(frozenset(uris), contents)
+
+    def names(self, uri: str) -> bool:
+        """Whether the document of this uri was forgotten."""
+        return bool(self.uris) and uri_hash(uri) in self.uris
+
+    def lists(self, entry: Entry) -> bool:
+        """Whether the list says all that this entry would."""
+        if entry.size is None:
+            return self.names(entry.uri)
+        return self.names(entry.uri) and entry.sha256 in self.contents.get(entry.size, ())
+
+    def holds(self, item: SourceItem) -> bool:
+        """Whether this is a forgotten document, by its name or by its bytes."""
+        if self.names(item.uri):
+            return True
+        known = self.contents.get(item.size)
+        if not known:
+            return False
+        try:
+            with Path(item.path).open("rb") as file:
+                return file_digest(file, "sha256").hexdigest() in known
+        except OSError:
+            return False  # parsing it will say why
+
+
+NOTHING = Forgotten()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One document: its uri, and size and SHA-256 of its bytes where an index held it."""
+
+    uri: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+def add(state: StateConfig, entries: Iterable[Entry]) -> None:
+    """Append documents, durably; one that is on the list already is not written again."""
+    known = Forgotten.read(state)
+    fresh = [
+        one
+        for one in entries
+        if not known.names(one.uri) or one.sha256 not in known.contents.get(one.size or 0, {None})
+    ]
+    if not fresh:
+        return
+    path = state.root / FILE_NAME
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rpartition(b"\n")
+            end = len(whole[0]) + len(whole[1])
+            os.ftruncate(descriptor, end)  # half a line of a crash
+            lines = [
+                {"uri": uri_hash(one.uri), "size": one.size, "sha256": one.sha256, "at": time.time()} for one in fresh
+            ]
+            os.pwrite(descriptor, b"".join(json.dumps(line).encode() + b"\n" for line in lines), end)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(path.parent)
