@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from tests.support.indexes import NAME, Workplace
@@ -13,7 +14,10 @@ from tests.support.indexes import NAME, Workplace
 from llmops.cli.main import run
 from llmops.core.drain import Drainer
 from llmops.core.ids import new_id
+from llmops.core.people.conversations import Begun, Concluded, Conversations, Place
 from llmops.core.spool import Spool
+from llmops.core.sql import open_sql
+from llmops.core.state import StateConfig
 from llmops.finetune.runs import open_run
 from llmops.registry.assets import Registry
 from llmops.registry.audit import Wanted
@@ -78,6 +82,32 @@ def test_forgetting_is_asked_for_told_of_and_on_record_without_a_name(
     assert said(capsys, "forget", "--resume") == []
     assert place.refresh().head.documents == 3
     assert said(capsys, "forget", "--requester", "session:nobody", "--yes")["deleted"] == {}
+
+
+def test_what_people_kept_goes_too(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_sql(place.state) as sql:
+        kept = Conversations(sql)
+
+        def keep(owner: str, said: str, source: str) -> None:
+            turn = Begun(new_id(), Place(owner, str(uuid4())), None, "chat", f"What of {said}?")
+            kept.begin(turn)
+            kept.conclude(owner, turn.turn_id, Concluded("done", {"answer": f"The {said}."}, frozenset({source})))
+
+        keep("person:ann", "the zeppelin hangar", "docs/d2.md")
+        keep("person:ann", "the mayor's bicycle", "docs/d1.md")
+        keep("person:bob", "the zeppelin hangar", "docs/d2.md")
+        done = said(capsys, "forget", "docs/d2.md", "--yes")
+        assert (done["blanked"], done["remains"]) == ({"answers in conversations": 2}, [])
+        assert b"The the zeppelin hangar." not in stored(place.state)
+        assert b"The the mayor's bicycle." in stored(place.state)
+        assert said(capsys, "forget", "--requester", "person:ann", "--yes")["deleted"] == {"conversations": 2}
+        assert b"bicycle" not in stored(place.state)
+        assert (kept.list("person:ann"), len(kept.list("person:bob"))) == ([], 1)
+
+
+def stored(state: StateConfig) -> bytes:
+    """The bytes of the own state: its file, and its log."""
+    return b"".join(path.read_bytes() for path in state.root.glob("*.db*"))
 
 
 def test_what_was_learned_from_a_person_is_told(place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:

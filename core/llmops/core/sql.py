@@ -77,6 +77,19 @@ class Sql:
             yield connection
 
     @contextmanager
+    def erase(self) -> Iterator[Connection]:
+        """As `begin`; of what is deleted or overwritten no byte stays in SQLite's file, nor in its log where no reader
+        holds that back. How long a server keeps dead rows is its own affair."""
+        with self.begin() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("PRAGMA secure_delete = ON")
+            yield connection
+        if self.is_sqlite:
+            with self._translated(), self._engine.connect() as connection:
+                raw: Any = connection.connection.dbapi_connection
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: one consistent view, and in SQLite no writer waits for it."""
         with (

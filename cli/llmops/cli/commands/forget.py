@@ -14,6 +14,7 @@ from llmops.cli.registry_job import config_option, job_state
 from llmops.core.errors import UserError
 
 if TYPE_CHECKING:
+    from llmops.core.sql import Sql
     from llmops.core.state import StateConfig
     from llmops.rag.forget import Note, Report
 
@@ -22,7 +23,7 @@ ACTION = "forget"
 
 @click.command("forget")
 @click.argument("documents", nargs=-1)
-@click.option("--requester", help="Forget this person's exchanges and feedback: `key:...`, `session:...`, as logged.")
+@click.option("--requester", help="Forget this person's exchanges and feedback: `key:...`, `person:...`, as logged.")
 @click.option("--resume", is_flag=True, help="Finish what was begun and interrupted.")
 @click.option("--plan", "planned", is_flag=True, help="Say what would be removed; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -76,12 +77,25 @@ def _forget(state: StateConfig, note: Note) -> Report:
     ):
         with sql.read() as connection:
             authority.require(connection, Privilege.MANAGE, EVERYTHING)
+        answers, conversations = _forget_kept(sql, note.uris, note.requester)
         report = forget.forget(state, note)
+        answers += _forget_kept(sql, report.documents, None)[0]  # those of the same bytes under other names
+        report.blanked |= {"answers in conversations": answers} if answers else {}
+        report.deleted |= {"conversations": conversations} if conversations else {}
         report.out_of_reach += _taught(state, [one.path for one in report.remains])
         _clear_shared_answers(state)
         with sql.begin() as connection:
             acting.concluded(connection, result=report.counts())
     return report
+
+
+def _forget_kept(sql: Sql, uris: list[str], requester: str | None) -> tuple[int, int]:
+    """Erase what people kept, and say how many answers and conversations; before all else, so that the same call does
+    it again where this is killed."""
+    from llmops.core.people.forgetting import forget_documents, forget_person
+
+    answers = forget_documents(sql, uris) if uris else 0
+    return answers, forget_person(sql, requester) if requester is not None else 0
 
 
 def _taught(state: StateConfig, remains: list[str]) -> list[str]:

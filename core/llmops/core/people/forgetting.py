@@ -22,7 +22,7 @@ def forget_person(sql: Sql, principal_id: str) -> int:
 
     Somebody whom a provider vouches for may come back, and begins with nothing then. Doing it twice does no harm.
     """
-    with sql.begin() as connection:
+    with sql.erase() as connection:
         kept = connection.execute(delete(CONVERSATIONS).where(CONVERSATIONS.c.owner == principal_id)).rowcount
         if principal_id.startswith(PREFIX):
             connection.execute(delete(PEOPLE).where(PEOPLE.c.person_id == principal_id.removeprefix(PREFIX)))
@@ -36,7 +36,7 @@ def forget_documents(sql: Sql, uris: Iterable[str]) -> int:
     """
     keys = sorted({uri_key(uri) for uri in uris})
     erased = 0
-    with sql.begin() as connection:
+    with sql.erase() as connection:
         for start in range(0, len(keys), _AT_ONCE):
             some = SOURCES.c.uri_sha256.in_(keys[start : start + _AT_ONCE])
             turns = connection.execute(select(SOURCES.c.turn_id).where(some).distinct()).scalars().all()
