@@ -65,6 +65,7 @@ class ChainContext:
     """One exchange: who asks, under which ids, with which settings laid over the chain's own.
 
     `invocation_id` is that of the hop that asks the chain; calls made on its behalf name it as their parent.
+    `traceparent` is the step of a trace that the chain's own steps belong under.
     """
 
     request_id: str = field(default_factory=new_id)
@@ -73,12 +74,16 @@ class ChainContext:
     session_id: str | None = None
     variant: str = "champion"
     settings: dict[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
     cancel: CancelToken = field(default_factory=CancelToken, compare=False)
 
 
 @dataclass(frozen=True)
 class PassageRef:
-    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1."""
+    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1.
+
+    `index` names the index that it was found in, where a chain asks several.
+    """
 
     uri: str
     start: int
@@ -87,15 +92,20 @@ class PassageRef:
     page: int | None = None
     title: str | None = None
     score: float | None = None
+    index: str | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1."""
+    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1.
+
+    `filters` are those that were read out of the question, where there are any.
+    """
 
     number: int
     query: str
     passages: int
+    filters: dict[str, Any] | None = field(default=None, compare=False)
     type: Literal["step"] = "step"
 
 
@@ -128,6 +138,7 @@ class Citation:
     text: str
     page: int | None = None
     title: str | None = None
+    index: str | None = None
     type: Literal["citation"] = "citation"
 
 
