@@ -27,7 +27,7 @@ from llmops.rag.manifest import CURRENT, FILE_NAME, Manifest
 ROOT = scale_corpus.ROOT / "askers"
 STATE = StateConfig(dir=ROOT / ".llmops")
 CACHE = question_sets.ROOT / "state" / "cache"
-SETS = ("scifact", "xquad_en", "chunk_eval")
+WORDS = 10
 
 
 def prepared() -> EmbedderSpec:
@@ -47,13 +47,10 @@ def prepared() -> EmbedderSpec:
 
 
 def questions(count: int) -> list[str]:
-    """Different ones, of three question sets, in an order that is always the same."""
-    data = question_sets.data_folder()
-    assert data is not None
-    texts = [line["text"] for name in SETS for line in question_sets._lines(data / name / "queries.jsonl")]
-    chosen = list(dict.fromkeys(texts))
+    """The beginnings of so many different sentences that stand in the corpus, so that most have an answer to quote."""
+    beginnings = (" ".join(text.split()[:WORDS]) for text in scale_corpus.sentences())
+    chosen = list(dict.fromkeys(beginnings))
     random.Random(6).shuffle(chosen)
-    assert len(chosen) >= count
     return chosen[:count]
 
 
