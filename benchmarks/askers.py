@@ -169,8 +169,10 @@ def search_alone(job: dict[str, Any]) -> None:
             return np.stack([self.embed_query(text) for text in texts])
 
     index = open_index(askers_state.STATE, RagConfig().index.name)
-    embedder: QueryEmbedder = Given()
-    if job["embedding"] == "ours":
+    embedder: QueryEmbedder
+    if job["embedding"] == "given":
+        embedder = Given()
+    else:
         embedder = open_embedder(index.reader().embedder_spec, askers_state.STATE.cache)
     retriever = Retriever(index.reader, embedder)
 
