@@ -26,6 +26,7 @@ PROGRAMS = {
     "retrieval": "Retrieval and citation quality",
     "hops": "Several searches for one question",
     "scale": "Large indexes",
+    "askers": "Many askers at once",
     "chat": "Chat",
     "serving": "The door",
     "spool": "The spool",

@@ -44,7 +44,18 @@ def test_widths_are_few() -> None:
     assert widths == set(range(16, 129, 16))
 
 
+def test_short_texts_are_not_padded_to_the_longest_of_few() -> None:
+    texts = ["a " * 100, *["a " * 10] * 9]
+    shapes = [batch.ids.shape for batch in tokens(2048, max_length=128).batches(texts)]
+    assert shapes == [(1, 112), (9, 16)]
+
+
+def test_a_little_padding_is_cheaper_than_another_batch() -> None:
+    texts = ["a " * 40, "a " * 30, "a " * 20]
+    assert [batch.ids.shape for batch in tokens(2048, max_length=128).batches(texts)] == [(3, 48)]
+
+
 def test_a_text_without_tokens_is_a_row_of_padding() -> None:
-    batch = tokens(64).one("")
+    (batch,) = tokens(64).batches([""])
     assert batch.ids.shape == (1, 16)
     assert not np.any(batch.mask)

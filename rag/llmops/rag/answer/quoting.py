@@ -126,9 +126,10 @@ class QuotingAnswerer:
     def _likeness(self, candidates: Sequence[Sentence], asked: Asked) -> NDArray[np.float32]:
         """How close each is in meaning, by itself or read under its heading."""
         direction = self._direction(asked)
-        alone = self._vectors.of([sentence.text for sentence in candidates]) @ direction
-        under = self._vectors.of([f"{sentence.heading}\n{sentence.text}".lstrip() for sentence in candidates])
-        closest: NDArray[np.float32] = np.maximum(alone, under @ direction)
+        alone = [sentence.text for sentence in candidates]
+        under = [f"{sentence.heading}\n{sentence.text}".lstrip() for sentence in candidates]
+        likeness = self._vectors.of([*alone, *under]) @ direction
+        closest: NDArray[np.float32] = np.maximum(likeness[: len(alone)], likeness[len(alone) :])
         return closest
 
     def _direction(self, asked: Asked) -> NDArray[np.float32]:

@@ -30,6 +30,7 @@ from llmops.core.ids import digest
 from llmops.rag.embed.batches import Batch, Tokens
 from llmops.rag.embed.loader import file_sha256, quiet
 from llmops.rag.embed.spec import EmbedderSpec
+from llmops.rag.embed.together import Together
 
 if TYPE_CHECKING:
     from llmops.rag.embed.spec import Vectors
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 _GRAPH, _WEIGHTS, _TOKENIZER, _MANIFEST = "model.xml", "model.bin", "tokenizer.json", "manifest.json"
 _LONG_JOB_CHARS = 160_000
 """Once so much has been embedded (some 200 chunks), a second compilation (0.2 s) pays for itself."""
-
+_SMALL_JOB = 32
+"""Up to so many texts are a question's: they share batches with other questions' texts, and are never a long job."""
 
 _import_lock = threading.RLock()
 
@@ -116,6 +118,7 @@ class OpenvinoEmbedder:
         self._graph = self._core.read_model(str(folder / _GRAPH))
         self._precision = spec.precision
         self._swift = self._compile("LATENCY")
+        self._together = Together(self._computed, most=_SMALL_JOB)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs: Any = None
         self._embedded_chars = 0
@@ -124,21 +127,29 @@ class OpenvinoEmbedder:
     def embed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> Vectors:
         prompt = self._prompts["document"]
         prompted = [prompt + text for text in texts] if prompt else texts
-        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        if len(texts) <= _SMALL_JOB:
+            vectors = self._together(prompted)
+            if on_batch and len(texts):
+                on_batch(len(texts))
+            return vectors
         self._embedded_chars += sum(map(len, texts))
         if self._embedded_chars < _LONG_JOB_CHARS:
-            for batch in self._tokens.batches(prompted):
-                out[batch.places] = self._infer(batch)
-                if on_batch:
-                    on_batch(len(batch.places))
-        else:
-            with self._job_lock:
-                self._run_job(prompted, out, on_batch)
-        return _unit(out)
+            return self._computed(prompted, on_batch)
+        with self._job_lock:
+            return self._run_job(prompted, on_batch)
 
     def embed_query(self, text: str) -> Vectors:
-        vector: Vectors = _unit(self._infer(self._tokens.one(self._prompts["query"] + text)))[0]
+        vector: Vectors = self._together([self._prompts["query"] + text])[0]
         return vector
+
+    def _computed(self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None) -> Vectors:
+        """Batch after batch, each on every core: soonest done where texts are few."""
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for batch in self._tokens.batches(texts):
+            out[batch.places] = self._infer(batch)
+            if on_batch:
+                on_batch(len(batch.places))
+        return _unit(out)
 
     def _infer(self, batch: Batch) -> Vectors:
         try:
@@ -152,11 +163,12 @@ class OpenvinoEmbedder:
         finally:
             self._requests.put(request)
 
-    def _run_job(self, texts: Sequence[str], out: Vectors, on_batch: Callable[[int], None] | None) -> None:
-        """Keep every stream busy; results land in `out` as they come, progress is told in this thread."""
+    def _run_job(self, texts: Sequence[str], on_batch: Callable[[int], None] | None) -> Vectors:
+        """Keep every stream busy; results land as they come, progress is told in this thread."""
         if self._jobs is None:
             self._jobs = _openvino().AsyncInferQueue(self._compile("THROUGHPUT"))
         done: deque[int] = deque()
+        out = np.zeros((len(texts), self.dimension), dtype=np.float32)
 
         def land(request: Any, batch: Batch) -> None:
             out[batch.places] = request.get_output_tensor(0).data
@@ -176,6 +188,7 @@ class OpenvinoEmbedder:
         finally:
             self._jobs.wait_all()
         tell()
+        return _unit(out)
 
     def _compile(self, hint: str) -> Any:
         options = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": self._precision}
