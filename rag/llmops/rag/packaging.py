@@ -238,7 +238,7 @@ def _index_place(config: RagConfig) -> dict[str, Any]:
     Raises:
         NotFoundError: the index was never ingested to its end.
     """
-    manifest = Manifest.open(config.state.index(config.index.name))
+    manifest = Manifest.open(config.state, config.index.name)
     try:
         generation = manifest.fact(CURRENT)
         if generation is None:
