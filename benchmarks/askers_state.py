@@ -59,7 +59,7 @@ def handed_over(spec: EmbedderSpec, asked: list[str]) -> Path:
     folder = ROOT / "given"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "texts.json").exists():
-        index = Index.open(STATE.index(RagConfig().index.name), None)
+        index = Index.open(STATE, RagConfig().index.name, None)
         reader = index.reader()
         rows = np.arange(reader.size)
         chunks = reader.chunks(rows)
@@ -93,7 +93,7 @@ def _copy(source: Path, folder: Path, spec: EmbedderSpec) -> None:
     before.close()
     after.close()
     shutil.copytree(source / "vectors", partly / "vectors")
-    manifest = Manifest.open(partly)
+    manifest = Manifest.open(STATE, partly.name)
     name = manifest.fact(CURRENT)
     assert name is not None
     number = manifest.generation(name)

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import question_sets, scale_corpus
 from llmops.core.identity import LOCAL
+from llmops.core.state import StateConfig
 from llmops.rag.config import EmbeddingConfig, RetrievalConfig
 from llmops.rag.embed import open_embedder, resolve
 from llmops.rag.index.reader import EXACT_BELOW, Index, IndexReader
@@ -89,20 +90,20 @@ def refresh(files: int) -> dict[str, Any]:
 
 def read_files(files: int) -> dict[str, Any]:
     config, state = scale_corpus.index_of(files)
-    return read(state.index(config.name), None)
+    return read(state, config.name, None)
 
 
 def read_large(chunks: int) -> dict[str, Any]:
-    return read(scale_corpus.large(chunks), "large")
+    return read(*scale_corpus.large(chunks), "large")
 
 
-def read(folder: Path, generation: str | None) -> dict[str, Any]:
+def read(state: StateConfig, index_name: str, generation: str | None) -> dict[str, Any]:
     """Ask every question with every filter; then compare the dense half with the exact one."""
     cache = question_sets.ROOT / "state" / "cache"
     embedder = open_embedder(resolve(EmbeddingConfig(), cache), cache)
     before = _resident_mb()
     began = time.perf_counter()
-    index = Index.open(folder, generation)
+    index = Index.open(state, index_name, generation)
     opened = time.perf_counter() - began
     reader = index.reader()
     _wait_for_store(index)

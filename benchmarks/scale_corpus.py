@@ -130,25 +130,25 @@ def ingest(files: int) -> Refresh:
     return refresh(config, state, Options(embedder=SyntheticEmbedder()))
 
 
-def large(chunks: int = LARGE) -> Path:
+def large(chunks: int = LARGE) -> tuple[StateConfig, str]:
     """An index of so many chunks, written straight into manifest, arena and lexical segments, with no vector store."""
-    folder = StateConfig(dir=ROOT / "state").index(f"scale.chunks{chunks}.index")
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest.open(folder, create=True)
+    state, name = StateConfig(dir=ROOT / "state"), f"scale.chunks{chunks}.index"
+    state.index(name).mkdir(parents=True, exist_ok=True)
+    manifest = Manifest.open(state, name, create=True)
     try:
         number = manifest.add_generation("large", {"embedder": SyntheticEmbedder.fingerprint, "embedder_spec": None})
         if manifest.head(number) is None:
             _write_large(manifest, number, chunks)
     finally:
         manifest.close()
-    return folder
+    return state, name
 
 
 def _write_large(manifest: Manifest, number: int, chunks: int) -> None:
     """Batch by batch; a run that was stopped goes on where it was."""
     embedder = SyntheticEmbedder.fingerprint
     record = manifest.arena(embedder) or manifest.add_arena(embedder, "vectors/large.f32", DIMENSION)
-    arena = Arena(manifest.path.parent / record.file, DIMENSION, record.slots)
+    arena = Arena(manifest.folder / record.file, DIMENSION, record.slots)
     try:
         for row in range(record.slots, chunks, _BATCH):
             documents = list(_documents(row, min(_BATCH, chunks - row)))
@@ -170,7 +170,7 @@ def _write_large(manifest: Manifest, number: int, chunks: int) -> None:
         ids = records.live_ids(manifest, number)
         values = (number, 1, records.digest(ids), chunks, -(-chunks // _EACH), len(ids), time.time())
         manifest.db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-    manifest.checkpoint()
+    manifest.db.checkpoint()
 
 
 def _documents(row: int, count: int) -> Iterator[records.StagedDocument]:

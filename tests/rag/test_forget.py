@@ -203,7 +203,7 @@ def test_a_damaged_list_stops_the_refresh_and_half_a_line_is_none(place):
 
 def test_a_running_reader_moves_to_the_state_without_it(place):
     generation = place.refresh().head.generation
-    index = Index(place.folder, generation)
+    index = Index(place.state, NAME, generation)
     try:
         assert index.reader().document(uri(place), EVERYBODY)
         report = forget(place.state, request_of([uri(place)], None))

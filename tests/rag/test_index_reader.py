@@ -38,7 +38,7 @@ def opened(place):
 
     def open_(**options) -> Index:
         generation = place.refresh().head.generation
-        indexes.append(Index.open(place.folder, generation, **options))
+        indexes.append(Index.open(place.state, NAME, generation, **options))
         return indexes[-1]
 
     yield open_
@@ -192,7 +192,7 @@ def test_staged_documents_are_invisible_until_the_head_moves(place, opened):
     writer = threading.Thread(target=place.refresh)
     writer.start()
     assert entered.wait(20)
-    late = Index.open(place.folder, index.generation)
+    late = Index.open(place.state, NAME, index.generation)
     try:
         for reader in (index.reader(), late.reader()):
             assert reader.head.seq == 1
@@ -211,7 +211,7 @@ def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
     place.refresh()
     generation = place.refresh().head.generation
     shutil.rmtree(place.folder / "chroma" / generation)
-    index = Index.open(place.folder, generation, exact_below=1)
+    index = Index.open(place.state, NAME, generation, exact_below=1)
     try:
         wait_for(lambda: "exact scan" in caplog.text)
         time.sleep(1.2)
@@ -227,7 +227,7 @@ def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
 def test_the_store_is_not_loaded_while_it_is_written(place):
     generation = place.refresh().head.generation
     with writing(place.folder / "chroma" / generation):
-        index = Index.open(place.folder, generation, exact_below=1)
+        index = Index.open(place.state, NAME, generation, exact_below=1)
         time.sleep(0.7)
         assert not has_store(index)
         assert index.reader().dense(place.embedder.embed_query("topic3"), 3).rows.size == 3

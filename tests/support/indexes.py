@@ -12,7 +12,7 @@ from tests.support.embedder import WordEmbedder
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
 from llmops.rag.config import ChunkingConfig, FolderSource, IndexConfig, StoreConfig
-from llmops.rag.index.places import place_of
+from llmops.rag.index.places import place_of, stamp_of
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.ingest.refresh import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
@@ -40,11 +40,28 @@ class Workplace:
         docs.mkdir(parents=True)
         return cls(docs, StateConfig(dir=folder / "state"))
 
+    @classmethod
+    def shared(cls, folder: Path, sql_url: str) -> Workplace:
+        """A machine whose manifest is in a database."""
+        place = cls.at(folder)
+        return dataclasses.replace(place, state=StateConfig(dir=folder / "state", sql_url=sql_url))
+
+    def other_machine(self) -> Workplace:
+        """The same documents and the same database, with another folder."""
+        state = self.state.model_copy(update={"dir": self.state.dir.with_name(f"{self.state.dir.name}-other")})
+        return dataclasses.replace(self, state=state)
+
     @property
     def config(self) -> IndexConfig:
         source = FolderSource(path=str(self.docs), acl=self.acl, metadata=self.metadata)
         chunking = ChunkingConfig(size_chars=self.chunk_chars)
         return IndexConfig(name=NAME, sources=(source,), chunking=chunking, store=self.store)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """A refresh as a zygote is told."""
+        state = {"state": str(self.state.dir), "sql_url": self.state.sql_url}
+        return {"config": self.config.model_dump(mode="json"), **state, "embedder": self.embedder.fingerprint}
 
     @property
     def folder(self) -> Path:
@@ -66,8 +83,7 @@ class Workplace:
 
 def contents(state: StateConfig, generation: str) -> dict[str, Any]:
     """Everything that a build decides, by chunk id and uri; row numbers, slots and sequence numbers are not part."""
-    folder = state.index(NAME)
-    snapshot = Snapshot(folder, generation, {})
+    snapshot = Snapshot(Manifest.open(state, NAME), generation, {})
     try:
         rows = sorted(snapshot.row_of.values())
         chunks = dict(zip(rows, snapshot.chunks(rows), strict=True))
@@ -94,9 +110,9 @@ def contents(state: StateConfig, generation: str) -> dict[str, Any]:
 
 def stored(state: StateConfig, generation: str) -> dict[str, Any]:
     """The ids and vectors that the vector store holds."""
-    manifest = Manifest.open(state.index(NAME))
+    manifest = Manifest.open(state, NAME)
     try:
-        stamp = manifest.store_stamp(manifest.generation(generation))
+        stamp = stamp_of(manifest, generation)
         store = place_of(manifest, generation).open(stamp)
     finally:
         manifest.close()

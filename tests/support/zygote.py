@@ -124,7 +124,7 @@ def _child(job: dict[str, Any], out: int) -> None:
     answer: dict[str, Any] = {"result": None, "error": None}
     embedder = WordEmbedder(job.get("embedder", "words-1"))
     try:
-        state = StateConfig(dir=Path(job["state"]))
+        state = StateConfig(dir=Path(job["state"]), sql_url=job.get("sql_url"))
         if "config" not in job:
             answer["result"] = _remove(job, state)
             os.write(out, json.dumps(answer).encode())

@@ -7,15 +7,17 @@ their statements in the SQL that SQLite and PostgreSQL share (`?` for values, ON
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llmops.core.errors import IntegrityError
 from llmops.rag.disk import storage_errors
 
 _BUSY_MS = 30_000
+_PAUSE_S = 0.25
 
 
 class SqliteFile:
@@ -25,8 +27,13 @@ class SqliteFile:
     UnavailableError where another process keeps it locked.
     """
 
+    is_shared = False
+    WORDS: ClassVar = {"matches": "uri GLOB :pattern", "elements": "json_each(acl)"}
+    """What has no words in common: whether a uri matches a pattern, and the elements of a list of texts."""
+
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        self.where = str(path)
         self._connection = connection
         self._inode = path.stat().st_ino if path.exists() else 0
 
@@ -84,6 +91,11 @@ class SqliteFile:
         with storage_errors(self.path):
             self._connection.executemany(sql, rows)
 
+    @staticmethod
+    def pattern(glob: str) -> str:
+        """A pattern of file names as this database writes it."""
+        return glob
+
     def insert(self, sql: str, parameters: Sequence[Any]) -> int:
         """Insert one row that the database numbers; the statement ends in RETURNING its number."""
         return int(self.query(sql, parameters)[0][0])
@@ -113,8 +125,8 @@ class SqliteFile:
         """Whether another file lies at the path by now (restored, or removed and ingested anew)."""
         return self.path.stat().st_ino != self._inode
 
-    def has_log(self) -> bool:
-        """Whether commits lie in the write-ahead log."""
+    def holds_back(self) -> bool:
+        """Whether a view that is still held keeps room from being given back: that of the write-ahead log."""
         log = self.path.with_name(f"{self.path.name}-wal")
         return log.exists() and log.stat().st_size > 0
 
@@ -124,6 +136,21 @@ class SqliteFile:
         blocked = self.query("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
         self.query(f"PRAGMA busy_timeout = {_BUSY_MS}")
         return not blocked
+
+    def rewrite(self, wait_s: float) -> bool:
+        """Write the file anew without free pages, and empty its log; whether readers let go of it in time."""
+        self.execute("VACUUM")
+        deadline = time.monotonic() + wait_s
+        while not self.checkpoint():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE_S)
+        return True
+
+    @contextmanager
+    def locked(self, what: str, wait_s: float = 0.0) -> Iterator[None]:
+        """Be the only writer: that is the lock of the folder, on this one machine."""
+        yield
 
 
 def _create(connection: sqlite3.Connection, schema: str, version: int) -> None:

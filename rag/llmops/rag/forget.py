@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.files import exclusive_lock, sync_directory, write_atomic
 from llmops.rag import forgotten
+from llmops.rag.database_postgresql import is_postgresql
 from llmops.rag.forgotten import Entry
 from llmops.rag.ingest import erasure
 
@@ -188,6 +189,9 @@ def _elsewhere(state: StateConfig) -> list[str]:
     told = []
     if "://" in state.lake:
         told.append("tables of the lake that is not on this machine: erase them there, and vacuum them")
+    if is_postgresql(state.sql_url):
+        told.append("the database's own log, archives and backups")
+        told.append("vectors and texts that other machines keep until they ingest, or load the new state")
     if state.mlflow_uri is not None or state.mlflow_uris:
         told.append("MLflow's servers: delete the runs that hold it there")
     return told

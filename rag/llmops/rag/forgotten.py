@@ -1,7 +1,8 @@
 """What was forgotten for good: hashes of documents that no source may bring back into any index of a state folder.
 
-One line a document, appended and synced before anything is erased. A line holds the SHA-256 of the document's uri and
-of its bytes, so that neither its name nor its words stay, and a copy under another name is known too.
+One line a document, appended and synced before anything is erased; one row where the state is in PostgreSQL, for all
+machines that share it. It holds the SHA-256 of the document's uri and of its bytes, so that neither its name nor its
+words stay, and a copy under another name is known too.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 from llmops.core.errors import IntegrityError
 from llmops.core.files import sync_directory
 from llmops.core.state import StateConfig
+from llmops.rag.database_postgresql import Place, PostgresqlSchema, is_postgresql
 from llmops.rag.disk import storage_errors
 from llmops.rag.document import SourceItem
 
 FILE_NAME = "forgotten.jsonl"
+_PLACE = Place("llmops_forgotten", "what llmops must not take up again, as hashes")
+_VERSION = 1
+_SCHEMA = """CREATE TABLE forgotten (uri TEXT NOT NULL, size INTEGER, sha256 TEXT, at REAL NOT NULL)"""
 
 
 def uri_hash(uri: str) -> str:
@@ -42,10 +49,14 @@ class Forgotten:
             IntegrityError: another line cannot be read: a refresh that ignored it could bring a document back.
         """
         path = state.root / FILE_NAME
-        if not path.exists():
-            return cls()
         uris: set[str] = set()
         contents: dict[int, set[str]] = {}
+        for uri, size, content in _shared(state):
+            uris.add(uri)
+            if size is not None:
+                contents.setdefault(size, set()).add(content)
+        if not path.exists():
+            return cls(frozenset(uris), contents)
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 entry = json.loads(line)
@@ -105,6 +116,9 @@ def add(state: StateConfig, entries: Iterable[Entry]) -> None:
     ]
     if not fresh:
         return
+    if is_postgresql(state.sql_url):
+        _share(state, fresh)
+        return
     path = state.root / FILE_NAME
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,3 +135,22 @@ def add(state: StateConfig, entries: Iterable[Entry]) -> None:
         finally:
             os.close(descriptor)
         sync_directory(path.parent)
+
+
+def _shared(state: StateConfig) -> list[Any]:
+    if state.sql_url is None or not is_postgresql(state.sql_url):
+        return []
+    database = PostgresqlSchema.open(state.sql_url, _PLACE, "", _VERSION)
+    if database is None:
+        return []
+    with closing(database):
+        return database.query("SELECT uri, size, sha256 FROM forgotten")
+
+
+def _share(state: StateConfig, entries: Iterable[Entry]) -> None:
+    assert state.sql_url is not None
+    database = PostgresqlSchema.open(state.sql_url, _PLACE, _SCHEMA, _VERSION)
+    assert database is not None
+    with closing(database), database.transaction():
+        rows = [(uri_hash(one.uri), one.size, one.sha256, time.time()) for one in entries]
+        database.executemany("INSERT INTO forgotten VALUES (?, ?, ?, ?)", rows)

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.core.errors import NotFoundError
+from llmops.core.errors import ConflictError, NotFoundError
+from llmops.core.files import exclusive_lock
+from llmops.core.state import StateConfig
 from llmops.rag.database import SqliteFile
+from llmops.rag.database_postgresql import PostgresqlSchema, is_postgresql, place_of_index, shown
 
 SCHEMA_VERSION = 2
 FILE_NAME = "manifest.db"
@@ -69,6 +72,12 @@ CREATE TABLE tombstones (
 _FROM_1 = _SCHEMA[_SCHEMA.index("CREATE TABLE tombstones") :]
 """What an index of format 1 lacks: bringing it up costs less than embedding its documents again."""
 
+_SHARED = """;
+ALTER TABLE vectors ADD COLUMN data BLOB NOT NULL;
+CREATE INDEX vectors_by_slot ON vectors (arena, slot)
+"""
+"""Where several machines share a manifest, it holds the vectors too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -109,31 +118,74 @@ class ArenaRecord:
 
 
 class Manifest:
-    """One connection to an index's manifest; used by one thread at a time."""
+    """One connection to an index's manifest; used by one thread at a time.
 
-    def __init__(self, path: Path, database: SqliteFile) -> None:
-        self.path = path
+    Attributes:
+        folder: of the index on this machine: the file of the manifest, or what is kept of a shared one.
+    """
+
+    def __init__(self, state: StateConfig, name: str, database: SqliteFile | PostgresqlSchema) -> None:
+        self.state = state
+        self.name = name
+        self.folder = state.index(name)
         self.db = database
+        self.where = database.where
 
     @classmethod
-    def open(cls, folder: Path, *, create: bool = False) -> Manifest:
-        """Open the manifest of an index folder.
+    def open(cls, state: StateConfig, name: str, *, create: bool = False) -> Manifest:
+        """Open the manifest of an index: in PostgreSQL where the state is there, else in the index's folder.
 
         Raises:
             NotFoundError: there is none, and `create` is false.
             IntegrityError: it is damaged, or written by a newer version of the product.
+            ConflictError: the index was ingested into its folder before the state was moved to PostgreSQL.
         """
+        folder = state.index(name)
         path = folder / FILE_NAME
+        if state.sql_url is not None and is_postgresql(state.sql_url):
+            _refuse_two(path)
+            schema = PostgresqlSchema.open(
+                state.sql_url, place_of_index(name), _SCHEMA + _SHARED if create else "", SCHEMA_VERSION
+            )
+            if schema is None:
+                raise NotFoundError(
+                    f"there is no index `{name}`", where=shown(state.sql_url), hint="run `llmops ingest`"
+                )
+            return cls(state, name, schema)
         if not create and not path.exists():
             raise NotFoundError(
                 f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
             )
-        return cls(path, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, {1: _FROM_1}))
+        return cls(state, name, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, {1: _FROM_1}))
+
+    @classmethod
+    @contextmanager
+    def writing(cls, state: StateConfig, name: str, *, create: bool = False, wait_s: float = 0.0) -> Iterator[Manifest]:
+        """Open the manifest as the only one that writes, on all machines that share it.
+
+        Raises:
+            NotFoundError: there is none, and `create` is false.
+            ConflictError: somebody else refreshes this index.
+        """
+        if not create:
+            cls.open(state, name).close()  # an unknown index gets no folder
+        what = f"ingesting {name}"
+        with exclusive_lock(state.index(name) / "ingest.lock", what=what, wait_s=wait_s):
+            manifest = cls.open(state, name, create=create)
+            try:
+                with manifest.db.locked(what, wait_s):
+                    yield manifest
+            finally:
+                manifest.close()
 
     @classmethod
     def empty(cls) -> Manifest:
         """A manifest in memory, for planning the first refresh without leaving a trace."""
-        return cls(Path(":memory:"), SqliteFile.in_memory(_SCHEMA, SCHEMA_VERSION))
+        return cls(StateConfig(), "", SqliteFile.in_memory(_SCHEMA, SCHEMA_VERSION))
+
+    def again(self) -> Manifest:
+        """Another connection to the same manifest."""
+        return Manifest.open(self.state, self.name)
 
     def close(self) -> None:
         self.db.close()
@@ -166,7 +218,7 @@ class Manifest:
         """
         found = self.query("SELECT number FROM generations WHERE name = ?", (name,))
         if not found:
-            raise NotFoundError(f"the index has no generation `{name}`", where=str(self.path.parent))
+            raise NotFoundError(f"the index has no generation `{name}`", where=self.where)
         return int(found[0][0])
 
     def add_generation(self, name: str, settings: dict[str, Any]) -> int:
@@ -247,3 +299,13 @@ class Manifest:
         record = self.arena(embedder)
         assert record is not None
         return record
+
+
+def _refuse_two(path: Path) -> None:
+    """An index that was ingested into its folder is not left behind by the way, with what was deleted from it."""
+    if path.exists():
+        raise ConflictError(
+            "this index was ingested into its folder, and state.sql_url now names another place",
+            where=str(path),
+            hint="note `llmops ingest list --state deleted` without sql_url, move the file away, ingest, delete again",
+        )

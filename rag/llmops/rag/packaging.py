@@ -272,7 +272,7 @@ def _index_place(state: StateConfig, name: str) -> dict[str, Any]:
     Raises:
         NotFoundError: the index was never ingested to its end.
     """
-    manifest = Manifest.open(state.index(name))
+    manifest = Manifest.open(state, name)
     try:
         generation = manifest.fact(CURRENT)
         if generation is None:

@@ -102,7 +102,7 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
     for staged in documents:
         item, parsed = staged.item, staged.parsed
         values = (
-            *(generation, seq, item.uri, item.size, item.mtime_ns, staged.racy, parsed.sha256, parsed.title),
+            *(generation, seq, item.uri, item.size, item.mtime_ns, int(staged.racy), parsed.sha256, parsed.title),
             *(parsed.media_type, acl_json(item.acl), metadata_json(item.metadata), metadata_json(parsed.metadata)),
             json.dumps([(page.number, page.start, page.end) for page in parsed.pages]),
             zlib.compress(parsed.text.encode(), 1),
@@ -139,7 +139,7 @@ def touch(manifest: Manifest, touched: Iterable[tuple[int, SourceItem, bool]]) -
     """Record a new size and time of documents whose bytes are the same; call it in a transaction."""
     manifest.db.executemany(
         "UPDATE documents SET size = ?, mtime_ns = ?, racy = ? WHERE id = ?",
-        [(item.size, item.mtime_ns, racy, document) for document, item, racy in touched],
+        [(item.size, item.mtime_ns, int(racy), document) for document, item, racy in touched],
     )
 
 

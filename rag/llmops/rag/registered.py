@@ -23,7 +23,7 @@ def check_index(checking: Checking) -> Iterator[Finding]:
     place, _, generation = checking.version.source.partition("#")
     try:
         name = str(Name.parse(place.rpartition("/")[2]))
-        manifest = Manifest.open(checking.registry.state.index(name))
+        manifest = Manifest.open(checking.registry.state, name)
         try:
             head = manifest.head(manifest.generation(generation))
         finally:

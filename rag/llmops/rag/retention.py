@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmops.core.files import exclusive_lock
 from llmops.rag.following import generation_of
 from llmops.rag.manifest import CURRENT, Manifest
 
@@ -40,21 +39,16 @@ def retain(job: RagConfig, registry: Registry) -> Cleaned:
         return Cleaned()
     from llmops.rag.ingest import cleaning
 
-    folder = job.state.index(job.index.name)
-    with exclusive_lock(folder / "ingest.lock", what=f"ingesting {job.index.name}"):
-        manifest = Manifest.open(folder)
-        try:
-            gone: list[str] = []
-            if wanted.generations is not None:
-                used = in_use(registry, job.index.name) | {manifest.fact(CURRENT)}
-                names = [name for _, name in manifest.generations()]
-                gone = [name for name in names[: -wanted.generations] if name not in used]
-                cleaning.remove_generations(manifest, gone)
-            lifted = 0
-            if wanted.tombstones_days is not None:
-                lifted = cleaning.lift_tombstones(manifest, time.time() - wanted.tombstones_days * _DAY_S)
-        finally:
-            manifest.close()
+    with Manifest.writing(job.state, job.index.name) as manifest:
+        gone: list[str] = []
+        if wanted.generations is not None:
+            used = in_use(registry, job.index.name) | {manifest.fact(CURRENT)}
+            names = [name for _, name in manifest.generations()]
+            gone = [name for name in names[: -wanted.generations] if name not in used]
+            cleaning.remove_generations(manifest, gone)
+        lifted = 0
+        if wanted.tombstones_days is not None:
+            lifted = cleaning.lift_tombstones(manifest, time.time() - wanted.tombstones_days * _DAY_S)
     return Cleaned(tuple(gone), lifted)
 
 

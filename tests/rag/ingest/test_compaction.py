@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.support.indexes import Workplace, contents
+from tests.support.indexes import NAME, Workplace, contents
 
 from llmops.rag.index.reader import Index
 from llmops.rag.ingest import compaction
@@ -24,7 +24,7 @@ def place(tmp_path):
 
 def test_dead_vectors_and_rows_are_given_back_under_a_reader(place, monkeypatch, tmp_path):
     head = place.refresh().head
-    index = Index.open(place.folder, head.generation)
+    index = Index.open(place.state, NAME, head.generation)
     held = index.reader()
     vector = place.embedder.embed_query("topic3 paragraph1")
     before = [chunk.id for chunk in held.chunks(held.dense(vector, 3).rows)]
@@ -36,7 +36,7 @@ def test_dead_vectors_and_rows_are_given_back_under_a_reader(place, monkeypatch,
     place.write("d0.md", "# Short\n\nshort")
     done = place.refresh()
     assert done.head.size == done.head.chunks
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     record = manifest.arena("words-1")
     manifest.close()
     assert record.slots == done.head.chunks
@@ -63,7 +63,7 @@ def test_a_file_of_vectors_that_nothing_names_is_deleted_after_a_while(place, mo
     place.refresh()
     assert stray.exists()
     monkeypatch.setattr(compaction.time, "time", lambda: 9e12)
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     compaction.remove_unused_files(manifest)
     manifest.close()
     assert not stray.exists()

@@ -60,7 +60,7 @@ def two_generations(place: Workplace) -> tuple[str, str]:
 
 def answers(place: Workplace, generation: str, name: str, principal: Principal = EVERYBODY) -> bool:
     """Whether a generation still gives a document to somebody, by search or by its uri."""
-    snapshot = Snapshot(place.folder, generation, {})
+    snapshot = Snapshot(Manifest.open(place.state, NAME), generation, {})
     try:
         mask = snapshot.access.mask(principal, {})
         rows = [r for r in snapshot.row_of.values() if mask is None or mask[r]]
@@ -119,7 +119,7 @@ def test_a_second_deletion_keeps_who_deleted_first_and_unknown_documents_are_ref
     taken(place, "d2.md")
     done = delete(place.state, NAME, [uri(place, "d2.md"), uri(place, "d3.md")], actor="bob", reason="again")
     assert (done.deleted, done.already) == ((uri(place, "d3.md"),), (uri(place, "d2.md"),))
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     assert {t.actor for t in tombstones(manifest).values()} == {"ann", "bob"}
     manifest.close()
     with pytest.raises(NotFoundError) as refused:
@@ -181,7 +181,7 @@ def test_a_deletion_that_was_killed_is_finished_by_the_same_call_or_the_next_ref
     if kill_at % 2:
         taken(place, "d0.md", "d1.md")
     else:
-        manifest = Manifest.open(place.folder)
+        manifest = Manifest.open(place.state, NAME)
         laid = set(tombstones(manifest))
         manifest.close()
         if not laid:  # killed before it began: nothing was deleted
@@ -196,12 +196,12 @@ def test_a_deletion_that_was_killed_is_finished_by_the_same_call_or_the_next_ref
 
 def test_an_index_of_the_format_before_is_brought_up_in_place(place):
     head = place.refresh().head
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     manifest.db.execute("DROP TABLE tombstones")
     manifest.db.execute("PRAGMA user_version = 1")
     manifest.close()
     assert place.refresh().head == head
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     assert manifest.query("PRAGMA user_version")[0][0] == SCHEMA_VERSION
     assert tombstones(manifest) == {}
     manifest.close()

@@ -69,7 +69,7 @@ def is_whole(place: Workplace) -> bool:
 
 
 def kept_at(place: Workplace, generation: str) -> Place:
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     try:
         return place_of(manifest, generation)
     finally:
@@ -102,7 +102,7 @@ def test_a_server_holds_what_a_folder_would(place, tmp_path):
 
 def test_a_question_is_answered_by_the_server(place):
     generation = place.refresh().head.generation
-    index, exact = Index.open(place.folder, generation, exact_below=1), Index.open(place.folder, generation)
+    index, exact = Index.open(place.state, NAME, generation, exact_below=1), Index.open(place.state, NAME, generation)
     try:
         wait_for(lambda: index.reader()._store is not None)
         vector = place.embedder.embed_query("topic3 paragraph2")
@@ -212,7 +212,7 @@ def test_what_a_server_lost_is_written_anew_from_the_cache(place):
 
 def test_answers_go_on_while_the_server_is_away_and_ask_it_again_when_it_is_back(place, server, caplog):
     generation = place.refresh().head.generation
-    index = Index.open(place.folder, generation, exact_below=1)
+    index = Index.open(place.state, NAME, generation, exact_below=1)
     vector = place.embedder.embed_query("topic3 paragraph2")
     try:
         wait_for(lambda: index.reader()._store is not None)
@@ -242,7 +242,7 @@ def test_answers_go_on_while_the_server_is_away_and_ask_it_again_when_it_is_back
 def test_the_store_of_a_deleted_generation_is_dropped_even_if_its_server_is_away(place, server):
     before = server.collections()
     generation = place.refresh().head.generation
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     try:
         with manifest.transaction():
             leave(manifest, generation)

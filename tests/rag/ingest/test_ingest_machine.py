@@ -43,11 +43,12 @@ def zygote():
 class IndexMachine(RuleBasedStateMachine):
     zygote: Zygote
     store = StoreConfig()
+    place_at = staticmethod(Workplace.at)
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="llmops-machine-"))
-        self.place = Workplace.at(self.folder)
+        self.place = self.place_at(self.folder)
         self.place.store = self.store
         self.embedded: set[str] = set()
 
@@ -132,9 +133,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.run_killed(kill_after_s=after_s)
 
     def run_killed(self, **how: float) -> None:
-        place = self.place
-        config = place.config.model_dump(mode="json")
-        done = self.zygote.run(config=config, state=str(place.state.dir), embedder=place.embedder.fingerprint, **how)
+        done = self.zygote.run(**self.place.job, **how)
         assert done["status"] in (0, -signal.SIGKILL), done
 
     @rule(full=st.booleans())

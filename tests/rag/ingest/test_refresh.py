@@ -27,9 +27,13 @@ PAGES = {
 }
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    place = Workplace.at(tmp_path)
+@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Workplace:
+    """The index's manifest is a file, then in PostgreSQL."""
+    if request.param == "file":
+        place = Workplace.at(tmp_path)
+    else:
+        place = Workplace.shared(tmp_path, request.getfixturevalue("fresh_database")())
     for name, text in PAGES.items():
         place.write(name, text)
     return place
@@ -89,7 +93,7 @@ def test_a_reverted_edit_and_a_repeated_passage_embed_nothing(place):
 def test_an_unchanged_refresh_keeps_the_head_and_writes_nothing(place):
     age(place)
     head = place.refresh().head
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     before = manifest.db.news()
     again = place.refresh()
     assert manifest.db.news() == before
@@ -270,8 +274,7 @@ def test_a_full_disk_keeps_the_old_head(place, zygote, file_bytes):
     first = place.refresh()
     for n in range(150):
         place.write(f"more/{n}.md", f"# More {n}\n\n" + f"more {n} words " * 60)
-    job = {"config": place.config.model_dump(), "state": str(place.state.dir), "embedder": "words-1"}
-    done = zygote.run(**job, file_bytes=file_bytes)
+    done = zygote.run(**place.job, file_bytes=file_bytes)
     assert done["status"] == 0
     assert done["error"]["kind"] == "StorageError", done
     assert "run again" in done["error"]["hint"]
@@ -282,8 +285,7 @@ def test_a_full_disk_keeps_the_old_head(place, zygote, file_bytes):
 
 @pytest.mark.kill
 def test_what_was_embedded_before_a_kill_is_not_embedded_again(place, zygote):
-    job = {"config": place.config.model_dump(), "state": str(place.state.dir), "embedder": "words-1"}
-    assert zygote.run(**job, kill_at=40)["status"] == -9
+    assert zygote.run(**place.job, kill_at=40)["status"] == -9
     cached = status(place.state, NAME).vectors
     assert cached > 0
     place.embedder.texts.clear()
@@ -298,11 +300,11 @@ def test_verify_finds_and_repairs_each_kind_of_damage(place):
         "documents": "UPDATE chunks SET text = text || '!' WHERE row = 2",
         "head": "UPDATE heads SET digest = 'x'",
         "vectors": "UPDATE vectors SET crc = crc + 1 WHERE slot = 1",
-        "lexical": "UPDATE segments SET data = zeroblob(100)",
+        "lexical": "UPDATE segments SET data = substr(data, 2)",
     }
     for part, statement in damage.items():
-        manifest = Manifest.open(place.folder)
-        manifest.query(statement)
+        manifest = Manifest.open(place.state, NAME)
+        manifest.db.execute(statement)
         manifest.close()
         found = verify(place.config, place.state, options)
         assert part in {problem.part for problem in found.problems}
@@ -319,13 +321,14 @@ def test_verify_compares_with_the_files(place):
     assert len(found.problems) == 3
 
 
-def test_lost_vectors_are_embedded_again(place):
+def test_lost_vectors_are_had_again(place):
     head = place.refresh().head
-    arena = next((place.folder / "vectors").iterdir())
+    arena = next((place.folder / "vectors").glob("*.f32"))
     os.truncate(arena, arena.stat().st_size // 2)
     done = place.refresh()
-    assert done.embedded > 0
+    assert (done.embedded > 0) == (place.state.sql_url is None), "the database has them still"
     assert done.head.digest == head.digest
+    assert contents(place.state, head.generation)["vectors"]
     assert verify(place.config, place.state, Options(embedder=place.embedder)).ok
 
 
@@ -340,7 +343,8 @@ from llmops.rag.config import IndexConfig
 from llmops.rag.ingest.refresh import Options, refresh
 embedder = types.SimpleNamespace(fingerprint="words-1")
 config = IndexConfig.model_validate_json({place.config.model_dump_json()!r})
-done = refresh(config, StateConfig(dir=Path({str(place.state.dir)!r})), Options(embedder=embedder))
+state = StateConfig.model_validate_json({place.state.model_dump_json()!r})
+done = refresh(config, state, Options(embedder=embedder))
 assert done.unchanged == 6, done
 print([name for name in ("numpy", "chromadb", "torch", "openvino", "transformers", "sqlalchemy") if name in
 sys.modules])

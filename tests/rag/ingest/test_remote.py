@@ -36,7 +36,7 @@ class Team:
 
     def documents(self) -> dict[str, str]:
         """uri -> groups, as the index has them."""
-        manifest = Manifest.open(self.state.index(NAME))
+        manifest = Manifest.open(self.state, NAME)
         try:
             return dict(manifest.query("SELECT uri, acl FROM documents"))
         finally:
@@ -91,7 +91,7 @@ def test_a_site_that_is_down_leaves_the_index_as_it_is(team: Team) -> None:
             team.refresh(source)
     with pytest.raises(UnavailableError):  # nobody listens any more
         team.refresh(source)
-    manifest = Manifest.open(team.state.index(NAME))
+    manifest = Manifest.open(team.state, NAME)
     (_, name) = manifest.generations()[0]
     assert manifest.head(1) == head
     assert name == head.generation
@@ -108,7 +108,7 @@ def test_most_of_an_index_goes_only_where_that_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="would remove 25 of 30 documents") as refused:
         place.refresh()
     assert "--allow-mass-delete" in str(refused.value.hint)
-    manifest = Manifest.open(place.folder)
+    manifest = Manifest.open(place.state, NAME)
     assert manifest.head(1) == head
     manifest.close()
     assert place.refresh(allow_mass_delete=True).removed == 25

@@ -220,7 +220,7 @@ def _guard_other_sources(job: RagConfig) -> None:
     from llmops.rag.manifest import Manifest
 
     try:
-        manifest = Manifest.open(job.state.index(job.index.name))
+        manifest = Manifest.open(job.state, job.index.name)
     except NotFoundError:
         return
     try:

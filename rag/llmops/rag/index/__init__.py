@@ -23,4 +23,4 @@ def open_index(state: StateConfig, name: str, generation: str | None = None) -> 
     """
     from llmops.rag.index.reader import Index
 
-    return Index.open(state.index(name), generation)
+    return Index.open(state, name, generation)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import LlmopsError
+from llmops.core.files import sync_directory, write_atomic
 from llmops.core.ids import new_id
 from llmops.rag.config import StoreConfig
+from llmops.rag.disk import storage_errors
 from llmops.rag.index.store import Place
-from llmops.rag.manifest import Manifest
+from llmops.rag.manifest import Head, Manifest
 
 _log = logging.getLogger("llmops.rag.index")
 
@@ -64,7 +66,7 @@ def place_of(manifest: Manifest, generation: str, *, reading: bool = False) -> P
     Args:
         reading: for one request: a server is asked once, and not for long.
     """
-    return at(manifest.path.parent, generation, kept_of(manifest, generation), reading=reading)
+    return at(manifest.folder, generation, kept_of(manifest, generation), reading=reading)
 
 
 def at(folder: Path, generation: str, kept: Kept, *, reading: bool = False) -> Place:
@@ -85,11 +87,47 @@ def at(folder: Path, generation: str, kept: Kept, *, reading: bool = False) -> P
     return ChromaServer(config, kept.collection, patience_s)
 
 
+def stamp_of(manifest: Manifest, generation: str) -> str | None:
+    """How a generation's store looked when it was last whole: a shared manifest can't tell of this machine's folder."""
+    if not _is_ours_alone(manifest, generation):
+        return manifest.store_stamp(manifest.generation(generation))
+    return _read(_note_of(manifest, generation, "stamp"))
+
+
+def set_stamp(manifest: Manifest, generation: str, stamp: str | None) -> None:
+    if not _is_ours_alone(manifest, generation):
+        manifest.set_store_stamp(manifest.generation(generation), stamp)
+    else:
+        _write(_note_of(manifest, generation, "stamp"), stamp)
+
+
+def follows(manifest: Manifest, generation: str, head: Head | None) -> bool:
+    """Whether a store holds just the ids of a head: one in this machine's folder may be behind another machine."""
+    if head is None or not _is_ours_alone(manifest, generation):
+        return True
+    return _read(_note_of(manifest, generation, "digest")) == head.digest
+
+
+def follow(manifest: Manifest, generation: str, head: Head | None) -> None:
+    """Record which head's ids a store holds; None while that is uncertain."""
+    if _is_ours_alone(manifest, generation):
+        _write(_note_of(manifest, generation, "digest"), None if head is None else head.digest)
+
+
+def behind(manifest: Manifest) -> set[int]:
+    """The generations with a store in this machine's folder that does not hold what another machine changed."""
+    return {
+        number
+        for number, name in manifest.generations()
+        if not follows(manifest, name, manifest.head(number)) and place_of(manifest, name).exists()
+    }
+
+
 def begin(manifest: Manifest, generation: str, config: StoreConfig) -> Kept:
     """Where a store is to be made anew; on a server under a name of its own, noted so that a kill leaves no orphan."""
     if config.url is None:
         return Kept(config)
-    index = "".join(char if char.isalnum() and char.isascii() else "_" for char in manifest.path.parent.name)
+    index = "".join(char if char.isalnum() and char.isascii() else "_" for char in manifest.folder.name)
     kept = Kept(config, f"llmops_{index[:60]}_{generation}_{new_id()[-12:]}")
     with manifest.transaction():
         _note_left(manifest, [*_left(manifest), (generation, kept)])
@@ -100,7 +138,7 @@ def adopt(manifest: Manifest, generation: str, kept: Kept) -> None:
     """Make a whole store the generation's, and the one before it superfluous; call it in a transaction."""
     before = kept_of(manifest, generation)
     left = [entry for entry in _left(manifest) if entry[0] != generation or entry[1].address != kept.address]
-    if before.address != kept.address and at(manifest.path.parent, generation, before).exists():
+    if before.address != kept.address and at(manifest.folder, generation, before).exists():
         left.append((generation, before))
     _note_left(manifest, left)
     keep(manifest, generation, kept)
@@ -121,7 +159,7 @@ def drop_left(manifest: Manifest, config: StoreConfig | None = None) -> None:
     remaining = []
     for generation, kept in left:
         known = Kept(config, kept.collection) if config is not None and kept.is_at(config) else kept
-        place = at(manifest.path.parent, generation, known, reading=True)
+        place = at(manifest.folder, generation, known, reading=True)
         try:
             place.drop()
         except LlmopsError as error:
@@ -135,7 +173,7 @@ def drop_left(manifest: Manifest, config: StoreConfig | None = None) -> None:
 def leave(manifest: Manifest, generation: str) -> None:
     """Note the store of a generation that is deleted as one to be dropped; call it in the deleting transaction."""
     kept = kept_of(manifest, generation)
-    if at(manifest.path.parent, generation, kept).exists():
+    if at(manifest.folder, generation, kept).exists():
         _note_left(manifest, [*_left(manifest), (generation, kept)])
     manifest.db.execute("DELETE FROM facts WHERE name = ?", (_fact(generation),))
 
@@ -159,6 +197,28 @@ def reach(config: StoreConfig) -> str:
     from llmops.rag.index import chroma_server
 
     return f"{place.where}, API {chroma_server.version(config)}"
+
+
+def _is_ours_alone(manifest: Manifest, generation: str) -> bool:
+    return manifest.db.is_shared and kept_of(manifest, generation).config.url is None
+
+
+def _note_of(manifest: Manifest, generation: str, what: str) -> Path:
+    return manifest.folder / "chroma" / f"{generation}.{what}"
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+def _write(path: Path, text: str | None) -> None:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            write_atomic(path, text.encode())
+        elif path.exists():
+            path.unlink()
+            sync_directory(path.parent)
 
 
 def _left(manifest: Manifest) -> list[tuple[str, Kept]]:

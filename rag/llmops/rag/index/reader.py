@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Hashable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import LlmopsError, NotFoundError
 from llmops.core.identity import Principal
+from llmops.core.state import StateConfig
 from llmops.rag.index import places
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
@@ -47,7 +47,7 @@ _PICKED = 1_000
 
 POLL_S = 0.5
 _RENEW_S = 2.0
-"""How long a state is held by one transaction while the manifest's write-ahead log waits to be emptied."""
+"""How long a state is held by one transaction at least, before it is begun anew for the database's sake."""
 
 
 class IndexReader:
@@ -165,47 +165,47 @@ class IndexReader:
 class Index:
     """An open index: hands out the newest state. Close it when done."""
 
-    def __init__(self, folder: Path, generation: str, *, exact_below: int = EXACT_BELOW) -> None:
-        self.folder = folder
+    def __init__(self, state: StateConfig, name: str, generation: str, *, exact_below: int = EXACT_BELOW) -> None:
         self.generation = generation
         self._exact_below = exact_below
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._complained = ""
-        self._watching = Manifest.open(folder)
+        self._watching = Manifest.open(state, name)
         self._seen = self._watching.db.news()
         self._checked = self._renewed = time.monotonic()
-        self._snapshot = Snapshot(folder, generation, {})
+        self._snapshot = Snapshot(self._watching.again(), generation, {})
         self._reader = self._new_reader(self._snapshot)
         self._thread = threading.Thread(target=self._follow, name="llmops-index", daemon=True)
         self._thread.start()
 
     @classmethod
-    def open(cls, folder: Path, generation: str | None, *, exact_below: int = EXACT_BELOW) -> Index:
+    def open(cls, state: StateConfig, name: str, generation: str | None, *, exact_below: int = EXACT_BELOW) -> Index:
         """Open a generation, by default the one refreshed last.
 
         Raises:
             NotFoundError: no such index or generation, or it was never ingested to its end.
         """
         if generation is None:
-            manifest = Manifest.open(folder)
+            manifest = Manifest.open(state, name)
             try:
                 generation = manifest.fact(CURRENT)
             finally:
                 manifest.close()
             if generation is None:
                 raise NotFoundError(
-                    f"the index `{folder.name}` was never ingested to its end",
-                    where=str(folder),
+                    f"the index `{name}` was never ingested to its end",
                     hint="run `llmops ingest`",
                 )
-        return cls(folder, generation, exact_below=exact_below)
+        return cls(state, name, generation, exact_below=exact_below)
 
     def reader(self) -> IndexReader:
         """The newest state, at most 2 s behind the last commit; costs nothing where nothing changed."""
         if time.monotonic() - self._checked > 2 * POLL_S and self._lock.acquire(blocking=False):
             try:  # the thread did not get its turn
                 self._check()
+            except LlmopsError as error:
+                self._complain_of(error)
             finally:
                 self._lock.release()
         return self._reader
@@ -224,29 +224,32 @@ class Index:
                 if self._reader._store is None:
                     self._load_store(self._reader)
             except LlmopsError as error:
-                self._complain(f"{error.what} ({error.where}); answering from seq {self._reader.head.seq}")
+                self._complain_of(error)
             except Exception:  # noqa: BLE001 - the thread must live on: old answers are better than none
                 _log.exception("cannot follow the index; answering from seq %d", self._reader.head.seq)
 
     def _check(self) -> None:
         """Load the head anew if it moved; runs under the lock."""
+        self._checked = time.monotonic()
         if self._watching.db.is_replaced():
+            fresh = self._watching.again()
             self._watching.close()
-            self._watching = Manifest.open(self.folder)
+            self._watching = fresh
             self._seen = -1
         version = self._watching.db.news()
         if version != self._seen and not self._snapshot.renew():
-            self._snapshot = Snapshot(self.folder, self.generation, self._snapshot.segments, self._snapshot.coded)
+            self._snapshot = Snapshot(
+                self._watching.again(), self.generation, self._snapshot.segments, self._snapshot.coded
+            )
             self._reader = self._new_reader(self._snapshot)
             self._complained = ""
-        elif version == self._seen and self._holds_up_the_log() and not self._snapshot.renew():
+        elif version == self._seen and self._is_in_the_way() and not self._snapshot.renew():
             version = -1  # the head moved this moment
         self._seen = version
-        self._checked = time.monotonic()
 
-    def _holds_up_the_log(self) -> bool:
-        """Whether it is time to begin anew, after which what was folded into the database can leave the log."""
-        if time.monotonic() - self._renewed < _RENEW_S or not self._watching.db.has_log():
+    def _is_in_the_way(self) -> bool:
+        """Whether it is time to hold the state by a new transaction, so that the database can give room back."""
+        if time.monotonic() - self._renewed < _RENEW_S or not self._snapshot.holds_back():
             return False
         self._renewed = time.monotonic()
         return True
@@ -260,13 +263,13 @@ class Index:
         """Open the store for a state, if it would be asked and nobody is writing; else the exact scan goes on."""
         if reader.head.chunks < self._exact_below or self._reader is not reader:
             return
-        manifest = Manifest.open(self.folder)
+        manifest = self._snapshot.again()
         try:
             place = places.place_of(manifest, self.generation, reading=True)
             with place.loading() as free:
-                if not free:
+                if not free or not places.follows(manifest, self.generation, reader.head):
                     return
-                store = place.open(manifest.store_stamp(manifest.generation(self.generation)))
+                store = place.open(places.stamp_of(manifest, self.generation))
                 store.nearest(self._snapshot.vectors[0], 1)  # loads the graph while the guard is held
                 enough = store.count() >= reader.head.chunks
         except (LlmopsError, OSError) as error:
@@ -282,11 +285,14 @@ class Index:
         weakref.finalize(reader, store.close)
         reader._store = store
 
+    def _complain_of(self, error: LlmopsError) -> None:
+        self._complain(f"{error.what} ({error.where}); answering from seq {self._reader.head.seq}")
+
     def _complain(self, message: str) -> None:
         """Say something once, not at every poll."""
         if message != self._complained:
             self._complained = message
-            _log.warning("index %s: %s", self.folder.name, message)
+            _log.warning("index %s: %s", self._watching.name, message)
 
 
 def _best(rows: Rows, scores: Scores, k: int) -> Hits:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import IntegrityError, NotFoundError
 from llmops.core.identity import Principal
-from llmops.rag.arena import Vectors, map_slots
+from llmops.rag.arena import Vectors
 from llmops.rag.index.access import Access
 from llmops.rag.index.coarse import Codes
 from llmops.rag.index.types import Chunk, Mask, StoredDocument
+from llmops.rag.kept_vectors import NO_VECTORS, mapped
 from llmops.rag.lexical import Lexical, Segment
 from llmops.rag.lexicon import texts
 from llmops.rag.manifest import ArenaRecord, Manifest
@@ -34,11 +34,16 @@ class Snapshot:
     """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead."""
 
     def __init__(
-        self, folder: Path, generation: str, segments: Mapping[int, Segment], coded: tuple[str, Codes] | None = None
+        self,
+        manifest: Manifest,
+        generation: str,
+        segments: Mapping[int, Segment],
+        coded: tuple[str, Codes] | None = None,
     ) -> None:
         """Load the current head.
 
         Args:
+            manifest: a connection that is from now on this snapshot's.
             segments: of the snapshot before, by number; a segment never changes, so it is not read twice.
             coded: of the snapshot before, the file of vectors and its codes, for the same reason.
 
@@ -47,15 +52,15 @@ class Snapshot:
             IntegrityError: manifest and vectors do not fit together.
         """
         self._lock = threading.Lock()
-        self._manifest = Manifest.open(folder)
+        self._manifest = manifest
         try:
             self._manifest.db.hold()
             self.number = self._manifest.generation(generation)
             head = self._manifest.head(self.number)
             if head is None:
                 raise NotFoundError(
-                    f"the index `{folder.name}` was never ingested to its end",
-                    where=str(folder),
+                    f"the index `{manifest.name}` was never ingested to its end",
+                    where=manifest.where,
                     hint="run `llmops ingest`",
                 )
             self.head = head
@@ -67,15 +72,27 @@ class Snapshot:
 
     def renew(self) -> bool:
         """Hold the same head by a younger transaction, so that the write-ahead log can shrink; False if it moved."""
-        fresh = Manifest.open(self._manifest.path.parent)
-        fresh.db.hold()
-        if fresh.head(self.number) != self.head:
+        fresh = self._manifest.again()
+        try:
+            fresh.db.hold()
+            if fresh.head(self.number) != self.head:
+                fresh.close()
+                return False
+        except BaseException:
             fresh.close()
-            return False
+            raise
         with self._lock:
             old, self._manifest = self._manifest, fresh
         old.close()
         return True
+
+    def again(self) -> Manifest:
+        """Another connection to the manifest, which sees its newest state."""
+        return self._manifest.again()
+
+    def holds_back(self) -> bool:
+        """Whether this view keeps room from being given back."""
+        return self._manifest.db.holds_back()
 
     def chunks(self, rows: Sequence[int]) -> list[Chunk]:
         """The chunks of some live rows, in that order."""
@@ -134,7 +151,7 @@ class Snapshot:
             lost = self.head.chunks - len(found)
             raise IntegrityError(
                 f"{lost} chunks have no vector",
-                where=str(self._manifest.path),
+                where=self._manifest.where,
                 hint="run `llmops ingest` to embed them again",
             )
         rows = np.array([row[0] for row in found], dtype=np.int64)
@@ -151,8 +168,8 @@ class Snapshot:
 
     def _map_vectors(self, record: ArenaRecord | None) -> Vectors:
         if record is None:
-            return np.zeros((0, 1), dtype=np.float32)
-        return np.asarray(map_slots(self._manifest.path.parent / record.file, record.dimension, record.slots))
+            return NO_VECTORS
+        return np.asarray(mapped(self._manifest, record))
 
     def _code(self, record: ArenaRecord | None, before: tuple[str, Codes] | None) -> tuple[str, Codes] | None:
         if record is None or len(self.live_rows) < CODED_FROM:

@@ -59,7 +59,7 @@ class StoreSync:
         if kept.config != self._config:  # another token, another patience
             places.keep(self._manifest, self._name, places.Kept(self._config, kept.collection))
             self._place = places.place_of(self._manifest, self._name)
-        recorded = self._manifest.store_stamp(self._generation)
+        recorded = places.stamp_of(self._manifest, self._name)
         is_new = recorded is None and not self._place.exists()
         try:
             self._store = self._place.open(recorded)
@@ -87,15 +87,15 @@ class StoreSync:
         self.close()
         wanted = wanted_ids(self._manifest, self._generation)
         kept = places.begin(self._manifest, self._name, self._config)
-        self._place = places.at(self._manifest.path.parent, self._name, kept)
+        self._place = places.at(self._manifest.folder, self._name, kept)
         with self._place.writing():
-            self._manifest.set_store_stamp(self._generation, None)
+            places.set_stamp(self._manifest, self._name, None)
             self._store = self._place.create()
             self._add(self._store, list(wanted), wanted, vectors)
             stamp = self._store.sync()
             with self._manifest.transaction():
                 places.adopt(self._manifest, self._name, kept)
-                self._manifest.set_store_stamp(self._generation, stamp)
+                places.set_stamp(self._manifest, self._name, stamp)
         places.drop_left(self._manifest, self._config)
         if why is not None and wanted:
             self.rebuilt = len(wanted)
@@ -130,9 +130,9 @@ class StoreSync:
     def _write(self) -> Iterator[Store]:
         """One write: no stamp of a whole store while it lasts, the new one only if it went well."""
         with self._place.writing():
-            self._manifest.set_store_stamp(self._generation, self._place.while_written)
+            places.set_stamp(self._manifest, self._name, self._place.while_written)
             yield self.store
-            self._manifest.set_store_stamp(self._generation, self.store.sync())
+            places.set_stamp(self._manifest, self._name, self.store.sync())
 
     def _add(self, store: Store, ids: list[str], slots: dict[str, int], vectors: Vectors) -> None:
         for start in range(0, len(ids), _BATCH):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from llmops.core.ids import new_id
 from llmops.rag import lexicon
-from llmops.rag.arena import Arena, map_slots
+from llmops.rag.arena import Arena
+from llmops.rag.kept_vectors import mapped, mark, remove
 from llmops.rag.manifest import ArenaRecord, Head, Manifest
 
 _log = logging.getLogger("llmops.rag.ingest")
@@ -31,7 +33,7 @@ def compact(manifest: Manifest, generation: int, embedder: str) -> Head | None:
     remove_unused_files(manifest)
     record = manifest.arena(embedder)
     if record is not None and record.slots > SPARE_SLOTS:
-        live = manifest.query(f"SELECT count(*) FROM ({_LIVE})", (record.id,))[0][0]  # noqa: S608 - a constant
+        live = manifest.query(f"SELECT count(*) FROM ({_LIVE}) AS live", (record.id,))[0][0]  # noqa: S608 - a constant
         if record.slots > 2 * live + SPARE_SLOTS:
             _compact_arena(manifest, record)
     head = manifest.head(generation)
@@ -46,7 +48,7 @@ def keep_live_vectors(manifest: Manifest) -> None:
     for (embedder,) in manifest.query("SELECT embedder FROM arenas"):
         record = manifest.arena(embedder)
         assert record is not None
-        live = manifest.query(f"SELECT count(*) FROM ({_LIVE})", (record.id,))[0][0]  # noqa: S608 - a constant
+        live = manifest.query(f"SELECT count(*) FROM ({_LIVE}) AS live", (record.id,))[0][0]  # noqa: S608 - a constant
         if live < record.slots:
             _compact_arena(manifest, record)
 
@@ -57,18 +59,18 @@ def remove_unused_files(manifest: Manifest, *, grace_s: float = 60.0) -> None:
     Args:
         grace_s: younger files stay: a reader may be about to map one.
     """
-    folder = manifest.path.parent / "vectors"
+    folder = manifest.folder / "vectors"
     used = {Path(row[0]).name for row in manifest.query("SELECT file FROM arenas")}
     for path in folder.glob("*.f32"):
         if path.name not in used and time.time() - path.stat().st_mtime >= grace_s:
-            path.unlink()
+            remove(path)
 
 
 def _compact_arena(manifest: Manifest, record: ArenaRecord) -> None:
     """Copy the vectors that chunks have into a new file, then change over in one transaction."""
-    folder = manifest.path.parent
+    folder = manifest.folder
     name = f"vectors/{record.embedder[:32]}-{new_id()[:13]}.f32"
-    old = np.asarray(map_slots(folder / record.file, record.dimension, record.slots))
+    old = np.asarray(mapped(manifest, record))
     kept = manifest.query(f"{_LIVE} ORDER BY slot", (record.id,))
     new = Arena(folder / name, record.dimension, 0)
     try:
@@ -83,6 +85,7 @@ def _compact_arena(manifest: Manifest, record: ArenaRecord) -> None:
         )
         manifest.db.execute("DELETE FROM vectors WHERE arena = ? AND slot = -1", (record.id,))
         manifest.db.execute("UPDATE arenas SET file = ?, slots = ? WHERE id = ?", (name, len(kept), record.id))
+    mark(manifest, replace(record, file=name, slots=len(kept)))
     _log.info("compacted the vectors of %s: %d of %d kept", record.embedder[:12], len(kept), record.slots)
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.core.errors import NotFoundError, UserError, did_you_mean
-from llmops.core.files import exclusive_lock
 from llmops.rag import tombstones
 from llmops.rag.ingest import removal
 from llmops.rag.ingest.recovery import recover
@@ -114,11 +113,11 @@ def listing(state: StateConfig, name: str, query: Query) -> Page:
     Raises:
         NotFoundError: no such index.
     """
-    manifest = Manifest.open(state.index(name))
+    manifest = Manifest.open(state, name)
     try:
         generation = _current(manifest, name)
         number = manifest.generation(generation)
-        rows = manifest.query(_LISTING, _values(manifest, number, query))
+        rows = manifest.query(_LISTING.format(**manifest.db.WORDS), _values(manifest, number, query))
     finally:
         manifest.close()
     documents = tuple(_listed(row) for row in rows[: query.limit])
@@ -137,19 +136,13 @@ def delete(
         NotFoundError: the index holds no such document; nothing was changed.
         ConflictError: a refresh has been running for ten minutes.
     """
-    folder = state.index(name)
-    Manifest.open(folder).close()
-    lock = exclusive_lock(folder / "ingest.lock", what=f"ingesting {name}", wait_s=_WAIT_S)
-    with nullcontext() if plan else lock:
-        manifest = Manifest.open(folder)
-        try:
-            held = _held(manifest, uris)
-            removals = removal.of_uris(manifest, uris)
-            chunks = sum(len(_rows(manifest, document)) for one in removals for document in one.gone.values())
-            if not plan:
-                _take_out(manifest, uris, removals, actor, reason)
-        finally:
-            manifest.close()
+    writing = Manifest.writing(state, name, wait_s=_WAIT_S)
+    with closing(Manifest.open(state, name)) if plan else writing as manifest:
+        held = _held(manifest, uris)
+        removals = removal.of_uris(manifest, uris)
+        chunks = sum(len(_rows(manifest, document)) for one in removals for document in one.gone.values())
+        if not plan:
+            _take_out(manifest, uris, removals, actor, reason)
     fresh = tuple(uri for uri in dict.fromkeys(uris) if uri not in held)
     return Deletion(name, fresh, tuple(sorted(held)), tuple(one.name for one in removals), chunks)
 
@@ -160,7 +153,7 @@ def restore(state: StateConfig, name: str, uris: Sequence[str], *, plan: bool = 
     Raises:
         NotFoundError: one of them was not deleted; nothing was changed.
     """
-    manifest = Manifest.open(state.index(name))
+    manifest = Manifest.open(state, name)
     try:
         known = tombstones.tombstones(manifest)
         for uri in uris:
@@ -228,9 +221,10 @@ SELECT * FROM (
     FROM quarantine q WHERE q.generation = :generation AND NOT EXISTS (
         SELECT 1 FROM documents d WHERE d.generation = q.generation AND d.uri = q.uri AND d.seq <= :seq)
     UNION ALL
-    SELECT t.uri, 'deleted', NULL, NULL, NULL, NULL, '[]', 0, t.at, t.actor || ': ' || t.reason FROM tombstones t)
-WHERE uri > :after AND uri GLOB :pattern AND (:state IS NULL OR state = :state)
-    AND (:group IS NULL OR EXISTS (SELECT 1 FROM json_each(acl) WHERE value = :group))
+    SELECT t.uri, 'deleted', NULL, NULL, NULL, NULL, '[]', 0, t.at, t.actor || ': ' || t.reason
+    FROM tombstones t) AS found
+WHERE uri > :after AND {matches} AND (CAST(:state AS TEXT) IS NULL OR state = :state)
+    AND (CAST(:group AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM {elements} WHERE value = :group))
 ORDER BY uri LIMIT :limit
 """
 
@@ -241,7 +235,7 @@ def _values(manifest: Manifest, number: int, query: Query) -> Any:
         "generation": number,
         "seq": head.seq if head else 0,
         "after": query.after,
-        "pattern": query.pattern,
+        "pattern": manifest.db.pattern(query.pattern),
         "state": query.state,
         "group": query.group,
         "limit": query.limit + 1,

@@ -10,7 +10,6 @@ import logging
 import re
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from llmops.core.files import exclusive_lock
 from llmops.rag import lexicon, tombstones
-from llmops.rag.arena import Vectors, map_slots
+from llmops.rag.arena import Vectors
+from llmops.rag.database_postgresql import indexes as shared_indexes
+from llmops.rag.database_postgresql import is_postgresql
 from llmops.rag.disk import storage_errors
 from llmops.rag.forgotten import Entry
 from llmops.rag.index import places
@@ -27,6 +28,7 @@ from llmops.rag.index.sync import StoreSync
 from llmops.rag.ingest import removal
 from llmops.rag.ingest.compaction import keep_live_vectors, remove_unused_files
 from llmops.rag.ingest.recovery import recover
+from llmops.rag.kept_vectors import NO_VECTORS, mapped
 from llmops.rag.manifest import Manifest
 from llmops.rag.sources import mirrors
 from llmops.rag.sources.mirror import LEDGER
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmops.rag.ingest")
 _WAIT_S = 600.0
 _READERS_S = 15.0
-_PAUSE_S = 0.25
 _WORDS = 64
 _SHORTEST, _LONGEST = 24, 80
 _ENDS = re.compile(r"^\W+|\W+$")
@@ -54,12 +55,14 @@ class Held:
 
 def indexes(state: StateConfig) -> list[str]:
     """The names of all indexes of a state folder."""
+    if state.sql_url is not None and is_postgresql(state.sql_url):
+        return shared_indexes(state.sql_url)
     return sorted(path.parent.name for path in (state.root / "index").glob("*/manifest.db"))
 
 
 def look_up(state: StateConfig, name: str, uris: Sequence[str]) -> Held:
     """What an index holds of these documents, and of copies of their bytes under other names."""
-    with closing(Manifest.open(state.index(name))) as manifest:
+    with closing(Manifest.open(state, name)) as manifest:
         rows = [row for uri in uris for row in manifest.query(f"{_DOCUMENTS} WHERE d.uri = ?", (uri,))]
         hashes = {(row[1], row[2]) for row in rows}
         rows += [row for pair in hashes for row in manifest.query(f"{_DOCUMENTS} WHERE size = ? AND sha256 = ?", pair)]
@@ -82,11 +85,7 @@ def erase(state: StateConfig, name: str, uris: Sequence[str], generations: Itera
     Raises:
         ConflictError: a refresh has been running for ten minutes.
     """
-    folder = state.index(name)
-    with (
-        exclusive_lock(folder / "ingest.lock", what=f"ingesting {name}", wait_s=_WAIT_S),
-        closing(Manifest.open(folder)) as manifest,
-    ):
+    with Manifest.writing(state, name, wait_s=_WAIT_S) as manifest:
         doubtful = recover(manifest)
         removal.carry_out(manifest, removal.of_uris(manifest, uris), doubtful)
         with manifest.transaction():
@@ -96,7 +95,10 @@ def erase(state: StateConfig, name: str, uris: Sequence[str], generations: Itera
         for generation in generations:
             _rewrite(manifest, generation)
         remove_unused_files(manifest, grace_s=0.0)
-        return _compacted(manifest)
+        rewritten = manifest.db.rewrite(_READERS_S)
+        if not rewritten:
+            _log.warning("%s: a reader holds an old state", manifest.where)
+        return rewritten
 
 
 def erase_copies(state: StateConfig, uris: Sequence[str]) -> list[str]:
@@ -160,28 +162,14 @@ def _rewrite(manifest: Manifest, name: str) -> None:
     try:
         if places.place_of(manifest, name).exists():
             sync.rebuild(_vectors(manifest, number), None)
+            places.follow(manifest, name, manifest.head(number))
     finally:
         sync.close()
 
 
 def _vectors(manifest: Manifest, number: int) -> Vectors:
     record = manifest.arena(manifest.settings(number)["embedder"])
-    if record is None:
-        return map_slots(Path(), 1, 0)
-    return map_slots(manifest.path.parent / record.file, record.dimension, record.slots)
-
-
-def _compacted(manifest: Manifest) -> bool:
-    """Rewrite the manifest without free pages, and empty its log, for which readers must move to the new state."""
-    with storage_errors(manifest.path):
-        manifest.db.execute("VACUUM")
-    deadline = time.monotonic() + _READERS_S
-    while not manifest.db.checkpoint():
-        if time.monotonic() > deadline:
-            _log.warning("%s: a reader holds an old state", manifest.path)
-            return False
-        time.sleep(_PAUSE_S)
-    return True
+    return NO_VECTORS if record is None else mapped(manifest, record)
 
 
 def _erase_copy(folder: Path, uris: Sequence[str]) -> bool:

@@ -65,7 +65,7 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
     options = options or Options()
     chosen = choose(config, state, options.embedder)
     try:
-        manifest = Manifest.open(state.index(config.name))
+        manifest = Manifest.open(state, config.name)
     except NotFoundError:
         manifest = Manifest.empty()
     try:

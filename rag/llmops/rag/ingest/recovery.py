@@ -35,11 +35,13 @@ def recover(manifest: Manifest) -> set[int]:
 def lost_vectors(manifest: Manifest, generation: int, embedder: str) -> int:
     """Forget vectors that are no longer on the disk, and mark their documents to be read again.
 
+    A shared manifest has the vectors itself: none of them is lost with this machine's disk.
+
     Returns:
         How many documents have to be read again.
     """
     record = manifest.arena(embedder)
-    if record is not None:
+    if record is not None and not manifest.db.is_shared:
         held = _slots_on_disk(manifest, record)
         if held < record.slots:
             _log.warning(
@@ -71,5 +73,5 @@ def mark_damaged(manifest: Manifest, documents: Iterable[int]) -> None:
 
 
 def _slots_on_disk(manifest: Manifest, record: ArenaRecord) -> int:
-    path = manifest.path.parent / record.file
+    path = manifest.folder / record.file
     return path.stat().st_size // (record.dimension * 4) if path.exists() else 0

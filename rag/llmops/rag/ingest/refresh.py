@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmops.core.files import exclusive_lock
 from llmops.core.ids import digest
 from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
@@ -106,14 +105,9 @@ def refresh(config: IndexConfig, state: StateConfig, options: Options | None = N
     """
     options = options or Options()
     began = time.monotonic()
-    folder = state.index(config.name)
     chosen = choose(config, state, options.embedder)
-    with exclusive_lock(folder / "ingest.lock", what=f"ingesting {config.name}"):
-        manifest = Manifest.open(folder, create=True)
-        try:
-            done = _Run(config, state, options, chosen, manifest).run()
-        finally:
-            manifest.close()
+    with Manifest.writing(state, config.name, create=True) as manifest:
+        done = _Run(config, state, options, chosen, manifest).run()
     done.seconds["total"] = time.monotonic() - began
     return done
 
@@ -145,8 +139,9 @@ class _Run:
             refuse_mass_removal(work, known, self.config.most_removed)
             removal.refuse_mass_removal(removals, known.tombstones, self.config.most_removed)
         # First: what has to go must not wait until the rest is embedded.
-        removal.carry_out(self.manifest, removals, doubtful - {self.generation})
-        if head is not None and work.is_empty and not interrupted and self._store_is_whole():
+        behind = places.behind(self.manifest)
+        removal.carry_out(self.manifest, removals, (doubtful | behind) - {self.generation})
+        if head is not None and work.is_empty and not interrupted and self._store_is_whole(head):
             return self._unchanged(head, known, work)
         return self._changed(head, known, work, certain=not interrupted)
 
@@ -160,11 +155,12 @@ class _Run:
         self.seconds["scan"] = time.monotonic() - began
         return found, work
 
-    def _store_is_whole(self) -> bool:
+    def _store_is_whole(self, head: Head) -> bool:
         if places.kept_of(self.manifest, self.chosen.name).config != self.config.store:
             return False
         place = places.place_of(self.manifest, self.chosen.name)
-        return place.is_whole(self.manifest.store_stamp(self.generation))
+        stamp = places.stamp_of(self.manifest, self.chosen.name)
+        return place.is_whole(stamp) and places.follows(self.manifest, self.chosen.name, head)
 
     def _unchanged(self, head: Head, known: Known, work: Work) -> Refresh:
         """The fast path: record what no reader sees, and only if it differs."""
@@ -195,7 +191,7 @@ class _Run:
         embedding = Meter("embed", progress)
         target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head, self.config.store)
         writer = Writer(self.manifest, target, dict(known.documents), Meter("write", progress))
-        reading = Manifest.open(self.manifest.path.parent)
+        reading = self.manifest.again()
         compute = open_compute(self.config, self.chosen.open_embedder)
         stages = Stages(self.config, reading, self.chosen.embedder_fingerprint, compute, parsing, embedding)
         tally = _Tally(known, work)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import LlmopsError, NotFoundError, did_you_mean
-from llmops.rag.index.places import place_of
+from llmops.rag.index.places import place_of, stamp_of
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
 from llmops.rag.records import merged, pages_of, text_of
 
@@ -79,7 +79,7 @@ def status(state: StateConfig, name: str) -> Status:
         NotFoundError: there is none of that name.
     """
     folder = state.index(name)
-    manifest = Manifest.open(folder)
+    manifest = Manifest.open(state, name)
     try:
         current = manifest.fact(CURRENT)
         interrupted = {generation for generation, _, _ in manifest.intents()}
@@ -90,7 +90,7 @@ def status(state: StateConfig, name: str) -> Status:
                 manifest.head(number),
                 manifest.settings(number),
                 tuple(manifest.quarantine(number).values()),
-                *_look_at_store(manifest, number, generation),
+                *_look_at_store(manifest, generation),
                 number in interrupted,
             )
             for number, generation in manifest.generations()
@@ -102,10 +102,10 @@ def status(state: StateConfig, name: str) -> Status:
     return Status(name, str(folder), generations, vectors, float(rate) if rate else None, _size(folder.rglob("*")))
 
 
-def _look_at_store(manifest: Manifest, number: int, generation: str) -> tuple[str, bool, str | None]:
+def _look_at_store(manifest: Manifest, generation: str) -> tuple[str, bool, str | None]:
     place = place_of(manifest, generation, reading=True)
     try:
-        return place.where, place.is_whole(manifest.store_stamp(number)), None
+        return place.where, place.is_whole(stamp_of(manifest, generation)), None
     except LlmopsError as error:
         return place.where, False, error.what
 
@@ -116,7 +116,7 @@ def inspect(state: StateConfig, name: str, uri: str, generation: str | None = No
     Raises:
         NotFoundError: no such index, or no such document in it.
     """
-    manifest = Manifest.open(state.index(name))
+    manifest = Manifest.open(state, name)
     try:
         chosen = generation or manifest.fact(CURRENT)
         if chosen is None:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmops.core.errors import IntegrityError
-from llmops.core.files import exclusive_lock
-from llmops.rag import lexicon, records
-from llmops.rag.arena import Vectors, checksums, map_slots
+from llmops.rag import kept_vectors, lexicon, records
+from llmops.rag.arena import Vectors, checksums
 from llmops.rag.index import places
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import wanted_ids
@@ -25,7 +24,6 @@ from llmops.rag.ingest.generation import choose
 from llmops.rag.ingest.plan import compare, look
 from llmops.rag.ingest.recovery import lost_vectors, mark_damaged, mark_incomplete
 from llmops.rag.ingest.refresh import Options, known_of, refresh
-from llmops.rag.ingest.writer import arena_path
 from llmops.rag.lexical import Segment, merge
 from llmops.rag.manifest import Head, Manifest
 
@@ -109,19 +107,14 @@ def repair(config: IndexConfig, state: StateConfig, options: Options | None = No
 
 def _examine(config: IndexConfig, state: StateConfig, options: Options, *, repair: bool) -> Verification:
     began = time.monotonic()
-    folder = state.index(config.name)
     chosen = choose(config, state, options.embedder)
-    manifest = Manifest.open(folder)
-    try:
-        with exclusive_lock(folder / "ingest.lock", what=f"ingesting {config.name}"):
-            generation = manifest.generation(chosen.name)
-            examination = _Examination(manifest, generation, config, state)
-            problems = tuple(examination.run(chosen.name, chosen.embedder_fingerprint))
-            head = manifest.head(generation)
-            if repair:
-                examination.mark(chosen.name, chosen.embedder_fingerprint)
-    finally:
-        manifest.close()
+    with Manifest.writing(state, config.name) as manifest:
+        generation = manifest.generation(chosen.name)
+        examination = _Examination(manifest, generation, config, state)
+        problems = tuple(examination.run(chosen.name, chosen.embedder_fingerprint))
+        head = manifest.head(generation)
+        if repair:
+            examination.mark(chosen.name, chosen.embedder_fingerprint)
     counts = (head.documents, head.chunks) if head else (0, 0)
     return Verification(config.name, head, problems, *counts, time.monotonic() - began)
 
@@ -153,6 +146,7 @@ class _Examination:
     def mark(self, name: str, embedder: str) -> None:
         """Make the next refresh put right what was found."""
         damage = self.damage
+        self._fetch_vectors_again(embedder)
         lost_vectors(self.manifest, self.generation, embedder)
         with self.manifest.transaction():
             self.manifest.db.executemany("DELETE FROM vectors WHERE key = ?", [(key,) for key in damage.vectors])
@@ -162,7 +156,15 @@ class _Examination:
             if damage.lexical:
                 lexicon.rebuild(self.manifest, self.generation)
             if damage.store or damage.vectors:
-                self.manifest.set_store_stamp(self.generation, None)
+                places.set_stamp(self.manifest, name, None)
+
+    def _fetch_vectors_again(self, embedder: str) -> None:
+        """What is damaged in this machine's copy only is copied again, not embedded."""
+        record = self.manifest.arena(embedder)
+        if self.damage.vectors and record is not None and self.manifest.db.is_shared:
+            kept_vectors.fetch_again(self.manifest, record)
+            self.damage.vectors, self.damage.store = [], True
+            list(self._vectors(embedder))
 
     def _sources(self) -> Iterator[Problem]:
         known = known_of(self.manifest, self.generation, self.config)
@@ -220,7 +222,7 @@ class _Examination:
         vectors: Vectors = np.zeros((0, 1), dtype=np.float32)
         if record is not None:
             try:
-                vectors = np.asarray(map_slots(arena_path(self.manifest, record), record.dimension, record.slots))
+                vectors = np.asarray(kept_vectors.mapped(self.manifest, record))
             except IntegrityError as error:
                 yield Problem("vectors", f"{error.what} ({error.where})")
                 return vectors
@@ -251,7 +253,7 @@ class _Examination:
     def _store(self, name: str, vectors: Vectors) -> Iterator[Problem]:
         wanted = wanted_ids(self.manifest, self.generation)
         try:
-            store = places.place_of(self.manifest, name).open(self.manifest.store_stamp(self.generation))
+            store = places.place_of(self.manifest, name).open(places.stamp_of(self.manifest, name))
         except IntegrityError as error:
             self.damage.store = True
             yield Problem("store", error.what)

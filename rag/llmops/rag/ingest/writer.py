@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.core.errors import IntegrityError
-from llmops.rag import lexicon, records
-from llmops.rag.arena import Arena, Vectors, checksums, map_slots
+from llmops.rag import kept_vectors, lexicon, records
+from llmops.rag.arena import Arena, Vectors
 from llmops.rag.config import StoreConfig
+from llmops.rag.index import places
 from llmops.rag.index.sync import StoreSync
-from llmops.rag.manifest import ArenaRecord, Head, Manifest, Quarantined
+from llmops.rag.manifest import Head, Manifest, Quarantined
 from llmops.rag.records import DocumentStat, StagedDocument
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ class Writer:
         """
         with self.manifest.transaction():
             self.manifest.set_intent(self.target.generation, self.target.seq, "write")
+        certain = certain and places.follows(self.manifest, self.target.name, self.target.head)
+        places.follow(self.manifest, self.target.name, None)
         record = self.manifest.arena(self.target.embedder)
         if record is not None:
-            self._arena = Arena(arena_path(self.manifest, record), record.dimension, record.slots)
+            self._arena = kept_vectors.opened(self.manifest, record)
         self.store.open(self._vectors(), certain=certain)
         self._doubtful = not certain or self.store.rebuilt > 0
 
@@ -133,9 +135,11 @@ class Writer:
             self.store.reconcile(self._vectors())
         else:
             self.store.delete(dead)
+        head = self.manifest.head(self.target.generation)
+        places.follow(self.manifest, self.target.name, head)
         self.manifest.clear_intent(self.target.generation)
         self.meter.add(seconds=time.monotonic() - began, count=0)
-        return self.manifest.head(self.target.generation)
+        return head
 
     def close(self) -> None:
         self.store.close()
@@ -148,17 +152,9 @@ class Writer:
             record = self.manifest.add_arena(
                 self.target.embedder, f"vectors/{self.target.embedder[:32]}.f32", vectors.shape[1]
             )
-            self._arena = Arena(arena_path(self.manifest, record), record.dimension, record.slots)
+            self._arena = kept_vectors.opened(self.manifest, record)
         first = self._arena.append(vectors)
-        rows = zip(keys, range(first, first + len(keys)), checksums(vectors), strict=True)
-        with self.manifest.transaction():
-            embedder = self.target.embedder
-            self.manifest.db.executemany(
-                "INSERT INTO vectors SELECT ?, id, ?, ? FROM arenas WHERE embedder = ?"
-                " ON CONFLICT (key) DO UPDATE SET arena = excluded.arena, slot = excluded.slot, crc = excluded.crc",
-                [(key, slot, crc, embedder) for key, slot, crc in rows],
-            )
-            self.manifest.db.execute("UPDATE arenas SET slots = ? WHERE embedder = ?", (self._arena.slots, embedder))
+        kept_vectors.insert(self.manifest, self.target.embedder, keys, first, vectors)
 
     def _is_as_known(self, staged: StagedDocument) -> bool:
         """Whether a document read again is what the manifest holds, to the last offset."""
@@ -227,9 +223,7 @@ class Writer:
         generation = self.target.generation
         ids = records.live_ids(self.manifest, generation)
         if len(set(ids)) != len(ids):
-            raise IntegrityError(
-                "two chunks have one id", where=str(self.manifest.path), hint="run `llmops ingest --full`"
-            )
+            raise IntegrityError("two chunks have one id", where=self.manifest.where, hint="run `llmops ingest --full`")
         count = self.manifest.query("SELECT count(*) FROM documents WHERE generation = ?", (generation,))[0][0]
         lexicon.tidy(self.manifest, generation, self._row)
         values = (generation, self.target.seq, records.digest(ids), self._row, count, len(ids), time.time())
@@ -237,9 +231,5 @@ class Writer:
 
     def _vectors(self) -> Vectors:
         if self._arena is None:
-            return map_slots(Path(), 1, 0)
+            return kept_vectors.NO_VECTORS
         return self._arena.read()
-
-
-def arena_path(manifest: Manifest, record: ArenaRecord) -> Path:
-    return manifest.path.parent / record.file
