@@ -25,6 +25,7 @@ PROGRAMS = {
     "ingest": "Ingest",
     "retrieval": "Retrieval and citation quality",
     "hops": "Several searches for one question",
+    "scale": "Large indexes",
     "chat": "Chat",
     "serving": "The door",
     "spool": "The spool",

@@ -2,10 +2,13 @@
 
     python benchmarks/finetune.py [--steps 60] [--only overhead packing quickstart] [--json FILE]
 
-Overhead: the same base, packed batches and optimizer in one process. A bare loop, our engine and TRL's SFTTrainer take
-turns step by step, so that what else the machine does falls on all three; the ratio to the bare loop's step of the same
-round is what counts. Ours does all it does in a run: position, ledger, journal; no checkpoint is within the
-timing. Packing: real tokens a second of the same engine over the same short documents, packed and one a row.
+All sides of a comparison are in one process and take turns step by step, so that what else the machine does falls on
+all of them; the ratio of a round's steps is what counts. Overhead: the same base, packed batches and optimizer by a
+bare loop (with our attention within documents), our engine, and TRL's SFTTrainer as it comes. Ours does all it does in
+a run: position, ledger, journal; no checkpoint is within the timing. Packing: real tokens a second of our engine over
+the same documents, packed in rows of 512, and each in a row of its own, as many at once as hold the same number of real
+tokens, padded to the longest of them. The documents are the questions and answers of LLMBar's sets where LLMOPS_DATA
+has them, else words in numbers spread alike.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import shutil
 import statistics
@@ -20,7 +24,9 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +42,37 @@ SHAPE = {
 WORDS = ("order", "paid", "ship", "green", "river", "stone", "paper", "light", "seven", "north", "quiet", "amber")
 
 
-def documents(count: int, most: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Short conversations whose lengths are log-normal, as people's are: many short, few long."""
-    chance = random.Random(seed)
+def documents() -> list[dict[str, Any]]:
+    """Questions with their answers: real ones, or words whose number is spread like theirs (log-normal, sigma 1)."""
+    source = Path(os.environ.get("LLMOPS_DATA", "")) / "judge_llmbar" / "pairs.jsonl"
+    if os.environ.get("LLMOPS_DATA") and source.exists():
+        pairs = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+        return [_chat(one["input"], one[key]) for one in pairs for key in ("output_1", "output_2")]
+    chance = random.Random(0)
 
     def words() -> str:
-        return " ".join(chance.choice(WORDS) for _ in range(min(most, max(3, round(chance.lognormvariate(2.5, 1.0))))))
+        return " ".join(chance.choice(WORDS) for _ in range(min(400, max(3, round(chance.lognormvariate(3.9, 1.0))))))
 
-    return [
-        {"messages": [{"role": "user", "content": words()}, {"role": "assistant", "content": words()}]}
-        for _ in range(count)
-    ]
+    return [_chat(words(), words()) for _ in range(1800)]
+
+
+def _chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
 def job(folder: Path, *, steps: int, packing: str = "bfd", tokens: int = 2048) -> FinetuneConfig:
     """A full fine-tuning of a model made from nothing, over rows of 512 tokens."""
     source = folder / "rows.jsonl"
     if not source.exists():
-        source.write_text("".join(json.dumps(row) + "\n" for row in documents(4000, 200)))
+        source.write_text("".join(json.dumps(row) + "\n" for row in documents()))
     return FinetuneConfig.model_validate(
         {
             "name": "bench",
             "task": "pretrain",
             "model": {"config": SHAPE},
             "method": {"kind": "full"},
-            "data": {"sources": [{"uri": str(source)}], "max_length": 512, "packing": packing, "heldout_share": 0},
+            "data": {"sources": [{"uri": str(source)}], "max_length": 512,
+                     "on_overlong": "drop", "packing": packing, "heldout_share": 0},
             "train": {
                 "global_tokens_per_step": tokens, "rows_per_device": tokens // 512, "lr": 1e-4,
                 "schedule": "constant", "warmup_share": 0, "budget": {"steps": steps},
@@ -109,12 +121,7 @@ class Baton:
 
 def ours(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
     """Our engine with its journal."""
-    from llmops.finetune import jobs
-    from llmops.finetune.runs import open_run
-
-    run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=f"{time.time_ns():032x}")
-    jobs.train(prepared, run, lambda event: done() if event.kind == "step" else None)
-    shutil.rmtree(run.path)
+    _counted(prepared, folder, [], done)
 
 
 def bare(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
@@ -122,6 +129,8 @@ def bare(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
     import torch
 
     from llmops.finetune.data.packing import collate
+    from llmops.finetune.engines.attention import places
+    from llmops.finetune.engines.loss import tensors
     from llmops.finetune.engines.parallel import adamw
     from llmops.finetune.engines.supervised import ready_model
 
@@ -135,6 +144,7 @@ def bare(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
             position_ids=torch.from_numpy(batch.position_ids),
             labels=torch.from_numpy(batch.labels),
             use_cache=False,
+            **places(tensors(batch, "cpu")),
         )
         found.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -167,8 +177,10 @@ def peer(prepared: Any, folder: Path, done: Callable[[], None]) -> None:
         save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False, gradient_checkpointing=False,
         optim="adamw_torch_fused",
     )  # fmt: skip
+    model = ready_model(prepared)
+    model.set_attn_implementation("sdpa")  # its default
     trainer = SFTTrainer(
-        model=ready_model(prepared), args=settings, train_dataset=texts, processing_class=prepared.tokenizer,
+        model=model, args=settings, train_dataset=texts, processing_class=prepared.tokenizer,
         callbacks=[Ends()],
     )  # fmt: skip
     with contextlib.redirect_stdout(sys.stderr):
@@ -183,26 +195,7 @@ def overhead(folder: Path, steps: int) -> dict[str, Any]:
         import trl  # noqa: F401
 
         made = prepared(job(folder, steps=steps))
-        baton = Baton(list(ways))
-        problems: list[BaseException] = []
-
-        def run(name: str) -> None:
-            baton.begin(name)
-            try:
-                ways[name](made, folder, lambda: baton.end(name))
-            except BaseException as error:  # noqa: BLE001 - a thread's own boundary: raised again below
-                problems.append(error)
-            finally:
-                baton.leave(name)
-
-        threads = [threading.Thread(target=run, args=(name,)) for name in ways]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if problems:
-            raise problems[0]
-    taken = {name: found[SKIPPED:] for name, found in baton.seconds.items()}
+        taken = in_turns({name: lambda done, way=way: way(made, folder, done) for name, way in ways.items()})
     return {
         "bare_ms": statistics.median(taken["bare"]) * 1000,
         "ours": _interval([one / base for one, base in zip(taken["ours"], taken["bare"], strict=True)]),
@@ -210,28 +203,77 @@ def overhead(folder: Path, steps: int) -> dict[str, Any]:
     }
 
 
+def in_turns(ways: dict[str, Callable[[Callable[[], None]], None]]) -> dict[str, list[float]]:
+    """Seconds of each step of each way, in a thread each, one step at a time; the first few are left out."""
+    baton = Baton(list(ways))
+    problems: list[BaseException] = []
+
+    def run(name: str) -> None:
+        baton.begin(name)
+        try:
+            ways[name](lambda: baton.end(name))
+        except BaseException as error:  # noqa: BLE001 - a thread's own boundary: raised again below
+            problems.append(error)
+        finally:
+            baton.leave(name)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ways]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
+    return {name: found[SKIPPED:] for name, found in baton.seconds.items()}
+
+
 def packing(folder: Path, steps: int) -> dict[str, Any]:
-    """Real tokens a second: packed in rows of 512, and 32 documents at once, padded to the longest of them."""
-    rates: dict[str, list[float]] = {"bfd": [], "none": []}
+    """Real tokens a second, packed and padded; both learn from about as many real tokens in a step."""
+    tokens: dict[str, list[int]] = {"bfd": [], "none": []}
     with quiet_transformers():
-        for _ in range(3):
-            for way, found in rates.items():
-                made = prepared(job(folder, steps=steps, packing=way, tokens=2048 if way == "bfd" else 32 * 512))
-                found.append(_rate(made, folder))
-    ratios = [one / other for one, other in zip(rates["bfd"], rates["none"], strict=True)]
-    return {"packed": statistics.median(rates["bfd"]), "apart": statistics.median(rates["none"]),
-            "ratio": _interval(ratios)}  # fmt: skip
+        packed = prepared(job(folder, steps=steps))
+        total = packed.data.statistics.total
+        at_once = max(1, round(2048 / (total.tokens / total.rows)))
+        made = {"bfd": packed, "none": prepared(job(folder, steps=steps, packing="none", tokens=at_once * 512))}
+        taken = in_turns({way: partial(_counted, one, folder, tokens[way]) for way, one in made.items()})
+    steps_of = {way: list(zip(tokens[way][SKIPPED:], taken[way], strict=True)) for way in made}
+    lengths = sorted(packed.data.rows.lengths.tolist())
+    return {
+        "packed": _rate(steps_of["bfd"]), "apart": _rate(steps_of["none"]),
+        "ratio": _gain(steps_of["bfd"], steps_of["none"]), "documents": len(lengths), "at_once": at_once,
+        "lengths": {share: lengths[int(share / 100 * (len(lengths) - 1))] for share in (10, 50, 90)},
+    }  # fmt: skip
 
 
-def _rate(made: Any, folder: Path) -> float:
+def _rate(steps: list[tuple[int, float]]) -> float:
+    """Tokens over seconds of all steps together, as a run's: a batch with one long document costs what it costs."""
+    return sum(tokens for tokens, _ in steps) / sum(seconds for _, seconds in steps)
+
+
+def _gain(packed: list[tuple[int, float]], apart: list[tuple[int, float]]) -> dict[str, float]:
+    """The ratio of both rates, with a 95% interval by bootstrap over rounds."""
+    chance, rounds = random.Random(0), range(len(packed))
+    drawn = []
+    for _ in range(2000):
+        some = chance.choices(rounds, k=len(rounds))
+        drawn.append(_rate([packed[one] for one in some]) / _rate([apart[one] for one in some]))
+    drawn.sort()
+    return {"ratio": _rate(packed) / _rate(apart), "low": drawn[49], "high": drawn[1949], "rounds": len(rounds)}
+
+
+def _counted(made: Any, folder: Path, tokens: list[int], done: Callable[[], None]) -> None:
+    """Our engine; the real tokens of each step are noted."""
     from llmops.finetune import jobs
     from llmops.finetune.runs import open_run
 
-    run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=f"{time.time_ns():032x}")
-    steps: list[Any] = []
-    jobs.train(made, run, lambda event: steps.append(event) if event.kind == "step" else None)
+    def listen(event: Any) -> None:
+        if event.kind == "step":
+            tokens.append(event.tokens)
+            done()
+
+    run = open_run(StateConfig(dir=folder / "runs"), name="bench", task="pretrain", identity=uuid.uuid4().hex)
+    jobs.train(made, run, listen)
     shutil.rmtree(run.path)
-    return float(sum(one.tokens for one in steps[SKIPPED:]) / sum(one.seconds for one in steps[SKIPPED:]))
 
 
 def quickstart(folder: Path) -> dict[str, Any]:
@@ -273,8 +315,14 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"| step time over a bare loop ({one['bare_ms']:.0f} ms): {words} | {figure} | {bar} |")
     if "packing" in found:
         one = found["packing"]
-        figure = f"{one['ratio']['ratio']:.2f} x ({one['packed']:,.0f} against {one['apart']:,.0f})"
-        lines.append(f"| packing: real tokens a second on short documents | {figure} | >= 1.8 x |")
+        ratio, lengths = one["ratio"], one["lengths"]
+        spread = "/".join(str(length) for length in lengths.values())
+        figure = f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] x"
+        what = f"packing, {one['documents']:,} chats of {spread} tokens (10th, 50th, 90th of 100)"
+        lines.append(
+            f"| {what}: real tokens a second, over {one['at_once']} at once padded to their longest "
+            f"| {figure} ({one['packed']:,.0f} against {one['apart']:,.0f}) | >= 1.8 x |"
+        )
     if "quickstart" in found:
         one = found["quickstart"]
         match = f"{one['before']:.0%} -> {one['after']:.0%} exact match of {one['examples']}"
@@ -294,7 +342,7 @@ def main() -> None:
         if "overhead" in given.only:
             found["overhead"] = overhead(folder, given.steps)
         if "packing" in given.only:
-            found["packing"] = packing(folder, 12)
+            found["packing"] = packing(folder, 2 * given.steps // 3)
         if "quickstart" in given.only:
             found["quickstart"] = quickstart(folder)
     print(table(found))

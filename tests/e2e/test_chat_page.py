@@ -44,6 +44,7 @@ def test_the_searches_on_the_way_are_shown_then_folded_away(
     expect(steps).not_to_have_attribute("open", "")
     steps.get_by_text("Searched 2 times").click()
     expect(steps.get_by_role("listitem").last).to_be_visible()
+    expect(steps.get_by_role("listitem").last).to_contain_text("in team north or south, date from 2024 1 passage")
     page.reload()
     page.get_by_role("button", name="In steps").first.click()
     expect(page.get_by_text("Searched 2 times")).to_be_visible()

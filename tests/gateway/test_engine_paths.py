@@ -223,6 +223,13 @@ def test_ids_of_clients_without_the_scope_are_kept_beside_our_own(worker: Runnin
     assert row["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
 
 
+def test_a_callers_trace_goes_on_to_the_provider(worker: RunningWorker, upstream: Scripted) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for shown in (trace, "no-trace", None):
+        worker.chat(**({"traceparent": shown} if shown else {}))
+    assert [seen.headers.get("traceparent") for seen in upstream.asked[-3:]] == [trace, None, None]
+
+
 def test_no_secret_reaches_the_log(worker: RunningWorker) -> None:
     token = worker.key()
     secret = "sk-" + "a1" * 20

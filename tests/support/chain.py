@@ -97,7 +97,7 @@ class SmallChain:
         question = messages[-1]["content"]
         if question.startswith(HOPPING):
             yield Step(1, question, 3)
-            yield Step(2, "who repairs broken files", 1)
+            yield Step(2, "who repairs broken files", 1, {"team": ["north", "south"], "date": {"from": "2024"}})
         passages = self._retrieve(question, context.principal)
         yield Retrieval(passages, "g1", 12)
         told: list[str] = []

@@ -1,8 +1,8 @@
 """What the launchers' own schemas allow of what we write, as JSON Schemas: closed objects, so that a wrong key is seen.
 
-Facts, not copies, of: kubeflow/trainer pkg/apis/trainer/v1alpha1/trainjob_types.go; ray-project/kuberay
-ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go; skypilot-org/skypilot sky/utils/schemas.py. What a pod
-may hold is asked of the installed Kubernetes client.
+Facts, not copies, of: ray-project/kuberay ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go, without what we do not
+write; skypilot-org/skypilot sky/utils/schemas.py. What a pod may hold is asked of the installed Kubernetes client. Of a
+TrainJob there is Kubeflow's own schema in tests/finetune/launch/schemas.
 """
 
 from __future__ import annotations
@@ -33,54 +33,6 @@ def _document(kind: str, version: str, spec: dict[str, Any]) -> dict[str, Any]:
         spec=spec,
     )
 
-
-_CONTAINER_PATCH = closed(
-    ("name",), name=TEXT, env=listed(ANY, 128), volumeMounts=listed(ANY, 128), securityContext=ANY
-)
-_POD_PATCH = closed(
-    serviceAccountName=TEXT,
-    volumes=listed(ANY, 128),
-    initContainers=listed(_CONTAINER_PATCH, 64),
-    containers=listed(_CONTAINER_PATCH, 64),
-    imagePullSecrets=listed(ANY, 64),
-    securityContext=ANY,
-    nodeSelector=ANY,
-    affinity=ANY,
-    tolerations=listed(ANY, 128),
-    schedulingGates=listed(ANY, 16),
-)
-_JOB_PATCH = closed(
-    ("name",),
-    name=TEXT,
-    template=closed(metadata=ANY, spec=closed(template=closed(metadata=ANY, spec=_POD_PATCH))),
-)
-_RUNTIME_PATCH = closed(
-    ("manager",),
-    manager={"type": "string", "minLength": 1, "maxLength": 253},
-    trainingRuntimeSpec=closed(template=closed(metadata=ANY, spec=closed(replicatedJobs=listed(_JOB_PATCH, 100)))),
-)
-TRAINJOB = _document(
-    "TrainJob",
-    "trainer.kubeflow.org/v1alpha1",
-    closed(
-        ("runtimeRef",),
-        runtimeRef=closed(("name",), name=TEXT, apiGroup=TEXT, kind=TEXT),
-        initializer=ANY,
-        trainer=closed(
-            image={"type": "string", "maxLength": 500},
-            command=listed({"type": "string", "maxLength": 65_536}, 128),
-            args=listed({"type": "string", "maxLength": 65_536}, 128),
-            env=listed(ANY, 128),
-            numNodes=WHOLE,
-            numProcPerNode=WHOLE,
-            resourcesPerNode=closed(limits=ANY, requests=ANY, claims=listed(ANY)),
-        ),
-        runtimePatches=listed(_RUNTIME_PATCH, 16),
-        suspend=FLAG,
-        activeDeadlineSeconds={"type": "integer", "minimum": 1},
-        managedBy=TEXT,
-    ),
-)
 
 _TEMPLATE = closed(metadata=ANY, spec=ANY)
 _TEXTS = {"type": "object", "additionalProperties": TEXT}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llmops.finetune.launch.local import Ranks, supervise
+from llmops.finetune.launch.local import supervise
+from llmops.finetune.launch.processes import Ranks
 
 
 def main() -> None:

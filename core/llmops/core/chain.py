@@ -7,10 +7,13 @@ packaged as MLflow models; a foreign pyfunc is adapted to this shape. Nothing he
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, Self, TypedDict
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmops.core.errors import UserError, did_you_mean
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import new_id
 
@@ -18,6 +21,32 @@ from llmops.core.ids import new_id
 class Message(TypedDict):
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+class RequestSettings(BaseModel):
+    """What one request may lay over a chain's own settings; each chain says which by fields of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self:
+        """Check the settings of a request.
+
+        Raises:
+            UserError: names the first that is unknown or out of range, never its value.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(map(str, first["loc"]))
+            unknown = first["type"] == "extra_forbidden"
+            raise UserError(
+                f"unknown setting `{name}`" if unknown else f"setting `{name}`: {first['msg']}",
+                where=name,
+                hint=did_you_mean(name, cls.model_fields) if unknown else None,
+                code="invalid_setting",
+            ) from None
 
 
 class Cancelled(Exception):
@@ -65,6 +94,7 @@ class ChainContext:
     """One exchange: who asks, under which ids, with which settings laid over the chain's own.
 
     `invocation_id` is that of the hop that asks the chain; calls made on its behalf name it as their parent.
+    `traceparent` is the step of a trace that the chain's own steps belong under.
     """
 
     request_id: str = field(default_factory=new_id)
@@ -73,12 +103,16 @@ class ChainContext:
     session_id: str | None = None
     variant: str = "champion"
     settings: dict[str, Any] = field(default_factory=dict)
+    traceparent: str | None = None
     cancel: CancelToken = field(default_factory=CancelToken, compare=False)
 
 
 @dataclass(frozen=True)
 class PassageRef:
-    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1."""
+    """A span of a document: `start` and `end` are character offsets into its parsed text, `page` counts from 1.
+
+    `index` names the index that it was found in, where a chain asks several.
+    """
 
     uri: str
     start: int
@@ -87,15 +121,20 @@ class PassageRef:
     page: int | None = None
     title: str | None = None
     score: float | None = None
+    index: str | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1."""
+    """One search on the way to an answer: `query` is what was searched for, `number` counts from 1.
+
+    `filters` are those that were read out of the question, where there are any.
+    """
 
     number: int
     query: str
     passages: int
+    filters: dict[str, Any] | None = field(default=None, compare=False)
     type: Literal["step"] = "step"
 
 
@@ -128,6 +167,7 @@ class Citation:
     text: str
     page: int | None = None
     title: str | None = None
+    index: str | None = None
     type: Literal["citation"] = "citation"
 
 

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpcore
@@ -22,6 +22,7 @@ import httpx
 from llmops.core.addresses import is_loopback
 from llmops.core.chain import ChainContext, Message, Usage
 from llmops.core.errors import ConfigError, LlmopsError, UpstreamError
+from llmops.core.llm_span import CallSpan
 from llmops.core.llm_wire import (
     PARENT_HEADER,
     REQUEST_HEADER,
@@ -36,6 +37,7 @@ from llmops.core.llm_wire import (
     status_error,
 )
 from llmops.core.secret import check_reference, resolve_secret
+from llmops.core.tracing import TRACEPARENT_HEADER
 
 __all__ = ["Completion", "LlmClient", "LlmEnd", "LlmEndpoint", "LlmText", "Sampling"]
 
@@ -133,7 +135,22 @@ class LlmClient:
             Cancelled: the context's token was cancelled; the connection is shut.
             ConfigError: the key's reference leads nowhere.
         """
-        call = _Call(self._http, self.endpoint, context or ChainContext())
+        context = context or ChainContext()
+        told = CallSpan(self.endpoint, messages, sampling, context)
+        try:
+            for event in self._events(messages, sampling, replace(context, traceparent=told.traceparent)):
+                told.hear(event)
+                yield event
+        except BaseException as error:
+            told.span.fail(error)
+            raise
+        finally:
+            told.end()
+
+    def _events(
+        self, messages: Sequence[Message], sampling: Sampling, context: ChainContext
+    ) -> Iterator[LlmText | LlmEnd]:
+        call = _Call(self._http, self.endpoint, context)
         body = request_body(self.endpoint.model, messages, sampling)
         try:
             response = call.open(body)
@@ -214,6 +231,8 @@ class _Call:
     def _request(self, body: bytes) -> httpx.Request:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
         headers |= {REQUEST_HEADER: self._context.request_id, PARENT_HEADER: self._context.invocation_id}
+        if self._context.traceparent is not None:
+            headers[TRACEPARENT_HEADER] = self._context.traceparent
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         url, extensions = self._endpoint.completions_url, {"trace": self._note_socket}

@@ -22,7 +22,7 @@ import yaml
 
 from llmops.core.errors import IntegrityError, UserError
 from llmops.finetune.results import Base
-from llmops.registry.digest import Manifest, manifest
+from llmops.registry.digest import manifest_of
 from llmops.registry.mlflow_adapter import OPENER_KEY
 
 FORMAT = 1
@@ -85,7 +85,7 @@ def model_files(model: Path) -> list[Path]:
     Raises:
         UserError: there are no safetensors, or a file among them would be run or unpickled when it is loaded.
     """
-    files = sorted(path for path in model.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    files = sorted(path for path in model.rglob("*") if path.is_file() and ".cache" not in _within(model, path))
     unsafe = [path for path in files if path.suffix in _CODE]
     if unsafe:
         raise UserError(
@@ -103,11 +103,12 @@ def model_files(model: Path) -> list[Path]:
 def model_digest(model: Path) -> str:
     """SHA-256 over the files that decide what a model says: weights, configuration, tokenizer, template.
 
+    A snapshot of the hub's cache, whose files are links to blobs, has the digest of the same files in a plain folder.
+
     Raises:
         UserError: as `model_files`.
     """
-    kept = {path.relative_to(model).as_posix() for path in model_files(model)}
-    return Manifest(tuple(file for file in manifest(model).files if file.path in kept)).digest
+    return manifest_of(model, model_files(model)).digest
 
 
 def write(model: Path, into: Path, pinned: Pinned) -> Path:
@@ -171,9 +172,13 @@ def _without_places(path: Path, base: Base | None) -> bytes:
     return orjson.dumps({**found, **told}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
 
 
+def _within(model: Path, path: Path) -> tuple[str, ...]:
+    return path.relative_to(model).parts
+
+
 def _same_file(path: Path, target: Path) -> None:
     """Weights are not copied where a second name will do."""
     try:
-        os.link(path, target)
+        os.link(path.resolve(), target)
     except OSError:
         shutil.copyfile(path, target)

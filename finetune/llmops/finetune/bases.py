@@ -1,16 +1,16 @@
 """Where the files of a pinned base lie on this machine: a registered version, a run, a folder, or the hub's cache.
 
-Fetches a registered version that is not in the cache yet; of the hub it takes only what is here. Whether the files are
-the pinned ones is for whoever loads them to compare.
+Fetches a registered version that is not in the cache yet; of the hub it takes only what is here. `verified` compares
+the files with the pinned ones.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from llmops.core.errors import NotFoundError
+from llmops.core.errors import IntegrityError, NotFoundError
 from llmops.core.state import StateConfig
-from llmops.finetune.artefact import PLACE
+from llmops.finetune.artefact import PLACE, model_digest
 from llmops.finetune.results import Base
 from llmops.finetune.runs import find_run
 
@@ -29,6 +29,24 @@ def locate(base: Base, state: StateConfig) -> Path:
         return find_run(state, base.uri.removeprefix(RUN)).model
     folder = Path(base.uri).expanduser()
     return folder if folder.is_dir() else _cached(base)
+
+
+def verified(base: Base, state: StateConfig) -> Path:
+    """The folder of a base whose files are the pinned ones.
+
+    Raises:
+        NotFoundError: it is not here.
+        IntegrityError: it is another model by now.
+    """
+    folder = locate(base, state)
+    if model_digest(folder) != base.digest:
+        raise IntegrityError(
+            "the base is not the model that this adapter was trained on",
+            where=str(folder),
+            hint=f"bring `{base.uri}` back as it was, or train a new adapter on it",
+            code="other_base",
+        )
+    return folder
 
 
 def _registered(base: Base, state: StateConfig) -> Path:

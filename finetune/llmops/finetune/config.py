@@ -213,6 +213,10 @@ class LaunchConfig(Section):
         default_factory=dict, description="Variables of the ranks; secrets by reference"
     )
 
+    @property
+    def ranks_per_node(self) -> int:
+        return self.processes or self.gpus or 1
+
 
 class LoopConfig(Section):
     """Of `llmops finetune loop`: how much feedback there has to be, and how much of it one person may have given."""

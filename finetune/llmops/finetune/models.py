@@ -164,7 +164,7 @@ def load_scorer(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
     return model
 
 
-def adapt(model: Any, method: MethodConfig, seed: int) -> Any:
+def adapt(model: Any, method: MethodConfig, seed: int, *, task_type: str = "CAUSAL_LM") -> Any:
     """The model with what is to learn made ready: an adapter put on it, or all of it."""
     if method.kind == "full":
         return model.train()
@@ -174,7 +174,7 @@ def adapt(model: Any, method: MethodConfig, seed: int) -> Any:
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            adapted = get_peft_model(model, adapter_config(method), autocast_adapter_dtype=True)
+            adapted = get_peft_model(model, adapter_config(method, task_type=task_type), autocast_adapter_dtype=True)
     return adapted.train()
 
 

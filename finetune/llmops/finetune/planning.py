@@ -26,7 +26,7 @@ def plan_for(config: FinetuneConfig, shape: Mapping[str, Any], data: Dataset) ->
         UserError: a step has too few rows for the ranks, or one rank too few devices for the strategy.
     """
     device = _device()
-    ranks = config.launch.nodes * (config.launch.processes or config.launch.gpus or 1)
+    ranks = config.launch.nodes * config.launch.ranks_per_node
     rows = max(1, config.train.global_tokens_per_step // config.data.max_length)
     if rows < ranks:
         raise UserError(
@@ -88,11 +88,26 @@ def _rows_at_once(plan: Plan, config: FinetuneConfig, shape: Mapping[str, Any], 
 
 def _strategy(config: FinetuneConfig, ranks: int, device: str) -> Literal["single", "ddp", "fsdp2", "zero2", "zero3"]:
     wanted = config.parallel.strategy
+    if config.task not in SUPERVISED:
+        return _copies(config, ranks)
     if ranks == 1 and wanted in ("auto", "ddp", "fsdp2"):
         return "single"
     if wanted == "auto":
         return "fsdp2" if config.method.kind == "full" and device == "cuda" else "ddp"
     return wanted
+
+
+def _copies(config: FinetuneConfig, ranks: int) -> Literal["single", "ddp"]:
+    """TRL's trainers learn on copies: on CPU ranks accelerate makes DDP of all else, and says nothing."""
+    wanted = config.parallel.strategy
+    if wanted not in ("auto", "ddp"):
+        raise UserError(
+            f"task {config.task} trains on copies of the model (ddp), and parallel.strategy is {wanted}",
+            hint="set parallel.strategy: ddp; where the model does not fit a device, method.kind: lora or qlora, or "
+            "train.gradient_checkpointing: on",
+            code="strategy_not_available",
+        )
+    return "single" if ranks == 1 else "ddp"
 
 
 def _precision(config: FinetuneConfig, device: str) -> Literal["fp32", "bf16"]:

@@ -1,6 +1,6 @@
-"""A training on several ranks of this machine: they are started and watched; their journal is read aloud.
+"""A training on several ranks, of this machine or of several: they are started and watched, their journal read aloud.
 
-Knows the ranks' files; how processes are watched is `launch.local`'s.
+Knows the ranks' files; how processes are watched is `launch`'s.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from llmops.core.errors import UserError
+from llmops.finetune.config import LaunchConfig
 from llmops.finetune.engines import (
     Evaluated,
     Event,
@@ -26,7 +27,9 @@ from llmops.finetune.engines import (
 )
 from llmops.finetune.engines.signals import Stopped
 from llmops.finetune.journal import EVENTS
-from llmops.finetune.launch.local import Ranks, supervise
+from llmops.finetune.launch.local import supervise
+from llmops.finetune.launch.processes import Ranks
+from llmops.finetune.launch.together import Leader
 from llmops.finetune.runs import RunFolder
 from llmops.finetune.worker import TRAINED
 
@@ -39,42 +42,53 @@ _KINDS: dict[str, Callable[..., Event]] = {
 }
 
 
-def train_on_ranks(job: Prepared, folder: RunFolder, listen: Listener) -> Trained:
+def train_on_ranks(job: Prepared, folder: RunFolder, listen: Listener, leader: Leader | None = None) -> Trained:
     """Train on the plan's ranks, as often as `launch.restarts` allows.
+
+    Args:
+        leader: of several nodes.
 
     Raises:
         Stopped: they were asked to end, and saved.
         UnavailableError: a rank failed, and no restart is left.
     """
     launch = job.config.launch
-    if launch.nodes > 1:
+    if launch.nodes > 1 and leader is None:
         raise UserError(
-            f"launch.nodes is {launch.nodes}, and nodes do not yet lend their ranks to one training",
-            hint="set launch.nodes: 1; its artefacts for more are written by `llmops finetune launch CONFIG --plan`",
-            code="not_built",
+            f"launch.nodes is {launch.nodes}, and this is one machine on its own",
+            hint="hand the job in: `llmops finetune CONFIG`; a run that was begun is gone on with",
+            code="nodes_missing",
         )
     (folder.path / TRAINED).unlink(missing_ok=True)
-    ranks = Ranks(
-        "llmops.finetune.worker",
-        (str(folder.path),),
-        launch.processes or launch.gpus or 1,
-        folder.path / "logs",
-        restarts=launch.restarts,
-        environment=dict(launch.environment),
-    )
+    ranks = ranks_of(launch, folder.path)
 
     def told(text: str) -> None:
         folder.update(attempts=folder.record().attempts + 1)
         listen(Warned(0, text))
 
     with _Reading(folder, listen):
-        done = supervise(ranks, told)
-    if done.interrupted and not (folder.path / TRAINED).exists():
+        if leader is None:
+            supervise(ranks, told)
+        else:
+            leader.train(ranks, folder.path, told)
+    if not (folder.path / TRAINED).exists():  # all ended in order, having saved
         raise Stopped(
             "training was asked to end and did: the newest checkpoint holds what was done",
             hint="go on with `llmops finetune resume RUN`",
         )
     return Trained(**folder.read(TRAINED))
+
+
+def ranks_of(launch: LaunchConfig, folder: Path) -> Ranks:
+    """The ranks of one machine that train a run."""
+    return Ranks(
+        "llmops.finetune.worker",
+        (str(folder),),
+        launch.ranks_per_node,
+        folder / "logs",
+        restarts=launch.restarts,
+        environment=dict(launch.environment),
+    )
 
 
 class _Reading:

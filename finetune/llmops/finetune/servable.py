@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from llmops.core.chain import (
     Cancelled,
@@ -25,45 +25,24 @@ from llmops.core.chain import (
     Message,
     PassageRef,
     PassageView,
+    RequestSettings,
     Retrieval,
     Usage,
 )
-from llmops.core.errors import IntegrityError, NotFoundError, TooLargeError, UserError, did_you_mean
+from llmops.core.errors import IntegrityError, NotFoundError, TooLargeError, UserError
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
-from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_digest, model_files
-from llmops.finetune.bases import locate
+from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_files
+from llmops.finetune.bases import verified
 
 _WAIT_S = 0.05
 
 
-class Asked(BaseModel):
+class Asked(RequestSettings):
     """What one request may lay over the pinned defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     temperature: float = Field(0.0, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Asked:
-        """Check the settings of a request.
-
-        Raises:
-            UserError: names the first that is unknown or out of range, never its value.
-        """
-        try:
-            return cls.model_validate(dict(settings))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(map(str, first["loc"]))
-            unknown = first["type"] == "extra_forbidden"
-            raise UserError(
-                f"unknown setting `{name}`" if unknown else f"setting `{name}`: {first['msg']}",
-                where=name,
-                hint=did_you_mean(name, cls.model_fields) if unknown else None,
-                code="invalid_setting",
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -276,14 +255,7 @@ def _adapted(adapter: Path, pinned: Pinned, state: StateConfig) -> Any:
 
     if pinned.base is None:
         raise IntegrityError("an adapter that names no base", where=str(adapter))
-    base = locate(pinned.base, state)
-    if model_digest(base) != pinned.base.digest:
-        raise IntegrityError(
-            "the base is not the model that this adapter was trained on",
-            where=str(base),
-            hint=f"bring `{pinned.base.uri}` back as it was, or train a new adapter on it",
-            code="other_base",
-        )
+    base = verified(pinned.base, state)
     model = PeftModel.from_pretrained(_whole(base, pinned), str(adapter))
     return model.merge_and_unload() if pinned.merge else model
 

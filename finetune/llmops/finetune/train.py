@@ -21,7 +21,7 @@ from llmops.finetune import jobs, models
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data import prepare as data_room
 from llmops.finetune.data.sources import SourceRead, open_source, require_unchanged
-from llmops.finetune.engines import Listener, Phase, Prepared, Warned
+from llmops.finetune.engines import Listener, Phase, Prepared, Trained, Warned
 from llmops.finetune.engines.memory import estimate
 from llmops.finetune.engines.signals import Stopped
 from llmops.finetune.judging import evaluated
@@ -32,6 +32,8 @@ from llmops.finetune.preflight.everything import look
 from llmops.finetune.report.tracked import reported
 from llmops.finetune.results import FILE, Result
 from llmops.finetune.runs import RunFolder, RunRecord, find_run, list_runs, open_run
+
+Train = Callable[[Prepared, RunFolder, Listener], Trained]
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,18 @@ class Planned:
 
 
 def run_job(
-    config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None, path: Path | None = None
+    config: FinetuneConfig,
+    *,
+    principal: Principal = LOCAL,
+    listen: Listener | None = None,
+    path: Path | None = None,
+    train: Train = jobs.train,
 ) -> RunRecord:
     """Carry a job from nothing to a registered challenger; one that was begun is gone on with.
 
     Args:
         path: of the job file; paths in it are relative to the working folder.
+        train: trains a prepared job, here or on other machines.
 
     Raises:
         GateFailedError: preflight or the gate said no; the run's folder says why.
@@ -72,7 +80,7 @@ def run_job(
     listen = listen or _silent
     job = ready(config, principal=principal, listen=listen)
     folder = _opened(job, path, listen)
-    return _carried(job, folder, principal, listen)
+    return _carried(job, folder, principal, listen, train)
 
 
 def resume_run(
@@ -118,7 +126,9 @@ def ready(config: FinetuneConfig, *, principal: Principal, listen: Listener) -> 
     return Prepared(config, base, tokenizer, data, plan_for(config, base.shape, data))
 
 
-def _carried(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener) -> RunRecord:
+def _carried(
+    job: Prepared, folder: RunFolder, principal: Principal, listen: Listener, train: Train = jobs.train
+) -> RunRecord:
     """From a prepared job to its end; whatever stops it is on record."""
     with folder.locked():
         record = folder.record()
@@ -126,7 +136,7 @@ def _carried(job: Prepared, folder: RunFolder, principal: Principal, listen: Lis
             return record
         folder.update(attempts=record.attempts + 1, steps=job.plan.steps, problem=None, stage="preparing")
         try:
-            return _stages(job, folder, principal, listen)
+            return _stages(job, folder, principal, listen, train)
         except Stopped:
             folder.update(stage="interrupted")
             raise
@@ -138,7 +148,7 @@ def _carried(job: Prepared, folder: RunFolder, principal: Principal, listen: Lis
             raise
 
 
-def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener) -> RunRecord:
+def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener, train: Train) -> RunRecord:
     if not _is_trained(folder, job):
         listen(Phase("preflight"))
         found = look(job)
@@ -146,7 +156,7 @@ def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: List
         found.require(where=str(folder.path / "preflight.json"))
         folder.update(stage="training")
         listen(Phase("train", 0, job.plan.steps))
-        trained = jobs.train(job, folder, listen)
+        trained = train(job, folder, listen)
         folder.update(stage="evaluating", step=trained.steps)
     if not (folder.path / FILE).exists():
         folder.update(stage="evaluating")

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from llmops.core.errors import LlmopsError, render
+from llmops.core.errors import LlmopsError, UnavailableError, render
 from llmops.finetune import jobs
 from llmops.finetune.engines import Event, Listener, Trained, engine_for
 from llmops.finetune.engines.signals import Stopped
 from llmops.finetune.journal import Journal
+from llmops.finetune.launch.meeting import MEET_WITHIN, STORE, of_attempt
 from llmops.finetune.runs import RunFolder
 
 TRAINED = "trained.json"
-_MEET_WITHIN = timedelta(minutes=30)
+_UNFORESEEN, _TRY_AGAIN = 2, 75
 
 
 def main(arguments: list[str]) -> int:
@@ -35,27 +37,38 @@ def main(arguments: list[str]) -> int:
         return 0
     except LlmopsError as error:
         print(render(error), file=sys.stderr, flush=True)
-        return error.exit_code
+        return _TRY_AGAIN if isinstance(error, UnavailableError) else error.exit_code
+    except Exception:  # noqa: BLE001 - the process' boundary; a rank that another one's death ends may start again
+        traceback.print_exc()
+        return _UNFORESEEN
     if _rank() == 0:
         folder.write(TRAINED, asdict(trained))
     return 0
 
 
-def run(folder: RunFolder) -> Trained:
-    """Meet the other ranks, train, part."""
+def run(folder: RunFolder, store: Any = None, listen: Listener | None = None) -> Trained:
+    """Meet the other ranks, train, part.
+
+    Args:
+        store: of torch, where they meet; default: the one that the variables name.
+        listen: hears what rank 0 tells, beside the journal.
+    """
     import torch
     import torch.distributed as dist
 
     job = jobs.read(folder)
     if job.plan.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if job.plan.device == "cuda" else "gloo", timeout=_MEET_WITHIN)
+    if store is None and STORE in os.environ:
+        store = of_attempt(os.environ[STORE])
+    where = {} if store is None else {"store": store, "rank": _rank(), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group("nccl" if job.plan.device == "cuda" else "gloo", timeout=MEET_WITHIN, **where)
     try:
         with ExitStack() as stack:
-            listen: Listener = _silent
+            told: Listener = _silent
             if _rank() == 0:
-                listen = stack.enter_context(Journal(folder, folder.record().attempts)).listen
-            return engine_for(job.config.task).train(job, folder, listen)
+                told = stack.enter_context(Journal(folder, folder.record().attempts)).then(listen or _silent)
+            return engine_for(job.config.task).train(job, folder, told)
     finally:
         dist.destroy_process_group()
 

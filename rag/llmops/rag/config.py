@@ -317,12 +317,21 @@ class FreshnessConfig(Section):
     weight: float = Field(0.5, gt=0, description="What a new document gains; scores differ by about 1 a spread")
 
 
+class SelfQueryConfig(Section):
+    """The LLM reads filters out of the question."""
+
+    facts: dict[str, str] = Field(
+        min_length=1, max_length=20, description="Metadata that may be filtered by, each with what it means"
+    )
+
+
 class RetrievalConfig(Section):
     top_k: int = Field(8, ge=1, le=200, description="Passages an answer may draw on")
     pool: int = Field(100, ge=1, le=2000, description="Candidates taken from each of the two searches")
     hops: int = Field(
         1, ge=1, le=6, description="Searches for one question at most; with more than one the LLM says what is missing"
     )
+    self_query: SelfQueryConfig | None = Field(None, description="Facts that a question may name as filters")
     rerank: RerankConfig | None = None
     freshness: FreshnessConfig | None = None
     diversity: float = Field(0.0, ge=0, lt=1, description="How much passages that say the same give way to others")
@@ -360,6 +369,18 @@ class AnswerConfig(Section):
         return self
 
 
+class AlsoIndex(Section):
+    """A further index that the chain asks; a job of its own refreshes it."""
+
+    name: str = Field(description="Name of the index; of two levels: in the catalog of --env")
+    weight: float = Field(1.0, gt=0, le=100, description="1 is neutral; more lets its passages come first")
+
+    @field_validator("name")
+    @classmethod
+    def _three_levels(cls, value: str) -> str:
+        return str(Name.parse(value))
+
+
 class RagConfig(Section):
     """One rag job: `configs/rag.yaml`."""
 
@@ -369,6 +390,7 @@ class RagConfig(Section):
     )
     state: StateConfig = StateConfig()
     index: IndexConfig = IndexConfig()
+    also: tuple[AlsoIndex, ...] = Field((), max_length=8, description="Further indexes, asked and cited together")
     generation: Literal["pinned", "champion"] = Field(
         "pinned", description="pinned: the chain keeps the index generation it was made with; champion: it follows"
     )
@@ -379,3 +401,10 @@ class RagConfig(Section):
     @classmethod
     def _three_levels(cls, value: str) -> str:
         return str(Name.parse(value))
+
+    @model_validator(mode="after")
+    def _each_index_once(self) -> RagConfig:
+        names = [self.index.name, *(other.name for other in self.also)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"the index `{twice[0]}` is named twice")
+        return self

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from llmops.core.chain import ChainContext, Message, Step
 from llmops.core.llm import LlmClient, Sampling
+from llmops.core.tracing import span
 from llmops.rag.retrieve import Found, Retrieved, Search, alike
 
 _SHOWN = 5
@@ -89,7 +90,8 @@ def search_in_hops(
     yield Step(1, question, len(made[0].passages))
     while len(made) < hops:
         context.cancel.check()
-        wanted = planner.next(question, made, context)
+        with span("plan", {"llmops.hop": len(made) + 1}, parent=context.traceparent):
+            wanted = planner.next(question, made, context)
         if wanted is None:
             break
         made.append(search(wanted))

@@ -7,6 +7,7 @@ stay references, and the state's place is the loader's. Knows the registry's doo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -27,9 +28,11 @@ from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, Condense, RagChain
 from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
 from llmops.rag.hops import LlmPlanner
+from llmops.rag.joined import JoinedRetriever, Member
 from llmops.rag.manifest import CURRENT, Manifest
 from llmops.rag.refine import CrossScores
 from llmops.rag.retrieve import QueryEmbedder, Retriever
+from llmops.rag.selfquery import SelfQuery
 
 if TYPE_CHECKING:
     from llmops.registry.assets import Registry
@@ -66,22 +69,13 @@ def register_chain(
         UserError: the prompt file is missing or unfit.
     """
     from llmops.registry.lineage import Edge, Relation
-    from llmops.registry.records import Candidate, CodeModel, Kind, Pointer
+    from llmops.registry.records import Candidate, CodeModel, Kind
 
     prompt, prompt_version = _prompt(config, registry, crown_first=crown_first)
-    place = _index_place(config)
-    index_version = registry.register(
-        Candidate(
-            Kind.INDEX,
-            Name.parse(config.index.name),
-            Pointer(f"index/{config.index.name}#{place['generation']}"),
-            digest=digest({"index": config.index.name, "generation": place["generation"]}),
-            description="a generation of the index; its refreshes are commits within it",
-            params=place,
-        ),
-        crown_first=crown_first,
-    )
-    pinned = _pinned(config, place, prompt, str(prompt_version.ref))
+    place = _index_place(config.state, config.index.name)
+    places = [place, *(_index_place(config.state, other.name) for other in config.also)]
+    index_version, *others = [_register_index(place, registry, crown_first=crown_first) for place in places]
+    pinned = _pinned(config, places, prompt, str(prompt_version.ref))
     chain_version = registry.register(
         Candidate(
             Kind.CHAIN,
@@ -102,10 +96,29 @@ def register_chain(
     registry.link(
         [
             Edge(str(prompt_version.ref), Relation.PROMPT, ref),
-            Edge(str(index_version.ref), Relation.INDEX, ref, {"generation": place["generation"]}),
+            *(
+                Edge(str(version.ref), Relation.INDEX, ref, {"generation": place["generation"]})
+                for version, place in zip((index_version, *others), places, strict=True)
+            ),
         ]
     )
     return Registered(chain_version, prompt_version, index_version)
+
+
+def _register_index(place: Mapping[str, Any], registry: Registry, *, crown_first: bool) -> Version:
+    from llmops.registry.records import Candidate, Kind, Pointer
+
+    return registry.register(
+        Candidate(
+            Kind.INDEX,
+            Name.parse(place["name"]),
+            Pointer(f"index/{place['name']}#{place['generation']}"),
+            digest=digest({"index": place["name"], "generation": place["generation"]}),
+            description="a generation of the index; its refreshes are commits within it",
+            params=dict(place),
+        ),
+        crown_first=crown_first,
+    )
 
 
 def open_chain(configuration: Mapping[str, Any]) -> Chain:
@@ -138,32 +151,52 @@ def _open_pinned(configuration: Mapping[str, Any]) -> RagChain:
     from llmops.rag.index import open_index
 
     state = StateConfig(**configuration["state"])
-    index = open_index(state, configuration["index"]["name"], configuration["index"]["generation"])
-    try:
-        spec = index.reader().embedder_spec
-        if configuration["embedder"] not in (None, spec.fingerprint):
+    embedders: dict[str, QueryEmbedder] = {}
+    opened = ExitStack()
+
+    def member(name: str, generation: str, embedder: str | None, weight: float) -> Member:
+        held = open_index(state, name, generation)
+        opened.callback(held.close)
+        spec = held.reader().embedder_spec
+        if embedder not in (None, spec.fingerprint):
             raise IntegrityError(
                 "the index's vectors were made by another embedder than the chain was registered with",
-                where=configuration["index"]["name"],
+                where=name,
                 hint="run `llmops ingest`, then register the chain again",
             )
-        return assemble(configuration, index.reader, open_embedder(spec, state.cache), index.close)
+        if spec.fingerprint not in embedders:
+            embedders[spec.fingerprint] = open_embedder(spec, state.cache)
+        return Member(name, Retriever(held.reader, embedders[spec.fingerprint]), held.reader, spec.fingerprint, weight)
+
+    try:
+        index = configuration["index"]
+        first = member(index["name"], index["generation"], configuration["embedder"], 1.0)
+        members = [first, *(member(**one) for one in configuration.get("also", ()))]
+        return assemble(configuration, first.reader, embedders[first.embedder], opened.close, members)
     except BaseException:
-        index.close()
+        opened.close()
         raise
 
 
 def assemble(
-    configuration: Mapping[str, Any], reader: Any, embedder: QueryEmbedder, close_index: Any = lambda: None
+    configuration: Mapping[str, Any],
+    reader: Any,
+    embedder: QueryEmbedder,
+    close_index: Any = lambda: None,
+    members: Sequence[Member] = (),
 ) -> RagChain:
     """Put a chain together from its pinned configuration and what it reads.
 
     Args:
         reader: gives the current `SearchIndex`.
+        members: all the indexes that it asks, the first being `reader`'s, where there are several.
     """
     answer = AnswerConfig(**configuration["answer"])
     retrieval = RetrievalConfig(**configuration["retrieval"])
-    retriever = Retriever(reader, embedder, retrieval, _cross(retrieval))
+    retriever: Retriever | JoinedRetriever = Retriever(reader, embedder, retrieval, _cross(retrieval))
+    if len(members) > 1:
+        joined = JoinedRetriever(members, retrieval, _cross(retrieval))
+        retriever, reader = joined, joined.joined
     answerer: Answerer
     condense: Condense
     client = None
@@ -188,6 +221,7 @@ def assemble(
             config=answer,
             version_info=version_info(configuration),
             planner=LlmPlanner(client) if client is not None else None,
+            self_query=SelfQuery(client, retrieval.self_query.facts) if client and retrieval.self_query else None,
             close=close,
         )
     )
@@ -232,29 +266,37 @@ def _prompt(config: RagConfig, registry: Registry, *, crown_first: bool) -> tupl
     return prompt, registry.register(candidate, crown_first=crown_first)
 
 
-def _index_place(config: RagConfig) -> dict[str, Any]:
+def _index_place(state: StateConfig, name: str) -> dict[str, Any]:
     """The generation that the index is at, and what it was made with, from the manifest alone.
 
     Raises:
         NotFoundError: the index was never ingested to its end.
     """
-    manifest = Manifest.open(config.state, config.index.name)
+    manifest = Manifest.open(state, name)
     try:
         generation = manifest.fact(CURRENT)
         if generation is None:
-            raise NotFoundError(f"the index `{config.index.name}` has no generation yet", hint="run `llmops ingest`")
+            raise NotFoundError(f"the index `{name}` has no generation yet", hint="run `llmops ingest`")
         settings = manifest.settings(manifest.generation(generation))
     finally:
         manifest.close()
     made = {key: value for key, value in settings.items() if key != "embedder_spec"}
     spec = settings.get("embedder_spec") or {}
-    return {"name": config.index.name, "generation": generation, **made, "model": spec.get("model")}
+    return {"name": name, "generation": generation, **made, "model": spec.get("model")}
 
 
-def _pinned(config: RagConfig, place: Mapping[str, Any], prompt: PromptTemplate, prompt_ref: str) -> dict[str, Any]:
+def _pinned(
+    config: RagConfig, places: Sequence[Mapping[str, Any]], prompt: PromptTemplate, prompt_ref: str
+) -> dict[str, Any]:
     answer = config.answer.model_dump(mode="json", exclude={"prompt_file", "prompt"})
     pins = config.generation == "pinned"
+    place, *others = places
+    also = [
+        {"name": one["name"], "generation": one["generation"], "embedder": one["embedder"], "weight": other.weight}
+        for one, other in zip(others, config.also, strict=True)
+    ]
     return {
+        **({"also": also} if also else {}),
         "format": FORMAT,
         "name": config.name,
         "index": {"name": place["name"], "generation": place["generation"] if pins else None},

@@ -21,7 +21,7 @@ from llmops.rag.config import FreshnessConfig, RetrievalConfig
 from llmops.rag.lexical import analyze
 
 if TYPE_CHECKING:
-    from llmops.rag.retrieve import Chunk, Found, SearchIndex, StoredDocument
+    from llmops.rag.retrieve import Chunk, Documents, Found, StoredDocument
 
 CrossScores = Callable[[str, Sequence[str]], NDArray[np.float32]]
 """Scores of (question, passage) pairs, higher is better."""
@@ -52,7 +52,7 @@ def refine(
     return tuple(passages[: config.top_k])
 
 
-def widen(found: Sequence[Found], how: str, index: SearchIndex, principal: Principal) -> tuple[Found, ...]:
+def widen(found: Sequence[Found], how: str, index: Documents, principal: Principal) -> tuple[Found, ...]:
     """Each passage grown to its page, or to the paragraphs around it; what lies in one that was grown before goes."""
     kept: list[Found] = []
     for passage in found:

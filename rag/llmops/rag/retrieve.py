@@ -6,7 +6,7 @@ sees a row that the filter left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
+from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
 from llmops.rag.lexical import analyze
 from llmops.rag.refine import CrossScores, refine, wanted, widen
@@ -84,11 +85,18 @@ class SearchIndex(Protocol):
     @property
     def size(self) -> int: ...
     def allowed(self, principal: Principal, filters: dict[str, Any]) -> Mask | None: ...
+    def values(self, principal: Principal, names: Iterable[str], most: int) -> Mapping[str, Sequence[Hashable]]: ...
     def dense(self, vector: Scores, k: int, allowed: Mask | None) -> Hits: ...
     def dense_scores(self, vector: Scores, rows: NDArray[Any]) -> NDArray[Any]: ...
     def lexical(self, query: str, k: int, allowed: Mask | None) -> Hits: ...
     def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[Any]: ...
     def chunks(self, rows: NDArray[Any]) -> Sequence[Chunk]: ...
+    def document(self, uri: str, principal: Principal) -> StoredDocument: ...
+
+
+class Documents(Protocol):
+    """Opens the documents that a search found."""
+
     def document(self, uri: str, principal: Principal) -> StoredDocument: ...
 
 
@@ -107,6 +115,8 @@ class Found:
     score: float
     dense: float
     lexical: float
+    index: str | None = None
+    """Which one, where several are asked."""
 
     def ref(self) -> PassageRef:
         chunk = self.chunk
@@ -118,6 +128,7 @@ class Found:
             page=chunk.page,
             title=chunk.title,
             score=round(self.score, 4),
+            index=self.index,
         )
 
 
@@ -130,7 +141,7 @@ class Retrieved:
     passages: tuple[Found, ...]
     generation: str
     index_seq: int
-    index: SearchIndex
+    index: Documents
 
 
 @dataclass(frozen=True)
@@ -174,12 +185,20 @@ class Retriever:
         """The `top_k` best passages that this principal may read and the filters admit."""
         config = config or self.config
         index = self._reader()
-        vector = self._embedder.embed_query(question)
-        allowed = index.allowed(principal, dict(filters or {}))
-        ranking = rank(index, question, vector, allowed, config)
-        passages = refine(question, _distinct(index, ranking, wanted(config)), config, self._cross)
-        if config.expand != "none":
-            passages = widen(passages, config.expand, index, principal)
+        with span("embeddings", {"gen_ai.operation.name": "embeddings"}) as told:
+            vector = self._embedder.embed_query(question)
+            told.set({"gen_ai.embeddings.dimension.count": len(vector)})
+        with span("search", {"llmops.search.filters": sorted(filters or {})}) as told:
+            allowed = index.allowed(principal, dict(filters or {}))
+            ranking = rank(index, question, vector, allowed, config)
+            if told.recording:
+                rows = index.size if allowed is None else int(np.count_nonzero(allowed))
+                told.set({"llmops.search.rows": rows, "llmops.search.pooled": len(ranking.rows)})
+        with span("rerank", {"gen_ai.request.model": config.rerank.model if config.rerank else None}) as told:
+            passages = refine(question, _distinct(index, ranking, wanted(config)), config, self._cross)
+            if config.expand != "none":
+                passages = widen(passages, config.expand, index, principal)
+            told.set({"llmops.retrieval.passages": len(passages)})
         return Retrieved(question, vector, passages, index.head.generation, index.head.seq, index)
 
 
@@ -190,10 +209,15 @@ def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None
     keyword-like claims and many-step questions; standardised scores over one pool do. They are not clipped: a passage
     far above the rest of the pool is far above it for a reason.
     """
-    pool = np.union1d(
-        np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64),
-        np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64),
-    )
+    with span("dense"):
+        by_meaning = np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64)
+    with span("lexical"):
+        by_words = np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64)
+    with span("fuse"):
+        return _fused(index, question, vector, np.union1d(by_meaning, by_words), config)
+
+
+def _fused(index: SearchIndex, question: str, vector: Scores, pool: Rows, config: RetrievalConfig) -> Ranking:
     if not len(pool):
         nothing = np.zeros(0, dtype=np.float32)
         return Ranking(pool, nothing, nothing, nothing)
@@ -206,10 +230,11 @@ def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None
 
 def fuse(dense: Scores, lexical: Scores, dense_weight: float) -> Scores:
     """One score from two, each standardised over the pool so that their scales do not matter."""
-    return dense_weight * _standardised(dense) + (1.0 - dense_weight) * _standardised(lexical)
+    return dense_weight * standardised(dense) + (1.0 - dense_weight) * standardised(lexical)
 
 
-def _standardised(scores: Scores) -> Scores:
+def standardised(scores: Scores) -> Scores:
+    """Scores in standard deviations from their mean; zeros where they do not differ."""
     spread = float(scores.std())
     return (scores - scores.mean()) / spread if spread > 1e-9 else np.zeros_like(scores)
 
@@ -227,8 +252,8 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
             if any(_share_words(terms, other) for other in seen):
                 continue
             seen.append(terms)
-            scores = (float(values[place]) for values in (ranking.scores, ranking.dense, ranking.lexical))
-            kept.append(Found(chunk, *scores))
+            dense, lexical = float(ranking.dense[place]), float(ranking.lexical[place])
+            kept.append(Found(chunk, float(ranking.scores[place]), dense, lexical))
     return tuple(kept[:top_k])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -60,6 +60,11 @@ def manifest(folder: Path) -> Manifest:
         IntegrityError: a link or special file, whose bytes could change behind the record.
     """
     return Manifest(tuple(sorted(_digest_file(folder, path) for path in _files(folder))))
+
+
+def manifest_of(folder: Path, files: Iterable[Path]) -> Manifest:
+    """Digest some files of a folder by what is read from them, through links: a model hub's cache is made of links."""
+    return Manifest(tuple(sorted(_digest_file(folder, path) for path in files)))
 
 
 def require(folder: Path, recorded: Manifest, *, where: str) -> None:

@@ -13,6 +13,7 @@ from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import ConfigError
 from llmops.core.names import Ref, current_catalog
 from llmops.core.state import StateConfig
+from llmops.core.tracing import TracingConfig
 
 
 class Section(BaseModel):
@@ -77,6 +78,7 @@ class ServeConfig(Section):
     poll_s: float = Field(1.0, gt=0, description="How often the aliases are looked up")
     shutdown_s: float = Field(5.0, ge=0, description="How long answers may still run after a stop was asked for")
     limits: LimitsConfig = LimitsConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @field_validator("endpoints")
     @classmethod

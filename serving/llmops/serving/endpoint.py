@@ -18,6 +18,7 @@ from typing import Protocol
 from llmops.core.chain import Cancelled, Chain, ChainContext, Retrieval, Step
 from llmops.core.errors import LlmopsError, NotFoundError, UnavailableError, did_you_mean
 from llmops.core.names import Ref
+from llmops.core.tracing import span
 from llmops.serving.config import EndpointConfig
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,8 @@ class Endpoint:
         self._failed = target
         chain = self._source.load(target)
         try:
-            warm(chain)
+            with span("warm_up", {"llmops.asset": str(target.name), "llmops.version": target.version}):
+                warm(chain)
         except BaseException:
             chain.close()
             raise

@@ -16,6 +16,7 @@ import orjson
 
 from llmops.core.chain import Citation, PassageRef, Step
 from llmops.core.ids import digest
+from llmops.core.tracing import trace_id
 from llmops.serving.characters import whole_characters
 from llmops.serving.exchange import Outcome, Question
 
@@ -98,12 +99,15 @@ def citation_json(citation: Citation) -> dict[str, Any]:
     """A citation as the API shows it."""
     value = asdict(citation)
     value.pop("type")
+    if value["index"] is None:
+        value.pop("index")
     return value
 
 
 def step_json(step: Step) -> dict[str, Any]:
     """A search as the API shows it."""
-    return {"number": step.number, "query": step.query, "passages": step.passages}
+    shown = {"number": step.number, "query": step.query, "passages": step.passages}
+    return {**shown, "filters": step.filters} if step.filters else shown
 
 
 def _identifiers(question: Question) -> dict[str, Any]:
@@ -113,6 +117,7 @@ def _identifiers(question: Question) -> dict[str, Any]:
         "parent_invocation_id": None,
         "layer": "serving",
         "request_id": context.request_id,
+        "trace_id": trace_id(context.traceparent),
         "client_request_id": question.client_request_id,
         "session_id": context.session_id,
         "unit_id_hash": digest(context.principal.id),

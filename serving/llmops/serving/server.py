@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from llmops.core.drain import Drainer
 from llmops.core.listen import address, listening
 from llmops.core.state import StateConfig
+from llmops.core.tracing import tracing
 from llmops.serving.app import Backing, build_app
 from llmops.serving.config import ServeConfig, refuse_open_door
 from llmops.serving.endpoint import Endpoints
@@ -44,6 +45,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info, in
     """
     refuse_open_door(config)
     with (
+        tracing(config.tracing, "llmops-serving"),
         listening(config.host, config.port) as listener,
         draining(config.state),
         standard_backing(config.state, indexes) as backing,

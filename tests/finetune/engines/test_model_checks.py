@@ -57,8 +57,10 @@ def test_full_weights_pass_too(base: Path, tmp_path: Path) -> None:
 def test_packed_documents_that_see_each_other(job: Prepared, model: Any) -> None:
     class Leaking(SupervisedLoss):
         def logits(self, model: Any, batch: Tensors) -> torch.Tensor:
-            width = batch["input_ids"].shape[1]
-            return super().logits(model, {**batch, "position_ids": torch.arange(width)[None]})
+            rows, width = batch["input_ids"].shape
+            ends = torch.arange(rows + 1, dtype=torch.int32) * width
+            positions = torch.arange(width).expand(rows, width)
+            return super().logits(model, {**batch, "position_ids": positions, "ends": ends, "longest": ends[1]})
 
     refused(look.packed_loss(model, look.sample(job), 0, Leaking), "they see each other", "model.attn: sdpa")
 
@@ -129,6 +131,18 @@ def test_more_memory_than_there_is(job: Prepared) -> None:
 def test_rows_longer_than_the_models_positions(job: Prepared) -> None:
     short = replace(job, base=replace(job.base, shape={**job.base.shape, "max_position_embeddings": 16}))
     refused(fit.positions_fit(short), "the model 16 positions", "data.max_length: 16")
+
+
+def test_a_base_of_unknown_licence_is_warned_of(job: Prepared) -> None:
+    check = fit.licence(job)
+    assert check.verdict == "warn"
+    assert "license: apache-2.0" in check.hint
+
+
+def test_a_model_too_large_to_be_tried_is_told(job: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "free_bytes", lambda device: 1 << 10)
+    (check,) = look.model_checks(job)
+    assert (check.name, check.verdict) == ("model.tried", "skipped")
 
 
 @pytest.mark.parametrize(

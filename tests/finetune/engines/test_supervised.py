@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from llmops.core.errors import ConflictError, GateFailedError, StorageError
 from llmops.finetune import models
 from llmops.finetune.data.packing import collate
 from llmops.finetune.engines import Event, Prepared, Resumed, Saved, StepDone, Warned
-from llmops.finetune.engines.memory import OutOfMemory
+from llmops.finetune.engines.memory import OutOfMemory, estimate, what_to_change
 from llmops.finetune.engines.parallel import Learner, adamw
 from llmops.finetune.engines.schedule import rate
 from llmops.finetune.engines.signals import Stopped
@@ -46,10 +47,11 @@ def test_it_learns_and_tells_each_step(job: Prepared) -> None:
 
 
 def test_its_weights_are_those_of_a_bare_loop(job: Prepared) -> None:
-    """Full logits and PyTorch's own mean: the places that are left out change nothing but rounding."""
+    """Full logits, a full mask and PyTorch's own mean: what is left out changes nothing but rounding."""
     folder = run_of(job)
     losses = [one.loss for one in steps(train(job, folder))]
     model = ready_model(job)
+    model.set_attn_implementation("sdpa")
     learning = {name: one for name, one in model.named_parameters() if one.requires_grad}
     optimizer = adamw(list(learning.values()), job.config.train)
     feed, bare = job.data.feed(job.config, job.plan.rows_per_step), []
@@ -160,6 +162,34 @@ def test_a_loss_that_is_no_number_names_step_and_examples(job: Prepared, monkeyp
     first = job.data.feed(job.config, job.plan.rows_per_step).step(4).ids[0]  # type: ignore[attr-defined]
     assert first[:16] in str(caught.value.where)
     assert (folder.checkpoints / "step-00000004").is_dir()
+
+
+def test_weights_that_run_away_end_the_run(base: Path, tmp_path: Path) -> None:
+    """Nothing is put in place of the loss: the rate alone drives it beyond all numbers."""
+    wild = prepared(config(base, tmp_path, method={"kind": "full"}, train={"lr": 1e30, "clip_norm": 1e30}))
+    with pytest.raises(GateFailedError, match="no number any more") as caught:
+        train(wild, run_of(wild))
+    assert caught.value.exit_code == 3
+    assert "lower train.lr" in str(caught.value.hint)
+
+
+def test_what_to_change_is_the_first_of_what_helps(job: Prepared) -> None:
+    """Following each hint makes the estimate smaller, until nothing is left but shorter rows."""
+    settings, plan = job.config, replace(job.plan, rows_per_rank=2)
+    full = settings.model_copy(update={"method": settings.method.model_copy(update={"kind": "full"})})
+    steps = [
+        (full, plan, "train.rows_per_device: 1 (it was 2)"),
+        (full, plan := replace(plan, rows_per_rank=1), "train.gradient_checkpointing: on"),
+        (full, plan := replace(plan, gradient_checkpointing=True), "method.kind: lora"),
+        (settings, plan, "data.max_length: 48 (it is 96)"),
+        (settings, replace(plan, width=48), "data.max_length: 24"),
+    ]
+    needed = []
+    for asked, planned, hint in steps:
+        assert hint in what_to_change(asked, planned)
+        needed.append(estimate(job.base.shape, asked, planned).total)
+    assert needed == sorted(needed, reverse=True)
+    assert len(set(needed)) == len(needed)
 
 
 def test_out_of_memory_says_what_to_change_by_how_much(job: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

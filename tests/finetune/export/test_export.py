@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner
 from tests.support.tiny_lm import tiny_base, tiny_model, tiny_tokenizer
+from tests.support.trained import NAME, base_in, job, trained
 
-from llmops.core.errors import GateFailedError, UserError
-from llmops.finetune.export import RECORD, export
+from llmops.cli.commands.finetune.export import command
+from llmops.core.errors import GateFailedError, IntegrityError, UserError
+from llmops.core.state import StateConfig
+from llmops.finetune import registration
+from llmops.finetune.export import RECORD, export, serve_verify
 from llmops.finetune.export.merge import load, probe_ids
+from llmops.finetune.export.prune import pruned, share_of
 from llmops.finetune.export.quantise import pack, rounded
 from llmops.finetune.export.serve_verify import told
 from llmops.finetune.quiet import quiet_transformers
+from llmops.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,89 @@ def test_an_adapter_that_does_nothing_is_refused_and_nothing_is_left(base: Path,
         export(idle, base, tmp_path / "out", verify=False)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+def here(folder: Path, ids: list[list[int]]) -> dict[str, Any]:
+    """What a fresh process would say, without its start."""
+    import torch
+
+    with quiet_transformers():
+        return told(load(folder, "auto"), torch.tensor(ids))
+
+
+def test_an_export_that_says_something_else_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_verify, "_asked", here)
+    mine = adapter(base, tmp_path / "adapter")
+    check = serve_verify.served_alike(mine, base, base, exact=True)  # the base itself, as if nothing was merged
+    assert check.verdict == "fail"
+    assert check.hint == "do not serve this export"
+    assert check.figures["alike"] < 1.0
+
+
+@pytest.mark.parametrize(("how", "share"), [("2:4", 0.5), ("0.3", 0.3)])
+def test_the_smallest_weights_of_each_row_become_zero(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, share: float
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(serve_verify, "_asked", here)
+    done = export(adapter(base, tmp_path / "adapter"), base, tmp_path / "out", zeros=how)
+    figures = done.figures["export.pruned"]
+    assert figures["zeros"] == pytest.approx(share, abs=0.01)
+    assert 0 < figures["relative_error"] < share
+    assert done.figures["export.served"]["kl_nats"] > 0
+    weight = load_file(tmp_path / "out" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    if how == "2:4":
+        assert ((weight.unflatten(1, (-1, 4)) != 0).sum(dim=2) == 2).all()
+    row = torch.tensor([[0.1, -5.0, 3.0, 0.0, 2.0, -0.2, 0.1, 9.0]])
+    gone = [0, 3, 5, 6] if how == "2:4" else [0, 3]  # of two that are alike the first
+    assert (pruned(row, how) == 0).nonzero()[:, 1].tolist() == gone
+    assert ((pruned(row, how) == row) | (pruned(row, how) == 0)).all()
+    assert not list((tmp_path / "out").glob("step-*"))
+
+
+def test_what_is_no_share_of_weights() -> None:
+    import torch
+
+    for how in ("1:2", "0", "1", "half", "nan"):
+        with pytest.raises(UserError, match="no share of weights"):
+            share_of(how)
+    with pytest.raises(UserError, match="divide into no fours"):
+        pruned(torch.ones(2, 6), "2:4")
+
+
+def test_a_registered_version_is_exported_by_its_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command, from the registry to what is loaded; another base under the same name is refused."""
+    monkeypatch.setattr(serve_verify, "_asked", here)
+    state, base = StateConfig(dir=tmp_path / "state"), base_in(tmp_path / "models")
+    config = job(base, state={"dir": str(state.root)})
+    with Registry(state) as registry:
+        registration.register(trained(state, config), config, registry)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True) | {"job": "finetune"}))
+
+    def made(*words: str) -> dict[str, Any]:
+        name = "-".join(words).replace("/", "")
+        asked = [f"{NAME}@challenger", *words, "--to", str(tmp_path / name), "--config", str(path), "--json"]
+        found: dict[str, Any] = json.loads(CliRunner().invoke(command, asked, catch_exceptions=False).stdout)
+        assert found["checks"]["passed"]
+        return found["figures"]
+
+    merged = made("--merge")
+    assert merged["export.merged"]["relative_error"] < 1e-4
+    assert merged["export.served"]["alike"] == 1.0
+    assert made("--quantise", "int8")["export.quantised"]["relative_error"] < 0.01
+    four = made("--quantise", "int4")
+    assert four["merged"]
+    assert four["export.quantised"]["relative_error"] < 0.15
+    assert four["export.served"]["kl_nats"] < 0.1
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(IntegrityError, match="not the model that this adapter was trained on"):
+        made("--merge")
 
 
 def test_what_cannot_be_exported(base: Path, tmp_path: Path) -> None:

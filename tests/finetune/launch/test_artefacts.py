@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -10,13 +12,18 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tests.support.launch_schemas import RAYJOB, SKYPILOT, TRAINJOB, unknown_keys
+from tests.support.launch_schemas import RAYJOB, SKYPILOT, unknown_keys
 
 from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
-from llmops.finetune.config import FinetuneConfig
-from llmops.finetune.launch import inside, render, submit
+from llmops.core.state import StateConfig
+from llmops.finetune.config import DataConfig, FinetuneConfig
+from llmops.finetune.launch import Node, Rank, inside, order_of, render, submit
+from llmops.finetune.launch.place import first_host
 from llmops.finetune.launch.slurm import wall_time
+from llmops.finetune.launch.torchrun import command
 
+SCHEMAS = Path(__file__).with_name("schemas")
+TRAINJOB = json.loads((SCHEMAS / "trainjob.json").read_text())
 KINDS = ("torchrun", "slurm", "trainjob", "ray", "skypilot")
 SECRET = "hf_" + "abcdefgh" * 4
 
@@ -51,6 +58,10 @@ def test_a_wrong_key_would_be_seen() -> None:
     found["spec"]["trainer"]["numProcsPerNode"] = 8
     with pytest.raises(jsonschema.ValidationError, match="numProcsPerNode"):
         jsonschema.validate(found, TRAINJOB)
+    found = documents("trainjob")[-1]
+    found["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["replicas"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="replicas"):
+        jsonschema.validate(found, TRAINJOB)
 
 
 def test_pods_hold_what_kubernetes_knows() -> None:
@@ -68,6 +79,36 @@ def test_scripts_are_bash(kind: str) -> None:
     assert len(texts) == 1
     done = subprocess.run(["bash", "-n"], input=texts[0], text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_sbatch_knows_every_option() -> None:
+    known = set((SCHEMAS / "sbatch-options.txt").read_text().split())
+    asked = {}
+    for gpus in (0, 8):
+        script = render(job("slurm", gpus=gpus, queue="main"))["support-bot.sbatch"]
+        asked |= dict(re.findall(r"^#SBATCH (--[a-z-]+)=?(\S*)$", script, re.MULTILINE))
+    assert set(asked) <= known
+    assert asked["--partition"] == "main"
+    assert Path(asked["--output"]).parent == Path("/shared/ft")  # a folder that is there: Slurm makes none
+
+
+def test_the_example_is_rendered_for_every_launcher() -> None:
+    from llmops.core.config import load_config
+
+    path = Path(__file__).parents[3] / "configs/finetune/cluster.yaml"
+    for kind in KINDS:
+        example = load_config(FinetuneConfig, path, overrides=[f"launch.kind={kind}"], environment={}).value
+        assert "2 nodes x 8 ranks, 12 h an attempt" in "".join(render(example, path).values())
+
+
+def test_torchrun_reads_its_options_as_they_are_meant() -> None:
+    from torch.distributed.run import get_args_parser
+
+    words = command(order_of(job("torchrun")))
+    found = get_args_parser().parse_args([*words[1:], "job.yaml"])
+    assert (found.nnodes, found.nproc_per_node, found.max_restarts) == ("2", "8", 3)
+    assert (found.rdzv_backend, found.rdzv_endpoint, found.no_python) == ("c10d", "$HEAD:$PORT", True)
+    assert [found.training_script, *found.training_script_args] == ["llmops", "finetune", "job.yaml"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,9 +178,10 @@ def test_handing_in_says_which_job_it_became(tmp_path: Path, monkeypatch: pytest
 
 def test_without_the_launchers_command_the_files_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    here = job("trainjob").model_copy(update={"state": StateConfig(dir=tmp_path)})
     with pytest.raises(NotFoundError, match="`kubectl` is not on this machine") as caught:
-        submit(job("trainjob", shared=str(tmp_path)))
-    assert (tmp_path / "support-bot-trainjob.yaml").exists()
+        submit(here)
+    assert (tmp_path / "launch" / "support-bot-trainjob.yaml").exists()
     assert "kubectl apply -f" in str(caught.value.hint)
 
 
@@ -148,18 +190,66 @@ def test_a_cluster_needs_a_folder_that_all_nodes_see() -> None:
         render(job("slurm").model_copy(update={"launch": job("slurm").launch.model_copy(update={"shared_dir": None})}))
     with pytest.raises(ConfigError, match="refers to a file of this machine"):
         render(job("slurm", environment={"TOKEN": "file:/etc/token"}))
-    with pytest.raises(ConfigError, match="local is one machine"):
+    with pytest.raises(ConfigError, match="local is this machine"):
         render(job("local"))
 
 
 def test_a_node_is_told_who_it_is() -> None:
     found = inside({"LLMOPS_NODE": "1/4@node17:29400"})
-    assert found is not None
-    assert (found.rank, found.nodes, found.rendezvous, found.leads) == (1, 4, "node17:29400", False)
+    assert found == Node(1, 4, "node17", 29400)
+    assert not found.leads
     assert inside({}) is None
     for wrong in ("4/4@a:1", "1/4@a", "1/4@a:0", "x"):
         with pytest.raises(ConfigError, match="does not say which node"):
             inside({"LLMOPS_NODE": wrong})
+    with pytest.raises(ConfigError, match=r"launch\.nodes is 2, and the launcher started 3"):
+        Node(0, 3, "a", 1).require(job("slurm").launch)
+    with pytest.raises(ConfigError, match="16 ranks, and the launcher started 4"):
+        Rank(0, 4, 0, "a", 1).require(job("slurm").launch)
+    Rank(3, 16, 3, "a", 1).require(job("slurm").launch)
+
+
+def test_other_launchers_say_it_in_their_variables() -> None:
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "7"}
+    assert inside(torchrun) == Rank(5, 8, 1, "a", 7)
+    kubeflow = {
+        "PET_NODE_RANK": "1",
+        "PET_NNODES": "2",
+        "PET_MASTER_ADDR": "job-node-0-0.job",
+        "PET_MASTER_PORT": "29400",
+    }
+    assert inside(kubeflow) == Node(1, 2, "job-node-0-0.job", 29400)
+    srun = {
+        "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "601", "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[007-008],login1",
+    }  # fmt: skip
+    assert inside(srun) == Rank(3, 4, 1, "gpu007", 29401)
+    assert inside(srun | {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}) == Node(1, 2, "gpu007", 29401)
+    assert inside(srun | {"SLURM_STEP_ID": "4294967290"}) is None  # a person's shell
+    with pytest.raises(ConfigError, match="`x` is no whole number"):
+        inside(torchrun | {"RANK": "x"})
+    assert [first_host(one) for one in ("a1", "a[3-5]-ib,b", "x7,x9", "n[12,14]")] == ["a1", "a3-ib", "x7", "n12"]
+
+
+def test_a_job_that_the_cluster_has_already_is_not_said_to_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kubectl").write_text(
+        "#!/bin/bash\necho configmap/a unchanged; echo trainjob.trainer.kubeflow.org/a unchanged\n"
+    )
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    here = job("trainjob").model_copy(update={"state": StateConfig(dir=tmp_path / "state")})
+    with pytest.raises(UnavailableError, match="the cluster has this job already") as caught:
+        submit(here)
+    assert "kubectl delete trainjob support-bot" in str(caught.value.hint)
+
+
+def test_a_path_of_this_machine_is_not_sent_into_a_pod() -> None:
+    with pytest.raises(ConfigError, match=r"`rows\.jsonl` is a path of this machine.s working folder"):
+        render(
+            job("trainjob").model_copy(update={"data": DataConfig.model_validate({"sources": [{"uri": "rows.jsonl"}]})})
+        )
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(59, "0-00:00:59"), (86_400, "1-00:00:00"), (108_000, "1-06:00:00")])

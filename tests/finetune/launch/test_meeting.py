@@ -1,47 +1,168 @@
-"""Two nodes' agents on this machine: a rank of one is killed, and the ranks of both start again together."""
+"""Two nodes on this machine: what fails on one ends an attempt on both; they start again together, not for ever."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.nodes import free_port
 
+from llmops.core.errors import LlmopsError, UnavailableError, UserError
+from llmops.finetune.engines.signals import Stopped
+from llmops.finetune.launch import meeting
 from llmops.finetune.launch.local import Supervised
-from llmops.finetune.launch.meeting import agent_command, meet
-from llmops.finetune.launch.node import Node
+from llmops.finetune.launch.place import Node
+from llmops.finetune.launch.processes import Ranks
+from llmops.finetune.launch.together import Patience, leading, lend
+
+SHORT = Patience(join_s=20, gather_s=20, part_s=5)
+
+
+class Pair:
+    """A leader and a follower in threads; what each said, and came to."""
+
+    def __init__(self, folder: Path, *, steps: int, restarts: int = 2, patience: Patience = SHORT) -> None:
+        self.folder, self.patience, self.restarts = folder, patience, restarts
+        self.nodes = [Node(number, 2, "127.0.0.1", free_port()) for number in range(2)]
+        self.nodes[1] = Node(1, 2, "127.0.0.1", self.nodes[0].port)
+        self.ranks = Ranks(
+            "tests.support.launch_rank", (str(folder), str(steps)), 1, folder / "logs", restarts, pause_s=0.01
+        )
+        self.said: dict[int, list[str]] = {0: [], 1: []}
+        self.came: dict[int, Supervised | LlmopsError | None] = {}
+
+    def lead(self) -> None:
+        with leading(self.nodes[0], self.patience) as leader:
+            self.came[0] = leader.train(self.ranks, self.folder, self.said[0].append)
+
+    def follow(self) -> None:
+        lend(self.nodes[1], lambda folder: self.ranks, self.restarts, self.said[1].append, self.patience)
+        self.came[1] = None
+
+    def start(self) -> list[threading.Thread]:
+        threads = [threading.Thread(target=self._caught, args=[*one]) for one in ((0, self.lead), (1, self.follow))]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def run(self) -> None:
+        for thread in self.start():
+            thread.join(60)
+
+    def _caught(self, number: int, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except LlmopsError as error:
+            self.came[number] = error
+
+    @property
+    def saved(self) -> int:
+        return int((self.folder / "saved").read_text()) if (self.folder / "saved").exists() else 0
 
 
 @pytest.mark.kill
 def test_two_nodes_start_again_together(tmp_path: Path) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    ended: dict[int, Supervised] = {}
-    # without a name of its own a machine is not sure that 127.0.0.1 is itself
-    environment = {"PET_LOCAL_ADDR": "127.0.0.1"}
-
-    def lend(number: int) -> None:
-        node = Node(number, 2, "127.0.0.1", port)
-        command = [*agent_command(node, 1, 2, "run-1"), "tests.support.launch_rank", str(tmp_path), "40"]
-        ended[number] = meet(node, command, tmp_path / f"node-{number}.log", environment)
-
-    nodes = [threading.Thread(target=lend, args=[number]) for number in range(2)]
-    for node in nodes:
-        node.start()
-    saved = tmp_path / "saved"
-    while not saved.exists() or int(saved.read_text()) < 3:
-        assert all(node.is_alive() for node in nodes)
+    pair = Pair(tmp_path, steps=30)
+    threads = pair.start()
+    while pair.saved < 3:
+        assert all(thread.is_alive() for thread in threads)
         time.sleep(0.01)
     os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
-    for node in nodes:
-        node.join(60)
-    assert ended == {0: Supervised(1), 1: Supervised(1)}
-    assert int(saved.read_text()) == 40
+    for thread in threads:
+        thread.join(60)
+    done = pair.came[0]
+    assert isinstance(done, Supervised)
+    assert (done.attempts, pair.came[1], pair.saved) == (2, None, 30)
+    assert str(done.failures[0]) == "rank 1 (node 1) was ended by SIGKILL"
+    assert pair.said[0] == ["rank 1 (node 1) was ended by SIGKILL; starting all ranks again (1 of 2) in 0.01 s"]
     starts = [int(line.split()[2]) for line in (tmp_path / "log").read_text().splitlines()]
     assert len(starts) == 4  # both ranks, twice
     assert all(start >= 3 for start in starts[2:])
+
+
+def test_an_error_of_a_rank_elsewhere_is_told_in_its_words_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / "exit-1").write_text("1")
+    pair = Pair(tmp_path, steps=500)
+    pair.run()
+    first, second = pair.came[0], pair.came[1]
+    assert isinstance(first, UserError)
+    assert (first.what, first.where) == ("the loss is not a number", "step 3")
+    assert second is None  # node 0's exit code is the job's
+    assert pair.said[1][-1] == "node 1 of 2: node 0 ended: the loss is not a number"
+    assert not (tmp_path / "logs" / "attempt-2").exists()
+
+
+def test_restarts_of_nodes_come_to_an_end(tmp_path: Path) -> None:
+    (tmp_path / "exit-1").write_text("9")
+    pair = Pair(tmp_path, steps=500, restarts=1)
+    pair.run()
+    first, second = pair.came[0], pair.came[1]
+    assert isinstance(first, UnavailableError)
+    assert first.what == "rank 1 (node 1) ended with code 9, after 2 attempts"
+    assert second is None
+    assert len(pair.said[0]) == 1
+
+
+def test_a_node_that_does_not_come_or_falls_silent_is_named(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, steps=500, patience=Patience(gather_s=0.3, part_s=0.1))
+    with pytest.raises(UnavailableError, match="node 1 did not come within 0 s"):
+        pair.lead()
+    pair = Pair(tmp_path, steps=500, restarts=0, patience=Patience(silent_s=0.5, part_s=0.1))
+
+    def fall_silent() -> None:
+        met = meeting.joined(pair.nodes[1], within_s=20, look=lambda: None)
+        met.count("here/1/1", 1)
+
+    node = threading.Thread(target=fall_silent)
+    node.start()
+    with pytest.raises(UnavailableError, match="node 1 is not heard of for 0 s, after 1 attempt"):
+        pair.lead()
+    node.join()
+
+
+def test_node_0_is_waited_for_as_often_as_it_may_be_lost(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, steps=5, restarts=1, patience=Patience(join_s=1, part_s=0.1))
+    with pytest.raises(UnavailableError, match="node 0 cannot be reached within 1 s"):
+        pair.follow()
+
+
+def test_who_is_asked_to_end_tells_the_others(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, steps=5)
+
+    def asked() -> None:
+        with leading(pair.nodes[0], SHORT):
+            raise Stopped("training was asked to end and did")
+
+    threads = [threading.Thread(target=pair._caught, args=[*one]) for one in ((0, asked), (1, pair.follow))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert isinstance(pair.came[0], Stopped)
+    assert pair.came[1] is None
+    assert pair.said[1][-1] == "node 1 of 2: node 0 ended: training was asked to end and did"
+
+
+def test_a_taken_port_is_an_error_of_its_own(tmp_path: Path) -> None:
+    node = Node(0, 2, "127.0.0.1", free_port())
+    kept = meeting.opened(node)
+    with pytest.raises(UnavailableError, match=f"nodes cannot meet at port {node.port}"):
+        meeting.opened(node)
+    del kept
+
+
+def test_a_word_of_an_earlier_start_is_not_answered_as_this_one(tmp_path: Path) -> None:
+    met = meeting.opened(Node(0, 2, "127.0.0.1", free_port()))
+    met.tell("ask/1", "stale")
+    came: list[object] = []
+    rank = threading.Thread(target=lambda: (time.sleep(0.3), came.append(met.ask(1))))
+    rank.start()
+    assert met.answer([1], {"folder": "a"}, within_s=10) == []
+    rank.join()
+    assert came == [{"folder": "a"}]
+    assert met.answer([2], {}, within_s=0.2) == [2]

@@ -62,6 +62,13 @@ def test_rows_of_which_nothing_is_learned(tmp_path: Path) -> None:
     assert "in 1 of" in Planted(tmp_path, [*GOOD, silent], heldout_share=0).refused("data.unsupervised").what
 
 
+def test_rows_that_were_skipped_are_warned_of(tmp_path: Path) -> None:
+    check = Planted(tmp_path, [*GOOD, {"something": "else"}], on_bad="skip").checks["data.bad_rows"]
+    assert check.verdict == "warn"
+    assert "1 of 21 rows were skipped" in check.what
+    assert check.hint
+
+
 def test_a_template_whose_marks_leave_the_end_of_turn_out(tmp_path: Path) -> None:
     open_ended = MARKED.replace("{{ m['content'] + '<|im_end|>' }}{% endgeneration %}", "{{ m['content'] }}{% endgeneration %}<|im_end|>")  # fmt: skip  # noqa: E501
     assert "never stop" in Planted(tmp_path, GOOD, byte_tokenizer(open_ended)).refused("data.end_of_turn").what

@@ -45,7 +45,12 @@ def test_peaks_are_found_by_the_devices_own_name() -> None:
     assert peak("NVIDIA H100 80GB HBM3") == 989.4e12
     assert peak("NVIDIA H100 PCIe") == 756e12
     assert peak("NVIDIA A10G") == 70e12
-    assert peak("Abacus 3000") is None
+    assert peak("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak("NVIDIA GB200") == 2500e12
+    assert peak("NVIDIA B200") == 2250e12
+    assert peak("NVIDIA L40S") == 362e12
+    for unknown in ("Abacus 3000", "NVIDIA RTX A1000", "NVIDIA L400", "AMD Instinct MI300A"):
+        assert peak(unknown) is None  # and not the one whose name begins alike
     assert measured_peak(size=128, within_s=0.01) > 0
 
 

@@ -58,7 +58,7 @@ def test_every_picture_of_a_fax_is_a_page() -> None:
 def test_scanned_pages_of_a_pdf_are_read_beside_its_text() -> None:
     parsed = parse_content("a.pdf", Content(documents.pdf_with_a_scan("A page of text.", WORDS), ""), READING)
     assert [parsed.text[page.start : page.end] for page in parsed.pages] == ["A page of text.", WORDS]
-    assert parsed.metadata == {"pages": 2, "pages_read_by_ocr": 1}
+    assert parsed.metadata.items() >= {"pages": 2, "pages_read_by_ocr": 1}.items()
 
 
 @pytest.mark.usefixtures("engine")
@@ -94,7 +94,7 @@ def test_without_an_engine_a_scan_says_what_to_install_and_text_is_still_read() 
             parse_content(name, Content(data, ""), READING)
         assert refusal.value.error_code == "ocr_missing"
     parsed = parse_content("a.pdf", Content(documents.pdf_with_a_scan("A page of text.", WORDS), ""), READING)
-    assert parsed.metadata == {"pages": 2, "pages_without_text": 1}
+    assert parsed.metadata.items() >= {"pages": 2, "pages_without_text": 1}.items()
 
 
 def test_where_nothing_is_to_be_read_a_scan_names_the_setting(tmp_path: Path) -> None:

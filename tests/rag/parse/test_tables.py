@@ -55,7 +55,7 @@ def test_a_title_above_the_header_is_text_and_a_hidden_sheet_is_not_read() -> No
     rows = [["Staff list 2025"], [], ["Name", "Days"], ["Ann", 28]]
     parsed = parse("a.xlsx", documents.xlsx({"S": rows, "Secret": [["x", "y"]]}, hidden=["Secret"]))
     assert parsed.text == "# S\n\nStaff list 2025\n\nName: Ann; Days: 28"
-    assert parsed.metadata == {"hidden_sheets": 1}
+    assert parsed.metadata["hidden_sheets"] == 1
 
 
 @pytest.mark.parametrize(

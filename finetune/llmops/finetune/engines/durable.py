@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
 
-WEIGHTS, MOMENTS, GROUPS, RANDOM = "weights.safetensors", "moments.safetensors", "optimizer.json", "random.json"
+WEIGHTS, MOMENTS, GROUPS, RANDOM = "weights.safetensors", "moments.safetensors", "optimizer.json", "random-{}.json"
 TRAINER = "trainer_state.json"
 
 
@@ -47,7 +47,8 @@ class Durable:
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            restore_randomness(orjson.loads(Path(checkpoint, RANDOM).read_bytes()))
+            rank = int(self.args.process_index)  # type: ignore[attr-defined]
+            restore_randomness(orjson.loads(Path(checkpoint, RANDOM.format(rank)).read_bytes()))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Nothing is scaled: precision is fp32 or bf16."""
@@ -71,7 +72,7 @@ class InOrder(Durable):
 
 
 def write_state(trainer: Any, into: Path) -> None:
-    """Everything that going on exactly needs, into a folder that is made durable afterwards."""
+    """All that going on exactly needs and all ranks have alike, into a folder that is made durable afterwards."""
     save_file({name: one.data.contiguous() for name, one in _learning(trainer.model).items()}, into / WEIGHTS)
     state = trainer.optimizer.state_dict()
     moments = {
@@ -82,8 +83,12 @@ def write_state(trainer: Any, into: Path) -> None:
     save_file(moments, into / MOMENTS)
     facts = {"groups": state["param_groups"], "schedule": trainer.lr_scheduler.state_dict()}
     (into / GROUPS).write_bytes(orjson.dumps(facts, default=_listed, option=orjson.OPT_SERIALIZE_NUMPY))
-    (into / RANDOM).write_bytes(orjson.dumps(randomness(), option=orjson.OPT_SERIALIZE_NUMPY))
     trainer.state.save_to_json(str(into / TRAINER))
+
+
+def write_randomness(into: Path, rank: int) -> None:
+    """Each rank has its own."""
+    (into / RANDOM.format(rank)).write_bytes(orjson.dumps(randomness(), option=orjson.OPT_SERIALIZE_NUMPY))
 
 
 def randomness() -> dict[str, Any]:

@@ -14,12 +14,17 @@ import torch
 from torch.nn import functional
 
 from llmops.finetune.data.packing import IGNORED, Batch
+from llmops.finetune.engines import attention
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 def tensors(batch: Batch, device: str) -> dict[str, torch.Tensor]:
-    """What a model is given of a batch: ids, positions, where something is learned (`places`), and what (`wanted`)."""
+    """What a model is given of a batch: ids, positions, where something is learned (`places`), and what (`wanted`).
+
+    `ends` are where documents begin when rows are laid end to end, and the last end; `longest` stays on the CPU.
+    """
+    ends = torch.from_numpy(batch.cu_seqlens())
     labels = torch.from_numpy(batch.labels)
     learned = labels[:, 1:] != IGNORED
     wanted = labels[:, 1:][learned]
@@ -29,10 +34,11 @@ def tensors(batch: Batch, device: str) -> dict[str, torch.Tensor]:
         "position_ids": torch.from_numpy(batch.position_ids),
         "places": rows * labels.shape[1] + columns,
         "wanted": wanted,
+        "ends": ends,
     }
-    if device == "cpu":
-        return found
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in found.items()}
+    if device != "cpu":
+        found = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in found.items()}
+    return {**found, "longest": ends.diff().max()}
 
 
 class SupervisedLoss:
@@ -40,6 +46,7 @@ class SupervisedLoss:
 
     def __init__(self, model: Any) -> None:
         self._places: torch.Tensor | None = None
+        self._config = model.config
         self._hook = model.get_output_embeddings().register_forward_pre_hook(self._pick)
 
     def __call__(self, model: Any, batch: Tensors) -> torch.Tensor:
@@ -53,8 +60,10 @@ class SupervisedLoss:
     def logits(self, model: Any, batch: Tensors) -> torch.Tensor:
         """Supervised tokens x vocabulary."""
         self._places = batch["places"]
+        told = attention.places(batch) if attention.needs_places(self._config._attn_implementation) else {}
+        given = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], **told}
         try:
-            found = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+            found = model(**given, use_cache=False).logits
         finally:
             self._places = None
         return found

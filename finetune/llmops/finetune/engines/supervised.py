@@ -30,6 +30,7 @@ from llmops.finetune.engines import (
     StepDone,
     Trained,
     Warned,
+    attention,
 )
 from llmops.finetune.engines.loss import Tensors, tensors
 from llmops.finetune.engines.memory import OutOfMemory, out_of_memory
@@ -102,8 +103,8 @@ class _Training:
         ]
         norm = learner.update(now)
         following = self._take() if number + 1 < self.plan.steps else None
-        told = learner.total(torch.stack([torch.stack(losses).sum(), self._wish(losses[0])]))
-        self.loss, wish = told.tolist()
+        told = learner.total(torch.stack([torch.stack(losses).sum(), *self._wishes(losses[0])]))
+        self.loss, late, asked = told.tolist()
         grad_norm = float(norm)
         if not math.isfinite(self.loss) or not math.isfinite(grad_norm):
             raise _no_number(self.loss, grad_norm, given.step)
@@ -118,27 +119,28 @@ class _Training:
                     _peak_memory(self.plan), given.step.epoch, examples=tuple(given.step.ids),
                 )
             )  # fmt: skip
-        self._between(wish > 0, following)
+        alone = self.plan.ranks == 1  # who has nobody to agree with need not do another step first
+        self._between(following, late=late > 0, asked=asked > 0 or (alone and self.signals.asked is not None))
         return following
 
-    def _between(self, wished: bool, following: _Given | None) -> None:
+    def _between(self, following: _Given | None, *, late: bool, asked: bool) -> None:
         """What is due after a step: evaluation, a checkpoint, an end that somebody asked for."""
         every = self.config.eval.every_steps
         if every and self.done % every == 0 and following is not None:
             self._evaluate()
         steps = self.config.checkpoint.every_steps
-        stop = self.signals.asked and (wished or self.learner.ranks == 1)
-        due = self.done % steps == 0 if steps else wished
-        if due or stop or following is None:
+        due = self.done % steps == 0 if steps else late
+        if due or asked or following is None:
             self._save(following)
-        if stop and following is not None:
+        if asked and following is not None:
             raise self.signals.stopped(self.done)
 
-    def _wish(self, like: torch.Tensor) -> torch.Tensor:
-        """1 where this rank wants a checkpoint after this step: ranks agree by adding up, with the loss."""
+    def _wishes(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Whether this rank wants a checkpoint after this step, and whether it was asked to end; 1 if so. Ranks agree
+        by adding up, with the loss: one that is asked ends all, after the same step."""
         timed = self.config.checkpoint.every_steps is None
         late = timed and self.rank == 0 and time.monotonic() - self.saved_at >= self.config.checkpoint.every_s
-        return like.new_tensor(1.0 if late or self.signals.asked else 0.0)
+        return [like.new_tensor(float(late)), like.new_tensor(float(self.signals.asked is not None))]
 
     def _take(self) -> _Given:
         position = self.feed.position()
@@ -200,7 +202,7 @@ class _Training:
             "steps": plan.steps, "ranks": plan.ranks, "rows_per_rank": plan.rows_per_rank,
             "accumulation": plan.accumulation, "width": plan.width, "strategy": plan.strategy,
             "device": plan.device, "precision": plan.precision, "threads": torch.get_num_threads(),
-            "torch": torch.__version__.partition("+")[0],
+            "torch": torch.__version__.partition("+")[0], "attention": self.learner.inner().config._attn_implementation,
         }  # fmt: skip
 
     def _save(self, following: _Given | None) -> None:
@@ -280,9 +282,12 @@ def ready_model(job: Prepared) -> Any:
     # FSDP shares out a layer's weights in one piece, so they have to be of one type
     precision = "fp32" if plan.strategy in ("fsdp2", "zero2", "zero3") else plan.precision
     model = models.load_model(job.base, config, tokenizer=job.tokenizer, precision=precision)
+    name = attention.chosen(model, config, plan)
+    if name is not None:
+        attention.set_on(model, name)
     model = models.adapt(model, config.method, config.train.seed)
     if plan.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

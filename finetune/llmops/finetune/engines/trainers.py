@@ -184,6 +184,7 @@ def _common(job: Prepared, scratch: Path) -> dict[str, Any]:
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": plan.device == "cuda",
     }
 

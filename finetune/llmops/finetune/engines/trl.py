@@ -2,7 +2,8 @@
 
 Their habits that lose users days are overruled here: full DPO and KTO always get a reference of their own (TRL would
 load one from wherever the model says it came from), data is tokenized once and by us, and checkpoints are `durable`'s.
-One process; the supervised tasks spread over ranks, these do not yet.
+Several ranks hold a copy each (DDP, by accelerate, which is looked at: it makes DDP of other strategies on CPUs without
+a word, so planning refuses those); rank 0 keeps what all have, each rank its randomness.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmops.core.errors import GateFailedError, StorageError, UserError
+from llmops.core.errors import GateFailedError, UserError
 from llmops.finetune import models
 from llmops.finetune.checkpoint import Checkpoint, Checkpoints, require_same_division
 from llmops.finetune.engines import Listener, Prepared, Resumed, Saved, StepDone, Trained, Warned
 from llmops.finetune.engines.memory import out_of_memory
+from llmops.finetune.engines.others import Others
 from llmops.finetune.engines.pairs import Laid
 from llmops.finetune.engines.signals import Signals
 from llmops.finetune.preflight import Preflight
@@ -39,11 +41,6 @@ class TrlEngine:
 
     def train(self, job: Prepared, folder: RunFolder, listen: Listener) -> Trained:
         """See `engines.Engine`."""
-        if job.plan.ranks > 1:
-            raise UserError(
-                f"task {job.config.task} is trained by one process, and the job asks for {job.plan.ranks}",
-                hint="set launch.processes: 1",
-            )
         job.data.require()
         with Signals() as signals, out_of_memory(job), quiet_transformers():
             return _Training(job, folder, listen, signals, self._pause).run()
@@ -60,6 +57,7 @@ class _Training:
         self.checkpoints = Checkpoints(folder.checkpoints, keep=self.config.checkpoint.keep, pause=pause)
         self.laid = Laid(job, examples_per_step(job))
         self.loss, self.tokens, self.supervised, self.seconds = math.nan, 0, 0, 0.0
+        self.others, self.last = Others(job.plan.ranks), False
         self.started = self.saved_at = time.monotonic()
 
     def run(self) -> Trained:
@@ -68,6 +66,7 @@ class _Training:
         found = self._newest()
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_for(self.job, self.laid, Path(scratch))
+            self.others.require(trainer.accelerator)
             trainer.keep = self._save
             trainer.remove_callback(_printer())
             trainer.add_callback(_callback(self))
@@ -78,9 +77,11 @@ class _Training:
                 step = int(trainer.state.global_step)
             elif found is not None:
                 trainer._load_from_checkpoint(str(found.path))
-        if self.signals.asked and step < self.plan.steps:
+        if step < self.plan.steps:
             raise self.signals.stopped(step)
-        models.save_model(trainer.accelerator.unwrap_model(trainer.model), self.job.tokenizer, self.folder.model)
+        if self.others.first:
+            models.save_model(trainer.accelerator.unwrap_model(trainer.model), self.job.tokenizer, self.folder.model)
+        self.others.wait()
         began = 0 if found is None else found.step
         return Trained(step, self.loss, self.tokens, self.supervised, self.seconds, resumed_from=began)
 
@@ -117,34 +118,34 @@ class _Training:
         )
         self.listen(told)
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint is due after a step."""
-        if step >= self.plan.steps or self.signals.asked:
-            return True
+    def after(self, step: int) -> tuple[bool, bool]:
+        """Whether a checkpoint is due after a step, and whether to end there: all ranks agree."""
         every = self.config.checkpoint.every_steps
-        if every is not None:
-            return step % every == 0
-        return time.monotonic() - self.saved_at >= self.config.checkpoint.every_s
+        late = time.monotonic() - self.saved_at >= self.config.checkpoint.every_s
+        timed, asked = self.others.any(late and self.others.first, self.signals.asked is not None)
+        self.last = asked or step >= self.plan.steps
+        return self.last or (timed if every is None else step % every == 0), asked
 
     def _save(self, trainer: Any, step: int) -> None:
-        from llmops.finetune.engines.durable import write_state
-
         began = time.perf_counter()
-        state = {"division": self._division(), "tokens": self.tokens, "supervised": self.supervised}
-        try:
-            made = self.checkpoints.save(step, lambda aside: write_state(trainer, aside), state)
-        except StorageError as error:
-            self.listen(Warned(step, f"{error.what}; training goes on, and the earlier checkpoints are intact"))
-            if step >= self.plan.steps or self.signals.asked:
-                raise
-        else:
-            self.listen(Saved(step, time.perf_counter() - began, made.size_bytes))
         self.saved_at = time.monotonic()
+        state = {"division": self._division(), "tokens": self.tokens, "supervised": self.supervised}
+        problem = self.others.saved(self.checkpoints, step, trainer, state)
+        if problem is None:
+            if self.others.first:
+                made = Checkpoint(self.checkpoints.all()[-1], step, state)
+                self.listen(Saved(step, time.perf_counter() - began, made.size_bytes))
+            return
+        self.listen(Warned(step, f"{problem.what}; training goes on, and the earlier checkpoints are intact"))
+        if self.last:
+            raise problem
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from; broken ones are moved out of the way."""
         found, rejected = self.checkpoints.newest_valid()
-        self.checkpoints.set_aside(rejected)
+        self.others.wait()
+        if self.others.first:
+            self.checkpoints.set_aside(rejected)
         if found is not None:
             exact = self.config.checkpoint.exact_resume == "require"
             for what in require_same_division(found.state["division"], self._division(), exact=exact):
@@ -168,7 +169,7 @@ class _Training:
 
 def examples_per_step(job: Prepared) -> int:
     """How many examples one update learns from; answers to one question are one example."""
-    rows = job.plan.rows_per_rank * job.plan.accumulation
+    rows = job.plan.rows_per_step
     if job.config.task not in ("grpo", "rloo"):
         return rows
     generations = job.config.generation.generations
@@ -188,8 +189,8 @@ def _callback(training: _Training) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
             control.should_log = True
-            control.should_save = training.due(int(state.global_step))
-            control.should_training_stop = control.should_training_stop or training.signals.asked is not None
+            control.should_save, asked = training.after(int(state.global_step))
+            control.should_training_stop = control.should_training_stop or asked
             return control
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

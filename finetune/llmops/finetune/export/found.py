@@ -9,8 +9,8 @@ import yaml
 from llmops.core.errors import NotFoundError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.state import StateConfig
-from llmops.finetune.artefact import PLACE, Pinned
-from llmops.finetune.bases import locate
+from llmops.finetune.artefact import PLACE, Pinned, is_adapter
+from llmops.finetune.bases import verified
 from llmops.finetune.runs import find_run
 
 
@@ -22,6 +22,7 @@ def locate_result(word: str, state: StateConfig, principal: Principal = LOCAL) -
 
     Raises:
         NotFoundError: there is no such run or version, or its base is not here.
+        IntegrityError: the base of a version is another model by now.
     """
     if "/" in word or "@" in word:
         return _registered(word, state, principal)
@@ -39,4 +40,6 @@ def _registered(word: str, state: StateConfig, principal: Principal) -> tuple[Pa
         folder = registry.files(word)
     described = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
     pinned = Pinned.of(described["flavors"]["python_function"]["config"])
-    return folder / PLACE, None if pinned.base is None else locate(pinned.base, state)
+    if not is_adapter(folder / PLACE):
+        return folder / PLACE, None
+    return folder / PLACE, None if pinned.base is None else verified(pinned.base, state)

@@ -36,7 +36,7 @@ def quantise(folder: Path, into: Path, bits: str) -> Check:
 
         kept = load_type(folder)
         model = load(folder, kept)
-        linear = _layers(model)
+        linear = linear_layers(model)
         size = _group(linear)
         tensors, lost, weighed = _tensors(model, linear, count, size)
         model.config.quantization_config = None
@@ -51,6 +51,17 @@ def quantise(folder: Path, into: Path, bits: str) -> Check:
     return Check(
         "export.quantised", "pass", what, figures={"relative_error": error, "group": size, "layers": len(linear)}
     )
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """The layers whose weights are changed, by name: all but the output layer."""
+    import torch
+
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and not any(part in _KEPT for part in name.split("."))
+    }
 
 
 def pack(values: Any, bits: int) -> Any:
@@ -78,16 +89,6 @@ def rounded(weight: Any, bits: int, group: int) -> tuple[Any, Any]:
         best, least = torch.where(loss < least, scale, best), torch.minimum(loss, least)
     whole = (parts / best).round().clamp(low, high)
     return whole.flatten(1).to(torch.int8), best.squeeze(2)
-
-
-def _layers(model: Any) -> dict[str, Any]:
-    import torch
-
-    return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and not any(part in _KEPT for part in name.split("."))
-    }
 
 
 def _group(linear: dict[str, Any]) -> int:

@@ -1,13 +1,13 @@
 """Where a training runs: the same job file on a laptop, under torchrun, or on a cluster.
 
     local     this machine; `local` watches the ranks and starts them again from the newest valid checkpoint
-    torchrun  PyTorch's own agent on each node, c10d rendezvous
+    torchrun  PyTorch's own agent on each node starts every rank, and starts them again
     slurm     an sbatch script that saves and requeues itself before its time is up
     trainjob  Kubeflow Trainer v2      ray  KubeRay's RayJob      skypilot  a SkyPilot task
 
-Every node runs the same command, `llmops finetune CONFIG`: node 0 prepares, trains, evaluates and registers, the others
-lend their ranks (`node`). So a launcher only has to start one process a node and say which one it is; a cluster's own
-retries are safe, since the same job over the same data is the same run, which is gone on with.
+Every process runs the same command, `llmops finetune CONFIG`: the first prepares, trains, evaluates and registers, the
+others lend their ranks (`place`, `together`). So a launcher only has to start one process a node, or a rank, and say
+which one it is; a cluster's own retries are safe: the same job over the same data is the same run, and is gone on with.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from llmops.core.errors import ConfigError
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.launch.artefact import Artefact, Submitted, hand_in
-from llmops.finetune.launch.node import Node, inside
 from llmops.finetune.launch.order import Order, order_of
+from llmops.finetune.launch.place import Node, Rank, inside
 
-__all__ = ["Artefact", "Node", "Order", "Submitted", "inside", "order_of", "render", "submit"]
+__all__ = ["Artefact", "Node", "Order", "Rank", "Submitted", "artefact_of", "inside", "order_of", "render", "submit"]
 
 _MODULES = {
     "torchrun": "torchrun",
@@ -30,40 +30,43 @@ _MODULES = {
     "ray": "rayjob",
     "skypilot": "skypilot",
 }
+_READ_BY_NODES = ("torchrun", "slurm")
 
 
-def render(config: FinetuneConfig, path: Path | None = None) -> dict[str, str]:
-    """File name to text of what `launch.kind` needs; nothing where the job runs on this machine.
+def artefact_of(config: FinetuneConfig, path: Path | None = None) -> Artefact:
+    """What `launch.kind` is given.
 
     Args:
         path: of the job file, to be named in the head of what is written.
 
     Raises:
-        ConfigError: the launcher needs a value that the job lacks.
+        ConfigError: the job runs on this machine; or the launcher needs a value that the job lacks.
     """
-    if config.launch.kind == "local":
-        if config.launch.nodes > 1:
-            raise ConfigError(
-                "launch.kind: local is one machine, and launch.nodes is more",
-                hint="choose torchrun, slurm, trainjob, ray or skypilot",
-            )
-        return {}
-    return _artefact(config, path).files
+    kind = config.launch.kind
+    if kind == "local":
+        raise ConfigError(
+            "launch.kind: local is this machine, and needs nothing else",
+            hint="choose torchrun, slurm, trainjob, ray or skypilot",
+        )
+    module = import_module(f"{__name__}.{_MODULES[kind]}")
+    made: Artefact = module.render(order_of(config, path))
+    return made
+
+
+def render(config: FinetuneConfig, path: Path | None = None) -> dict[str, str]:
+    """File name to text of what `launch.kind` needs; see `artefact_of`."""
+    return artefact_of(config, path).files
 
 
 def submit(config: FinetuneConfig, path: Path | None = None) -> Submitted:
-    """Write the artefacts into the folder that the nodes share (else into the state) and hand them to their cluster;
-    for torchrun, write them and say how to start.
+    """Write the artefacts and hand them to their cluster; for torchrun, write them and say how to start.
+
+    What nodes read themselves goes into the folder that they share, else into the state of this machine.
 
     Raises:
         NotFoundError: the launcher's command (`sbatch`, `kubectl`, `sky`) is not on this machine.
-        UnavailableError: the command refused; its words are in the error.
+        StorageError: the files cannot be written.
+        UnavailableError: the command refused, or has the job already; its words are in the error.
     """
-    folder = config.launch.shared_dir or config.state.root / "launch"
-    return hand_in(_artefact(config, path), folder)
-
-
-def _artefact(config: FinetuneConfig, path: Path | None) -> Artefact:
-    module = import_module(f"{__name__}.{_MODULES[config.launch.kind]}")
-    made: Artefact = module.render(order_of(config, path))
-    return made
+    shared = config.launch.shared_dir if config.launch.kind in _READ_BY_NODES else None
+    return hand_in(artefact_of(config, path), shared or config.state.root / "launch")

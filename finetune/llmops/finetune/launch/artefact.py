@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from llmops.core.errors import NotFoundError, UnavailableError
+from llmops.core.errors import NotFoundError, StorageError, UnavailableError
 from llmops.core.files import write_atomic
 
 _WAIT_S = 120
+_UNCHANGED = re.compile(r"^(trainjob|rayjob)\S* unchanged$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Artefact:
             runs `start` on each of them.
         start: what to say of how it begins.
         id_pattern: finds the id of the job in what the command prints.
+        again: takes a job away that the cluster has already, where handing it in once more would change nothing.
     """
 
     files: dict[str, str]
@@ -34,6 +36,7 @@ class Artefact:
     start: str
     watch: str | None = None
     id_pattern: str | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,26 @@ def hand_in(artefact: Artefact, folder: Path) -> Submitted:
     Raises:
         NotFoundError, UnavailableError: as `launch.submit`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in artefact.files.items():
-        write_atomic(folder / name, text.encode(), mode=0o755 if text.startswith("#!") else 0o644)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in artefact.files.items():
+            write_atomic(folder / name, text.encode(), mode=0o755 if text.startswith("#!") else 0o644)
+    except OSError as error:
+        raise StorageError(
+            f"the files cannot be written: {error.strerror}",
+            where=str(folder),
+            hint="launch.shared_dir has to be a folder that this machine may write to, too",
+        ) from error
     files = tuple(folder / name for name in artefact.files)
     if artefact.command is None:
         return Submitted(files, None, "", artefact.start.format(folder=folder))
     said = _run([part.format(folder=folder) for part in artefact.command], folder)
+    if artefact.again is not None and _UNCHANGED.search(said):
+        raise UnavailableError(
+            f"the cluster has this job already: {said.splitlines()[-1]}",
+            hint=f"to have it started again, so that it goes on: {artefact.again}",
+            code="job_there_already",
+        )
     found = re.search(artefact.id_pattern, said) if artefact.id_pattern else None
     job_id = found[1] if found else None
     return Submitted(files, job_id, said, (artefact.watch or artefact.start).format(id=job_id or "", folder=folder))

@@ -1,140 +1,170 @@
-"""The ranks of several nodes: PyTorch's agent (torchrun) on each, which lets them meet and starts them again together.
+"""Where the processes of several machines meet: a key-value store at node 0, and what they say to each other there.
 
-On one machine `local` watches the ranks itself. Over several only an agreement among the nodes can start all of them
-again, and torchrun's c10d rendezvous is that. The node that leads tells the others by a file in the run's folder which
-run it is; they wait for it, and lend their ranks.
+    run          node 0: the run's folder, and a word that lies in it
+    begun        node 0: the number of the attempt that is under way
+    here/<k>/<n> node n is ready for attempt k
+    failed/<k>   whoever was first: how attempt k failed
+    alive/<n>    a count that goes up while node n lives
+    refused      a node: why it cannot take part
+    over         node 0: how it ended; so do the others
+    ask/<n>      rank n, started by another launcher: a word, under which rank 0 answers (`answer`, `ask`)
+
+The store is torch's TCPStore, by which ranks find each other, too, under a name of each attempt. It lives in node 0's
+process: when that is gone, so is everything said here, and the others wait for a new one. Values are JSON, and read
+as data. Imports torch when it is used.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import secrets
+import socket
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
 
 import orjson
 
-from llmops.core.errors import UnavailableError
-from llmops.core.files import write_atomic
-from llmops.finetune.launch.local import Supervised, stopping
-from llmops.finetune.launch.node import Node
-from llmops.finetune.launch.rank import PARENT
+from llmops.core.errors import LlmopsError, UnavailableError
+from llmops.finetune.launch.place import Node, Rank
 
-_LOOK_EVERY_S = 0.5
-_NOT_PASSED_ON = "PET_"
-"""torchrun reads these as its own arguments; a cluster's operator set them for a torchrun of its own."""
-
-
-def agent_command(node: Node, processes: int, restarts: int, rendezvous_id: str) -> list[str]:
-    """torchrun of one node, up to the module it runs."""
-    return [
-        sys.executable,
-        "-m",
-        "llmops.finetune.launch.rank",
-        "torch.distributed.run",
-        f"--nnodes={node.nodes}",
-        f"--nproc-per-node={processes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={node.rendezvous}",
-        f"--rdzv-id={rendezvous_id}",
-        f"--max-restarts={restarts}",
-        "-m",
-        "llmops.finetune.launch.rank",
-    ]
+STORE = "LLMOPS_STORE"
+"""Variable of a rank: `<host>:<port>/<attempt>` of the store at which it meets the others."""
+MEET_WITHIN = timedelta(minutes=30)
+"""For the ranks of an attempt: each loads the model first."""
+_ANSWERS_WITHIN = timedelta(seconds=60)
+_LOOK_EVERY_S = 0.1
+_TRY_EVERY_S = 1.0
 
 
-def meet(
-    node: Node,
-    command: list[str],
-    log: Path,
-    environment: Mapping[str, str] | None = None,
-    *,
-    save_within_s: float = 150,
-) -> Supervised:
-    """Run this node's agent until training is over on all nodes.
+class LeaderLostError(LlmopsError):
+    """Node 0 does not answer any more."""
 
-    Raises:
-        UnavailableError: it failed more often than it may be restarted.
-    """
-    passed = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with stopping() as stop, log.open("ab") as file:
-        agent = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=passed | dict(environment or {}) | {PARENT: str(os.getpid())},
-            process_group=0,
-        )
-        asked: float | None = None
-        while agent.poll() is None:
-            if stop.is_set() and asked is None:
-                asked = time.monotonic()
-                for rank in descendants(agent.pid):
-                    _signal(rank, signal.SIGUSR1)
-            if stop.again or (asked is not None and time.monotonic() - asked > save_within_s):
-                agent.terminate()  # it ends its ranks
-                agent.wait()
-            time.sleep(0.1)
-        if agent.returncode != 0:
-            raise UnavailableError(
-                f"training failed on node {node.rank}",
-                where=str(log),
-                hint="see the log's last lines",
-                code="rank_failed",
-            )
-        return Supervised(1, interrupted=stop.is_set())
+    code = "leader_lost"
+    exit_code = 75
 
 
-def descendants(process: int) -> list[int]:
-    """Every process below one, as the kernel lists them (Linux)."""
-    found: list[int] = []
-    for listed in Path(f"/proc/{process}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in listed.read_text().split()]
-        except OSError:
-            continue  # that thread has just ended
-        for child in children:
-            found += [child, *descendants(child)]
-    return found
-
-
-def announce(place: Path, run_folder: Path, attempt: str) -> None:
-    """Tell the other nodes that the run is prepared.
+class Meeting:
+    """The store, as one process sees it.
 
     Args:
-        attempt: names this start of the job, so that nobody follows what an earlier one has left.
+        store: of torch.
     """
-    write_atomic(place, orjson.dumps({"run": str(run_folder), "attempt": attempt}))
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def tell(self, key: str, value: Any) -> None:
+        self._asked(lambda: self._store.set(key, orjson.dumps(value)))
+
+    def tell_first(self, key: str, value: Any) -> None:
+        """Nothing, where somebody has told already."""
+        self._asked(lambda: self._store.compare_set(key, "", orjson.dumps(value).decode()))
+
+    def told(self, key: str) -> Any:
+        """What was told, or None."""
+        return self._asked(lambda: orjson.loads(self._store.get(key)) if self._store.check([key]) else None)
+
+    def count(self, key: str, more: int = 0) -> int:
+        """A number that only goes up."""
+        return int(self._asked(lambda: self._store.add(key, more)))
+
+    def ask(self, number: int) -> Any:
+        """What rank 0 answers to this process, however long that takes: the store outlives restarts, old words do not
+        count."""
+        word = secrets.token_hex(8)
+        self.tell(f"ask/{number}", word)
+        while (found := self.told(f"answer/{word}")) is None:
+            time.sleep(_LOOK_EVERY_S)
+        self.tell(f"heard/{word}", True)
+        return found
+
+    def answer(self, numbers: Iterable[int], value: Any, *, within_s: float) -> list[int]:
+        """Answer all that ask, or will; gives those who have not heard in time."""
+        left, until = list(numbers), time.monotonic() + within_s
+        while left and time.monotonic() < until:
+            for number in list(left):
+                word = self.told(f"ask/{number}")
+                if word is None:
+                    continue
+                if self.told(f"heard/{word}"):
+                    left.remove(number)
+                else:
+                    self.tell(f"answer/{word}", value)
+            time.sleep(_LOOK_EVERY_S)
+        return left
+
+    @staticmethod
+    def _asked(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except RuntimeError as error:  # torch's DistError is one
+            raise LeaderLostError("node 0 does not answer any more", hint=str(error).splitlines()[0]) from error
 
 
-def await_run(place: Path, attempt: str, *, within_s: float, look: Callable[[], None] = lambda: None) -> Path:
-    """Wait until node 0 has prepared the run.
+def opened(node: Node) -> Meeting:
+    """The store, in node 0's process.
 
     Raises:
-        UnavailableError: it did not in time.
+        UnavailableError: its port is taken.
+    """
+    from torch.distributed import TCPStore
+
+    try:
+        store = TCPStore("localhost", node.port, None, True, timeout=_ANSWERS_WITHIN, wait_for_workers=False)
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"nodes cannot meet at port {node.port} of this machine",
+            where=str(error).splitlines()[0][:200],
+            hint="another training may be using it; start the job again when it has ended",
+        ) from error
+    return Meeting(store)
+
+
+def joined(node: Node, *, within_s: float, look: Callable[[], None]) -> Meeting:
+    """The store of node 0, as soon as there is one.
+
+    Raises:
+        UnavailableError: there is none in time.
     """
     until = time.monotonic() + within_s
-    while time.monotonic() < until:
+    while not _answers(node):
         look()
-        if place.is_file():
-            told = orjson.loads(place.read_bytes())
-            if told["attempt"] == attempt:
-                return Path(told["run"])
-        time.sleep(_LOOK_EVERY_S)
-    raise UnavailableError(
-        f"node 0 has not prepared the run within {within_s:.0f} s",
-        where=str(place),
-        hint="look at its log; do all nodes see launch.shared_dir?",
-    )
+        if time.monotonic() > until:
+            raise UnavailableError(
+                f"node 0 cannot be reached within {within_s:.0f} s",
+                where=f"{node.host}:{node.port}",
+                hint="look at its log; may nodes connect to each other at this port?",
+            )
+        time.sleep(_TRY_EVERY_S)
+    from torch.distributed import TCPStore
 
-
-def _signal(process: int, number: signal.Signals) -> None:
     try:
-        os.kill(process, number)
-    except ProcessLookupError:
-        return  # it has ended meanwhile
+        return Meeting(TCPStore(node.host, node.port, None, False, timeout=_ANSWERS_WITHIN))
+    except RuntimeError as error:
+        raise LeaderLostError("node 0 does not answer any more", hint=str(error).splitlines()[0]) from error
+
+
+def of_attempt(text: str) -> Any:
+    """torch's store of the attempt that STORE names."""
+    from torch.distributed import PrefixStore, TCPStore
+
+    place, _, attempt = text.rpartition("/")
+    host, _, port = place.rpartition(":")
+    return PrefixStore(f"ranks/{attempt}", TCPStore(host, int(port), None, False, timeout=MEET_WITHIN))
+
+
+def of_ranks(rank: Rank) -> Any:
+    """torch's store of ranks that another launcher has started: its own, or one at rank 0."""
+    from torch.distributed import rendezvous
+
+    store, *_ = next(rendezvous("env://", rank.rank, rank.ranks, timeout=timedelta(days=7)))
+    return store
+
+
+def _answers(node: Node) -> bool:
+    try:
+        with socket.create_connection((node.host.strip("[]"), node.port), timeout=5):
+            return True
+    except OSError:
+        return False

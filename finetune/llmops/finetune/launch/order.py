@@ -6,6 +6,7 @@ references: the value of a variable `NAME: env:OTHER` is taken where the job run
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,14 +15,16 @@ import yaml
 
 from llmops.core.errors import ConfigError
 from llmops.finetune.config import FinetuneConfig
-from llmops.finetune.launch.node import CLUSTER_KINDS
+from llmops.finetune.launch.place import CLUSTER_KINDS
 
-PORT = 29_400
-"""torchrun's own default for a rendezvous."""
 SAVE_BEFORE_S = 180
 """How long before the end of its time a job is told to save and make room."""
 INTERRUPTED = 130
 """Exit code of a run that saved and stopped because it was told to: start it again."""
+LOST = 75
+"""Exit code of a process that lost the others: start it again, a few times."""
+_IN_PODS = ("trainjob", "ray")
+_SCHEME = re.compile(r"[a-z][a-z0-9+]*:")
 IMAGE = "ghcr.io/your-team/llmops:latest"
 
 
@@ -88,6 +91,8 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
             f"launch.kind: {launch.kind} needs launch.shared_dir",
             hint="name a folder that every node sees; state, checkpoints and logs go there",
         )
+    if launch.kind in _IN_PODS:
+        _require_no_path_of_here(config)
     folder = PurePosixPath((launch.shared_dir or config.state.root / "launch").as_posix())
     plain, secret = _variables(launch.environment)
     return Order(
@@ -95,7 +100,7 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         origin=str(path) if path else config.name,
         job_yaml=_resolved(config),
         nodes=launch.nodes,
-        processes=launch.processes or launch.gpus or 1,
+        processes=launch.ranks_per_node,
         gpus=launch.gpus,
         hours=launch.hours,
         restarts=launch.restarts,
@@ -105,6 +110,24 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         plain=plain,
         secret=secret,
     )
+
+
+def _require_no_path_of_here(config: FinetuneConfig) -> None:
+    """A pod's working folder is not this one.
+
+    Raises:
+        ConfigError: a path of the job is relative.
+    """
+    data, model = config.data, config.model
+    paths = [one.uri for one in (*data.sources, *data.heldout, *data.contamination) if not _SCHEME.match(one.uri)]
+    paths += [str(one) for one in (model.job, model.chat_template, config.launch.shared_dir) if one is not None]
+    paths += [one for one in (model.path, model.tokenizer) if one is not None and Path(one).is_dir()]
+    for path in paths:
+        if not Path(path).is_absolute():
+            raise ConfigError(
+                f"`{path}` is a path of this machine's working folder, which a pod does not have",
+                hint=f"put it into launch.shared_dir, and write {config.launch.shared_dir}/{path}",
+            )
 
 
 def _resolved(config: FinetuneConfig) -> str:

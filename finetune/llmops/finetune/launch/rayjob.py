@@ -10,7 +10,8 @@ from typing import Any
 
 from llmops.finetune.launch import kubernetes
 from llmops.finetune.launch.artefact import Artefact, as_yaml
-from llmops.finetune.launch.order import IMAGE, PORT, Order
+from llmops.finetune.launch.order import IMAGE, Order
+from llmops.finetune.launch.place import PORT
 
 _ENTRY = '''"""Places one process on each node, tells it who it is, and ends as the first one that fails does."""
 
@@ -66,7 +67,13 @@ def render(order: Order) -> Artefact:
     )
     text = as_yaml(order.head + kubernetes.needs(order), job_map, _job(order))
     apply = ("kubectl", "apply", "-f", f"{{folder}}/{name}")
-    return Artefact({name: text}, apply, f"kubectl apply -f {{folder}}/{name}", f"kubectl get rayjob {order.name}")
+    return Artefact(
+        {name: text},
+        apply,
+        f"kubectl apply -f {{folder}}/{name}",
+        watch=f"kubectl get rayjob {order.name}",
+        again=f"kubectl delete rayjob {order.name}, then hand it in once more",
+    )
 
 
 def _job(order: Order) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import shlex
 from typing import Any
 
 from llmops.finetune.launch.artefact import Artefact, as_yaml
-from llmops.finetune.launch.order import INTERRUPTED, PORT, Order
+from llmops.finetune.launch.order import INTERRUPTED, Order
+from llmops.finetune.launch.place import PORT
 
 _ACCELERATOR = "H100"
 _WHO = f'export LLMOPS_NODE="$SKYPILOT_NODE_RANK/$SKYPILOT_NUM_NODES@$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{PORT}"'

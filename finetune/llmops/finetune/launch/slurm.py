@@ -1,7 +1,8 @@
 """An sbatch script: one task a node, told to save before its time is up, which then requeues itself.
 
 Slurm sends USR1 to the batch shell alone (`B:`), which passes it on to the nodes' tasks by `kill` of srun. They save a
-checkpoint and end with code 130; the shell asks for the same job again. After a node failure Slurm requeues by itself.
+checkpoint and end with code 130; the shell asks for the same job again. After a task was killed it does so, too, up to
+`launch.restarts` times. After the failure of a node Slurm requeues by itself.
 Source: sbatch(1) --signal, --requeue, --open-mode; srun(1) "Signals and Escape Sequences".
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 import shlex
 
 from llmops.finetune.launch.artefact import Artefact
-from llmops.finetune.launch.order import INTERRUPTED, PORT, SAVE_BEFORE_S, Order
+from llmops.finetune.launch.order import INTERRUPTED, LOST, SAVE_BEFORE_S, Order
+from llmops.finetune.launch.place import PORT
 from llmops.finetune.launch.torchrun import exports
 
 
@@ -41,7 +43,7 @@ def _directives(order: Order) -> str:
         f"--signal=B:USR1@{SAVE_BEFORE_S}",
         "--requeue",
         "--open-mode=append",
-        f"--output={order.folder}/logs/%x-%j.log",
+        f"--output={order.folder}/%x-%j.log",  # in a folder that is there: Slurm makes none
     ]
     lines += [f"--gres=gpu:{order.gpus}"] if order.gpus else [f"--cpus-per-task={order.processes}"]
     lines += [f"--partition={order.queue}"] if order.queue else []
@@ -52,7 +54,6 @@ def _script(order: Order) -> str:
     container = f" --container-image={shlex.quote(order.image)}" if order.image else ""
     return f"""#!/usr/bin/env bash
 {order.head}{_directives(order)}set -uo pipefail
-mkdir -p {shlex.quote(str(order.folder / "logs"))}
 {exports(order)}# A node's number and the node on which ranks meet; both are expanded on the node.
 LEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export LEAD
@@ -72,5 +73,17 @@ if [ "$code" -eq {INTERRUPTED} ]; then
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi
+# A task that was killed, or lost node 0: srun cannot start one again, but Slurm can start the job again.
+lost={shlex.quote(str(order.folder))}/.lost-$SLURM_JOB_ID
+if [ "$code" -ge 128 ] || [ "$code" -eq {LOST} ]; then
+  times=$(( $(cat "$lost" 2>/dev/null || echo 0) + 1 ))
+  if [ "$times" -le {order.restarts} ]; then
+    echo "$times" > "$lost"
+    echo "a node was lost (code $code): asking for the same job again ($times of {order.restarts})"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+fi
+rm -f "$lost"
 exit "$code"
 """

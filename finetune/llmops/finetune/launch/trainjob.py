@@ -19,7 +19,13 @@ def render(order: Order) -> Artefact:
     name = f"{order.name}-trainjob.yaml"
     text = as_yaml(order.head + kubernetes.needs(order), kubernetes.config_map(order), _job(order))
     apply = ("kubectl", "apply", "-f", f"{{folder}}/{name}")
-    return Artefact({name: text}, apply, f"kubectl apply -f {{folder}}/{name}", f"kubectl get trainjob {order.name}")
+    return Artefact(
+        {name: text},
+        apply,
+        f"kubectl apply -f {{folder}}/{name}",
+        watch=f"kubectl get trainjob {order.name}",
+        again=f"kubectl delete trainjob {order.name}, then hand it in once more",
+    )
 
 
 def _job(order: Order) -> dict[str, Any]:

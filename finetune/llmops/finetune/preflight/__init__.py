@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from llmops.core.errors import GateFailedError
+from llmops.finetune.preflight.known import CHECKS
 
 Verdict = Literal["pass", "warn", "fail", "skipped"]
 _MARKS: dict[Verdict, str] = {"pass": "ok", "warn": "warn", "fail": "FAIL", "skipped": "-"}
@@ -21,7 +22,7 @@ class Check:
     """One thing that was looked at.
 
     Args:
-        name: stable, for programs: `data.supervised`, `model.merged_logits`.
+        name: stable, for programs: one of `known.CHECKS`.
         what: one sentence with the figures: what was found.
         hint: what to do about it; empty where it passed.
         figures: what was measured, for programs.
@@ -32,6 +33,10 @@ class Check:
     what: str
     hint: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in CHECKS:
+            raise ValueError(f"no check is known as {self.name}")
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,6 +19,7 @@ from llmops.finetune.data.packing import Batch, Document, collate
 from llmops.finetune.data.template import Renderer
 from llmops.finetune.data.words import passages
 from llmops.finetune.preflight import Check
+from llmops.finetune.preflight.known import CHECKS
 
 _LOOKED_AT = 500
 _MOST_BY_ONE, _FEW_THUMBS = 0.5, 20
@@ -47,7 +48,7 @@ def data_checks(
     """
     some = _spread(dataset)
     rows = [dataset.rows.arrays(place) for place in _places(len(dataset.rows))]
-    learned = config.task in ("sft", "cpt", "pretrain")
+    learned = config.task in CHECKS["data.end_of_turn"]
     checks = [
         not_empty(dataset),
         *undecided(dataset),
@@ -82,15 +83,19 @@ def not_empty(dataset: Dataset) -> Check:
 def undecided(dataset: Dataset) -> list[Check]:
     """What `prepare` found that the job has to decide."""
     found = {problem.kind: problem for problem in dataset.problems}
+    fine = {
+        "overlong": "no row is too long",
+        "contaminated": "no row gives an evaluation away",
+        "unsupervised": "of every row something is learned",
+    }
     checks = []
-    for kind, fine in (("overlong", "no row is too long"), ("contaminated", "no row gives an evaluation away")):
-        problem = found.pop(kind, None)
-        if problem is None:
-            dropped = getattr(dataset.statistics.total, kind)
-            checks.append(Check(f"data.{kind}", "pass", f"{dropped} left out" if dropped else fine))
-        else:
+    for kind, words in fine.items():
+        problem, dropped = found.get(kind), getattr(dataset.statistics.total, kind, 0)
+        if problem is not None:
             checks.append(Check(f"data.{kind}", "fail", problem.what, problem.hint, {"rows": problem.count}))
-    return [*checks, *(Check(f"data.{one.kind}", "fail", one.what, one.hint) for one in found.values())]
+        else:
+            checks.append(Check(f"data.{kind}", "pass", f"{dropped} left out" if dropped else words))
+    return checks
 
 
 def heldout(dataset: Dataset) -> Check:
@@ -196,28 +201,32 @@ def doubled_begin(rows: Sequence[tuple[Any, Any]], tokenizer: Any) -> Check:
 
 def same_as_serving(examples: Sequence[Example], renderer: Renderer, serving: Any) -> Check:
     """Whether serving, asked the same, reads the ids that training put before the answer."""
-    chats = [one for one in examples if isinstance(one.content, Conversation) and _answered(one.content)]
+    chats = [one for one in examples if _asked(one, renderer)]
     if not chats:
         return Check("data.serving_ids", "skipped", "no row is a conversation")
     for one in chats:
         prompt = serving_ids(one, serving)
-        row = renderer.tokens(one)[-1].ids
-        if tuple(prompt) != row[: len(prompt)]:
-            differs = next((n for n, (a, b) in enumerate(zip(prompt, row, strict=False)) if a != b), len(row))
-            what = f"serving would read other tokens than training, from token {differs} of {one.where} on"
-            hint = "serve with the tokenizer and the chat template of the training (they are saved with the model)"
-            return Check("data.serving_ids", "fail", what, hint, {"token": differs})
+        for row in [found.ids for found in renderer.tokens(one)][-2 if isinstance(one.content, Preference) else -1 :]:
+            if tuple(prompt) != row[: len(prompt)]:
+                differs = next((n for n, (a, b) in enumerate(zip(prompt, row, strict=False)) if a != b), len(row))
+                what = f"serving would read other tokens than training, from token {differs} of {one.where} on"
+                hint = "serve with the tokenizer and the chat template of the training (they are saved with the model)"
+                return Check("data.serving_ids", "fail", what, hint, {"token": differs})
     return Check("data.serving_ids", "pass", f"serving reads the same ids in {len(chats)} conversations")
 
 
 def serving_ids(example: Example, tokenizer: Any) -> list[int]:
     """What a server reads of a conversation up to its last answer, by transformers' own way."""
-    assert isinstance(example.content, Conversation)
-    turns = example.content.messages
-    last = max(place for place, message in enumerate(turns) if message.role == "assistant")
-    asked = [{"role": one.role, "content": one.content, **one.extra} for one in turns[:last]]
+    content, tools = example.content, None
+    if isinstance(content, Conversation):
+        last = max(place for place, message in enumerate(content.messages) if message.role == "assistant")
+        turns, tools = content.messages[:last], list(content.tools) or None
+    else:
+        assert isinstance(content, Preference | Thumb)
+        turns = content.prompt
+    asked = [{"role": one.role, "content": one.content, **one.extra} for one in turns]
     found = tokenizer.apply_chat_template(
-        asked, tools=list(example.content.tools) or None, add_generation_prompt=True, tokenize=True, return_dict=True
+        asked, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=True
     )
     return list(found["input_ids"])
 
@@ -301,8 +310,11 @@ def _same(one: Example) -> bool:
     return one.content.chosen.strip() == one.content.rejected.strip()
 
 
-def _answered(chat: Conversation) -> bool:
-    return any(message.role == "assistant" for message in chat.messages[1:])
+def _asked(one: Example, renderer: Renderer) -> bool:
+    """Whether an example is an answer to turns that a chat template wrote."""
+    if isinstance(one.content, Conversation):
+        return any(message.role == "assistant" for message in one.content.messages[1:])
+    return isinstance(one.content, Preference | Thumb) and bool(renderer.chat_template)
 
 
 def _kind(one: Example) -> str:

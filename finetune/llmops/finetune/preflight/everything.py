@@ -8,6 +8,7 @@ from llmops.finetune.preflight import Preflight
 from llmops.finetune.preflight.data_checks import data_checks
 from llmops.finetune.preflight.fit_checks import fit_checks
 from llmops.finetune.preflight.model_checks import model_checks
+from llmops.finetune.preflight.task_checks import task_checks
 
 
 def look(job: Prepared) -> Preflight:
@@ -20,4 +21,4 @@ def look(job: Prepared) -> Preflight:
     data = data_checks(job.data, Renderer(job.tokenizer, job.config), job.config, vocabulary=vocabulary)
     if any(check.verdict == "fail" for check in data):
         return Preflight.of(data, fit_checks(job))
-    return Preflight.of(data, fit_checks(job), model_checks(job))
+    return Preflight.of(data, fit_checks(job), task_checks(job), model_checks(job))

@@ -83,13 +83,18 @@ def within_limits(job: Prepared) -> Check:
     attended = min(learned.total.tokens / max(1, learned.total.rows), plan.width)
     cost = per_token(job.base.shape, job.config, attended=attended, recomputes=plan.gradient_checkpointing)
     name = _device_name(plan.device)
+    most = measured_peak(plan.precision) if plan.device == "cpu" else peak(name)
+    if most is None:
+        what = f"it is not known what a `{name}` can do, so neither time nor money can be forecast"
+        hint = "leave limits out, and bound the run by train.budget"
+        return Check("fit.limits", "fail", what, hint, {"device": name})
     tokens = plan.steps * plan.rows_per_step * plan.width
     expected = forecast(
         job.config,
         tokens=tokens,
         supervised=int(tokens * learned.supervised_share),
         flops_per_token=cost.hardware,
-        peak=peak(name) or measured_peak(plan.precision),
+        peak=most,
     )
     figures = expected.as_json()
     if limits.usd is not None and expected.usd is None:

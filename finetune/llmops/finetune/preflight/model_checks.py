@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from llmops.finetune import models
 from llmops.finetune.config import SUPERVISED
 from llmops.finetune.data.packing import Document, collate
 from llmops.finetune.engines import Prepared
+from llmops.finetune.engines.attention import DOCUMENTS
 from llmops.finetune.engines.loss import SupervisedLoss, tensors
 from llmops.finetune.engines.memory import estimate, free_bytes
 from llmops.finetune.preflight import Check
@@ -29,32 +32,44 @@ Loss = SupervisedLoss
 
 
 def model_checks(job: Prepared) -> Iterator[Check]:
-    """Load the model and try it; skipped where another task's checks do that, or where it fits no single device."""
-    if job.config.task not in SUPERVISED:
-        return
+    """Load the model and try it; skipped where it fits no single device twice."""
     memory, free = estimate(job.base.shape, job.config, job.plan), free_bytes(job.plan.device)
     if free is not None and memory.weights * 2 > free:
         yield Check("model.tried", "skipped", "the model is too large to be tried on one device beforehand")
         return
-    from llmops.finetune.engines.supervised import ready_model
-
     with torch.random.fork_rng():
-        model = ready_model(job).to(job.plan.device).eval()
+        model = trained_model(job).to(job.plan.device).eval()
         pad = int(job.tokenizer.pad_token_id if job.tokenizer.pad_token_id is not None else job.tokenizer.eos_token_id)
         documents = sample(job)
         yield learns(model)
         yield cache_off(model)
-        yield attention(model)
-        yield packed_loss(model, documents, pad)
-        yield batch_gradient(model, documents, pad)
+        if job.config.task in SUPERVISED:  # TRL's trainers pack nothing, and their losses are held by tests
+            yield attention(model)
+            yield packed_loss(model, documents, pad)
+            yield batch_gradient(model, documents, pad)
         yield from one_step(model, documents, pad, job)
 
 
+def trained_model(job: Prepared) -> Any:
+    """The model as the task's engine makes it: of a reward model with its head."""
+    from llmops.finetune.engines.supervised import ready_model
+
+    if job.config.task in SUPERVISED:
+        return ready_model(job)
+    if job.config.task == "reward":
+        scorer = models.load_scorer(job.base, job.config, job.tokenizer)
+        return models.adapt(scorer, job.config.method, job.config.train.seed, task_type="SEQ_CLS")
+    model = models.load_model(job.base, job.config, tokenizer=job.tokenizer, precision=job.plan.precision)
+    return models.adapt(model, job.config.method, job.config.train.seed)
+
+
 def sample(job: Prepared) -> list[Document]:
-    """Short rows from which something is learned."""
+    """Short rows from which something is learned; of questions without an answer, whole."""
     rows = job.data.rows
-    found = [Document(rows.id(place), *rows.arrays(place)) for place in range(min(_LOOKED_AT, len(rows)))]
-    found = [one for one in found if one.supervised[1:].any()]
+    every = [Document(rows.id(place), *rows.arrays(place)) for place in range(min(_LOOKED_AT, len(rows)))]
+    found = [one for one in every if one.supervised[1:].any()]
+    if not found:
+        found = [Document(one.id, one.ids, np.ones(len(one.ids), np.bool_)) for one in every]
     return sorted(found, key=lambda one: len(one.ids))[:_DOCUMENTS]
 
 
@@ -84,7 +99,7 @@ def cache_off(model: Any) -> Check:
 def attention(model: Any) -> Check:
     """An implementation that keeps packed documents apart by their positions."""
     name = str(getattr(model.config, "_attn_implementation", None))
-    known = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+    known = (DOCUMENTS, "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
     if name not in known:
         what = f"attention is computed by `{name}`, of which it is not known whether it keeps packed documents apart"
         return Check("model.attention", "warn", what, "set model.attn: sdpa, or data.packing: none")
@@ -92,9 +107,12 @@ def attention(model: Any) -> Check:
 
 
 def packed_loss(model: Any, documents: Sequence[Document], pad: int, loss: type[SupervisedLoss] = Loss) -> Check:
-    """Side by side in a row, documents have to cost what they cost alone."""
+    """Side by side in two rows, documents have to cost what they cost alone.
+
+    In two, since flash attention finds documents by their positions in a batch of one row only.
+    """
     apart = _loss(model, [[one] for one in documents], pad, loss)
-    packed = _loss(model, [list(documents)], pad, loss)
+    packed = _loss(model, [row for row in (documents[::2], documents[1::2]) if row], pad, loss)
     figures = {"packed": packed, "apart": apart, "documents": len(documents)}
     if abs(packed - apart) > _tolerance(model, 1e-4, 2e-2) * max(1.0, abs(apart)):
         what = f"packed documents cost {packed:.5g}, and {apart:.5g} alone: they see each other"
@@ -208,12 +226,19 @@ def _loss(model: Any, rows: Any, pad: int, kind: type[SupervisedLoss]) -> float:
 def _gradient(
     model: Any, batches: Any, pad: int, total: int, kind: type[SupervisedLoss], *, keep: bool = False
 ) -> torch.Tensor:
-    loss = kind(model)
+    loss: Any = None if _scores(model) else kind(model)
     try:
         for rows in batches:
-            (loss(model, tensors(collate(rows, pad), _device(model))) / total).backward()
+            told = (
+                _scored(model, rows, pad).sum()
+                if loss is None
+                else loss(model, tensors(collate(rows, pad), _device(model)))
+            )
+            if told.requires_grad:  # else nothing that learns has a part in it, and no weight will move
+                (told / total).backward()
     finally:
-        loss.remove()
+        if loss is not None:
+            loss.remove()
     found = [one.grad.flatten().float().cpu() for one in model.parameters() if one.grad is not None]
     if not keep:
         model.zero_grad(set_to_none=True)
@@ -221,12 +246,30 @@ def _gradient(
 
 
 def _logits(model: Any, rows: Any, pad: int) -> torch.Tensor:
+    if _scores(model):
+        with torch.no_grad():
+            return _scored(model, rows, pad).float().cpu()
     loss = Loss(model)
     try:
         with torch.no_grad():
             return loss.logits(model, tensors(collate(rows, pad), _device(model))).float().cpu()
     finally:
         loss.remove()
+
+
+def _scores(model: Any) -> bool:
+    """Whether a model gives a number for a conversation, and not words."""
+    return (
+        getattr(model, "score", None) is not None or getattr(getattr(model, "model", None), "score", None) is not None
+    )
+
+
+def _scored(model: Any, rows: Any, pad: int) -> torch.Tensor:
+    """The number of each row."""
+    batch = collate(rows, pad)
+    ids, real = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.documents >= 0)
+    found: torch.Tensor = model(input_ids=ids.to(_device(model)), attention_mask=real.to(_device(model))).logits
+    return found
 
 
 def _device(model: Any) -> str:

@@ -11,6 +11,7 @@ Source: Chowdhery et al., PaLM, 2022, appendix B; Narayanan et al., Efficient La
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,20 +22,29 @@ from llmops.finetune.engines.memory import learning_parameters, parameters
 
 PEAKS: dict[str, float] = {
     "H200": 989.4e12,
+    "GH200": 989.4e12,
+    "H100": 989.4e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "H100": 989.4e12,
     "B200": 2250e12,
-    "GB200": 2250e12,
+    "GB200": 2500e12,
     "A100": 312e12,
     "A10G": 70e12,
     "A10": 125e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165.2e12,
     "MI300X": 1307.4e12,
 }
-"""Dense bf16 FLOP/s by a part of the device's name, longer names first. Source: the makers' data sheets."""
+"""Dense bf16 FLOP/s of one device, by a word of its name; half of a figure that is given with sparsity.
+
+Source, each the maker's own: H200, H100, H100 PCIe, H100 NVL: NVIDIA H200 and H100 Tensor Core GPU data sheets (1,979,
+1,979, 1,513 and 1,671 TFLOPS with sparsity). GH200: NVIDIA GH200 Grace Hopper Superchip data sheet. B200: NVIDIA DGX
+B200 data sheet (36 PFLOPS with sparsity, 8 GPUs). GB200: NVIDIA GB200 NVL72 data sheet (360 PFLOPS with sparsity, 72
+GPUs). A100, A10, L40S, L40, L4: the NVIDIA data sheets of these names. A10G: AWS, EC2 G5 instances. RTX 4090: NVIDIA
+Ada GPU Architecture white paper, FP16 with FP32 accumulate. MI300X: AMD Instinct MI300X data sheet.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,8 @@ def per_token(shape: Mapping[str, Any], config: FinetuneConfig, *, attended: flo
 
 
 def peak(device: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by its name; None where it is not known."""
-    names = sorted((name for name in PEAKS if name.lower() in device.lower()), key=len)
+    """Dense bf16 FLOP/s of a device by its name; None where it is not known, since a guess would look like a figure."""
+    names = sorted((name for name in PEAKS if re.search(rf"(?<!\w){name}(?!\w)", device, re.IGNORECASE)), key=len)
     return PEAKS[names[-1]] if names else None
 
 

@@ -7,6 +7,7 @@ task and no future. A retry waits by a timer; asking the shared store is a task.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from llmops.core.errors import LlmopsError
@@ -53,7 +54,7 @@ class Asking(Answering):
             self.target = target
             self._tries = 0
             try:
-                self._upstream: UpstreamRequest = self._built(target)
+                self._upstream: UpstreamRequest = self._traced(self._built(target))
             except Fault as unable:
                 self._spare(target)
                 fault = fault or unable
@@ -84,6 +85,11 @@ class Asking(Answering):
     def _checked_stream(self) -> bool:
         """A stream that a guard reads travels as chat chunks, whatever its format."""
         return self.streaming and self.route.guards.checks_output
+
+    def _traced(self, request: UpstreamRequest) -> UpstreamRequest:
+        """The caller's trace goes on to the provider; the gateway is no step of it."""
+        told = self.seldom.traceparent
+        return request if told is None else replace(request, headers=(*request.headers, (b"traceparent", told)))
 
     def _cover_and_ask(self) -> None:
         target = self.target

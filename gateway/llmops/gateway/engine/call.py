@@ -128,7 +128,7 @@ class ClientCall:
         if (shown := headers.get(b"x-llmops-session")) is not None:
             own.session = admission.read_session(shown)
         if (shown := headers.get(b"traceparent")) is not None:
-            own.trace_id = admission.read_trace(shown)
+            own.traceparent = admission.read_trace(shown)
 
     def _search(self, route: Route, grant: admission.Grant) -> None:
         """Where there is something to choose: the tier to begin with, and the arm."""

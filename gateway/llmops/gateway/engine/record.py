@@ -171,8 +171,8 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["client_request_id"] = own.client_id
     if own.parent_id is not None:
         row["parent_invocation_id"] = own.parent_id
-    if own.trace_id is not None:
-        row["trace_id"] = own.trace_id
+    if own.traceparent is not None:
+        row["trace_id"] = own.traceparent[3:35].decode()
     if own.session is not None:
         row["session_id"] = own.session
     if own.arm is not None and own.unit is not None and call.route.config.experiment is not None:

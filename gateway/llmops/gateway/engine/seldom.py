@@ -20,7 +20,7 @@ class Seldom:
 
     client_id: str | None = None
     parent_id: str | None = None
-    trace_id: str | None = None
+    traceparent: bytes | None = None
     session: str | None = None
     user: str | None = None
     unit: str | None = None

@@ -106,7 +106,7 @@ class CitationBook:
         if text is None or not quoted.strip() or text[place[1] : place[2]] != quoted:
             return None
         number = self._numbers[place] = len(self._numbers) + 1
-        return number, Citation(number, *place, quoted, page=chunk.page, title=chunk.title)
+        return number, Citation(number, *place, quoted, page=chunk.page, title=chunk.title, index=passage.index)
 
     def support(self, claim: str, passage: Found) -> tuple[int, int] | None:
         """The sentence of the passage that best supports a claim, as offsets; None where none does."""

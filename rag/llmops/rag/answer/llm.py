@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from llmops.core.chain import Citation, Delta, Usage
 from llmops.core.llm import LlmClient, LlmEnd
+from llmops.core.tracing import span
 from llmops.rag.answer.asked import Answered, Asked, Piece, refusal
 from llmops.rag.answer.citing import CitationBook, Marker, MarkerParser
 from llmops.rag.answer.prompt import PromptTemplate, within_budget
@@ -41,11 +42,13 @@ class LlmAnswerer:
         Raises:
             UpstreamError, RateLimitedError, Cancelled: see `LlmClient.stream`; pieces given before stay valid.
         """
-        passages = within_budget(asked.found.passages, self._context_tokens)
+        with span("prompt", parent=asked.context.traceparent) as told:
+            passages = within_budget(asked.found.passages, self._context_tokens)
+            messages = self._prompt.messages(asked.question, passages, asked.history) if passages else []
+            told.set({"llmops.prompt.passages": len(passages)})
         if not passages:
             yield from refusal(Usage())
             return
-        messages = self._prompt.messages(asked.question, passages, asked.history)
         book = CitationBook(asked.found, asked.context.principal, self._embedder)
         writing = _Writing(book, passages)
         parser, end = MarkerParser(), LlmEnd("stop", None)

@@ -1,13 +1,13 @@
 """Who may see which rows, and which rows a filter wants: decided once a request, before anything is scored.
 
-Knows access lists and metadata of documents. Documents with equal labels are judged once, whatever their number.
+Knows access lists and metadata of documents. Documents with equal access lists are judged once, whatever their number;
+a filter looks its values up instead of walking the documents, since every one may have a date and an author of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,9 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import UserError, did_you_mean
 from llmops.core.identity import Principal
+from llmops.rag.index.facts import Facts
 from llmops.rag.index.types import Mask
 from llmops.rag.records import merged
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    acl: frozenset[str]
-    metadata: dict[str, Any]
 
 
 class Access:
@@ -35,44 +30,52 @@ class Access:
             labels: (access list, source's metadata, parser's metadata) of each document, as JSON.
             documents: by row, the place of its document in `labels`; -1 where the row is dead.
         """
-        classes: dict[tuple[str, str, str], int] = {}
-        codes = np.array([classes.setdefault(label, len(classes)) for label in labels], dtype=np.int64)
-        self._classes = [_Labels(frozenset(json.loads(acl)), merged(facts, parsed)) for acl, facts, parsed in classes]
-        self._rows = np.where(documents >= 0, codes[documents] if len(codes) else -1, -1)
+        lists: dict[str, int] = {}
+        self._list_of = np.array([lists.setdefault(acl, len(lists)) for acl, _, _ in labels], dtype=np.int64)
+        self._lists = [frozenset(json.loads(acl)) for acl in lists]
+        self._facts = Facts(_metadata(labels))
+        self._documents = documents
         self._live = live
 
     def mask(self, principal: Principal, filters: Mapping[str, Any]) -> Mask | None:
         """The rows to search; None where that is every live row.
 
         Args:
-            filters: metadata by name; a list admits any of its values.
+            filters: metadata by name; a list admits any of its values, `{"from": ..., "to": ...}` a range.
 
         Raises:
-            UserError: no document that this principal may read has a fact of that name.
+            UserError: no document that this principal may read has a fact of that name, or a range is none.
         """
-        readable = [principal.reads(labels.acl) for labels in self._classes]
-        _check_names(filters, [labels for labels, may in zip(self._classes, readable, strict=True) if may])
-        chosen = [
-            may and _matches(labels.metadata, filters) for labels, may in zip(self._classes, readable, strict=True)
-        ]
-        if all(chosen):
+        readable = self._readable(principal)
+        chosen = readable
+        for name, wanted in filters.items():
+            self._check_name(name, readable)
+            chosen = chosen & self._facts.matching(name, wanted)
+        if chosen.all():
             return None
-        mask: Mask = np.append(np.array(chosen, dtype=np.bool_), False)[self._rows] & self._live
+        mask: Mask = np.append(chosen, False)[self._documents] & self._live
         return mask
 
+    def values(self, principal: Principal, names: Iterable[str], most: int) -> dict[str, list[Hashable]]:
+        """Some values of each fact, the commonest first, as far as this principal may read a document that has them."""
+        readable = self._readable(principal)
+        return {name: self._facts.commonest(name, readable, most) for name in names}
 
-def _check_names(filters: Mapping[str, Any], readable: Sequence[_Labels]) -> None:
-    known = {name for labels in readable for name in labels.metadata}
-    for name in filters:
-        if name not in known and readable:
+    def _readable(self, principal: Principal) -> Mask:
+        may = np.array([principal.reads(groups) for groups in self._lists], dtype=np.bool_)
+        return may[self._list_of] if len(may) else np.zeros(0, dtype=np.bool_)
+
+    def _check_name(self, name: str, readable: Mask) -> None:
+        if readable.any() and not self._facts.has(name, readable):
+            known = [other for other in self._facts.names if self._facts.has(other, readable)]
             raise UserError(f"no document has the metadata `{name}`", hint=did_you_mean(name, known))
 
 
-def _matches(metadata: Mapping[str, Any], filters: Mapping[str, Any]) -> bool:
-    for name, wanted in filters.items():
-        if name not in metadata:
-            return False
-        admitted = wanted if isinstance(wanted, list | tuple | set | frozenset) else (wanted,)
-        if metadata[name] not in admitted:
-            return False
-    return True
+def _metadata(labels: Sequence[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
+    """The metadata of each document; equal ones are read once and shared."""
+    read: dict[tuple[str, str], dict[str, Any]] = {}
+    for _, facts, parsed in labels:
+        held = read.get((facts, parsed))
+        if held is None:
+            held = read[facts, parsed] = merged(facts, parsed)
+        yield held

@@ -17,25 +17,35 @@ from llmops.core.errors import IntegrityError, NotFoundError
 from llmops.core.identity import Principal
 from llmops.rag.arena import Vectors
 from llmops.rag.index.access import Access
+from llmops.rag.index.coarse import Codes
 from llmops.rag.index.types import Chunk, Mask, StoredDocument
 from llmops.rag.kept_vectors import NO_VECTORS, mapped
 from llmops.rag.lexical import Lexical, Segment
 from llmops.rag.lexicon import texts
-from llmops.rag.manifest import Manifest
+from llmops.rag.manifest import ArenaRecord, Manifest
 from llmops.rag.records import merged, pages_of, text_of
 
+CODED_FROM = 20_000
+"""Chunks from which on sign codes are made: fewer are scored one by one, in a millisecond or two."""
 _MANY = 500
 
 
 class Snapshot:
     """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead."""
 
-    def __init__(self, manifest: Manifest, generation: str, segments: Mapping[int, Segment]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        generation: str,
+        segments: Mapping[int, Segment],
+        coded: tuple[str, Codes] | None = None,
+    ) -> None:
         """Load the current head.
 
         Args:
             manifest: a connection that is from now on this snapshot's.
             segments: of the snapshot before, by number; a segment never changes, so it is not read twice.
+            coded: of the snapshot before, the file of vectors and its codes, for the same reason.
 
         Raises:
             NotFoundError: the generation has no head yet.
@@ -55,7 +65,7 @@ class Snapshot:
                 )
             self.head = head
             self.settings = self._manifest.settings(self.number)
-            self._load(segments)
+            self._load(segments, coded)
         except BaseException:
             self._manifest.close()
             raise
@@ -125,7 +135,12 @@ class Snapshot:
         with self._lock:
             self._manifest.close()
 
-    def _load(self, known: Mapping[int, Segment]) -> None:
+    @property
+    def codes(self) -> Codes | None:
+        """For a first look at many vectors; None where they are few."""
+        return None if self.coded is None else self.coded[1]
+
+    def _load(self, known: Mapping[int, Segment], coded: tuple[str, Codes] | None) -> None:
         size = self.head.size
         found = self._manifest.query(
             "SELECT c.row, c.id, c.document, v.slot FROM chunks c JOIN vectors v ON v.key = c.vector"
@@ -142,17 +157,24 @@ class Snapshot:
         rows = np.array([row[0] for row in found], dtype=np.int64)
         self.slots = _by_row(size, rows, [row[3] for row in found])
         self.live: Mask = self.slots >= 0
+        self.live_rows = np.flatnonzero(self.live)
         self.row_of: dict[str, int] = {row[1].hex(): row[0] for row in found}
-        self.vectors: Vectors = self._map_vectors()
+        record = self._manifest.arena(self.settings["embedder"])
+        self.vectors: Vectors = self._map_vectors(record)
+        self.coded = self._code(record, coded)
         self.access = self._load_access(_by_row(size, rows, [row[2] for row in found]))
         self.segments = self._load_segments(known)
         self.lexical = Lexical(list(self.segments.values()), self.live)
 
-    def _map_vectors(self) -> Vectors:
-        record = self._manifest.arena(self.settings["embedder"])
+    def _map_vectors(self, record: ArenaRecord | None) -> Vectors:
         if record is None:
             return NO_VECTORS
         return np.asarray(mapped(self._manifest, record))
+
+    def _code(self, record: ArenaRecord | None, before: tuple[str, Codes] | None) -> tuple[str, Codes] | None:
+        if record is None or len(self.live_rows) < CODED_FROM:
+            return None
+        return record.file, Codes.of(self.vectors, before[1] if before and before[0] == record.file else None)
 
     def _load_access(self, document_of: NDArray[np.int64]) -> Access:
         found = self._manifest.query(

@@ -42,10 +42,10 @@ def extract(data: bytes, limits: Limits) -> Extracted:
             for note in package.xml(related[kind]) if kind in related else ():
                 if attribute(note, "type") is None:  # the typed ones are lines drawn between text and notes
                     _write_blocks(note, styles, markup)
-        named = package.title() or ""
+        named, facts = package.title() or "", package.stated()
     text = markup.text()
     title = None if named.strip().lower() in _NO_TITLE else tidy_title(named)
-    return Extracted(text, title or tidy_title(markup.first_heading or "") or first_line_title(text))
+    return Extracted(text, title or tidy_title(markup.first_heading or "") or first_line_title(text), metadata=facts)
 
 
 @dataclass

@@ -14,10 +14,13 @@ from trafilatura import bare_extraction
 
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.markup import Markup
+from llmops.rag.parse.stated import stated
 from llmops.rag.parse.text import tidy_title
 from llmops.rag.parse.tree import parse_html, read_html
 from llmops.rag.parse.visible import visible_chars, write_visible
 
+_AUTHORS = ("author", "article:author", "dc.creator", "dcterms.creator")
+_DAYS = ("article:published_time", "datepublished", "dcterms.date", "dcterms.created", "dc.date", "date")
 _KEPT = 0.7
 """Share of the marked main part that trafilatura must keep to be trusted: below it, what it drops is no boilerplate."""
 
@@ -31,6 +34,7 @@ def extract(data: bytes, limits: Limits) -> Extracted:
     text, metadata = read_html(data)
     root = parse_html(text)
     title = _title(root)
+    metadata = {**metadata, **_stated(root)}
     markup = Markup()
     found = bare_extraction(parse_html(text), include_comments=False, include_tables=True)
     if found is not None and found.body is not None:
@@ -43,6 +47,19 @@ def extract(data: bytes, limits: Limits) -> Extracted:
         body = root.find("body")
         write_visible(body if body is not None else root, markup)
     return Extracted(markup.text(), title or tidy_title(markup.first_heading or ""), metadata=metadata)
+
+
+def _stated(root: Any) -> dict[str, Any]:
+    """What the page's head says of it."""
+    said: dict[str, str] = {}
+    for meta in root.iter("meta"):
+        name = (meta.get("name") or meta.get("property") or meta.get("itemprop") or "").casefold()
+        said.setdefault(name, meta.get("content") or "")
+    return stated(
+        author=next((said[name] for name in _AUTHORS if said.get(name)), None),
+        day=next((said[name] for name in _DAYS if said.get(name)), None),
+        language=root.get("lang"),
+    )
 
 
 def _main(root: Any) -> Any:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from lxml import etree  # type: ignore[import-untyped]
 
 from llmops.rag.document import RefusedDocumentError
+from llmops.rag.parse.stated import stated
 
 _MAX_PARTS = 20_000
 _MAX_XML_BYTES = 256_000_000
@@ -78,10 +79,19 @@ class Package:
 
     def title(self) -> str | None:
         """The title among the file's properties."""
+        return self._properties().get("title")
+
+    def stated(self) -> dict[str, Any]:
+        """Author, day and language among the file's properties."""
+        facts = self._properties()
+        day = facts.get("created") or facts.get("modified")
+        return stated(author=facts.get("creator"), day=day, language=facts.get("language"))
+
+    def _properties(self) -> dict[str, str]:
         properties = self._targets("", "_rels/.rels").get("core-properties", "")
         if properties.lower() not in self._parts:
-            return None
-        return next((child.text for child in self.xml(properties) if str(child.tag).endswith("}title")), None)
+            return {}
+        return {str(child.tag).rpartition("}")[2]: child.text for child in self.xml(properties) if child.text}
 
     def xml(self, part: str) -> Any:
         """The root element of a part.

@@ -13,12 +13,13 @@ from llmops.rag.document import Parsed, RefusedDocumentError
 from llmops.rag.parse import media
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.read import Content, read
+from llmops.rag.parse.stated import front_matter
 from llmops.rag.parse.text import decode, first_line_title, markdown_title, rst_title
 
 if TYPE_CHECKING:
     from llmops.rag.config import ParsingConfig
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Rises whenever the same file would give another text: it is part of an index's fingerprint."""
 
 
@@ -94,5 +95,7 @@ def _plain(data: bytes, media_type: str) -> Extracted:
     text, metadata = decode(data)
     if media_type in media.CODE:
         return Extracted(text, metadata={**metadata, "language": media_type.removeprefix("text/x-")})
+    if media_type == media.MARKDOWN:
+        metadata = {**metadata, **front_matter(text)}
     titled = {media.MARKDOWN: markdown_title, media.RST: rst_title}.get(media_type, first_line_title)
     return Extracted(text, titled(text), metadata=metadata)

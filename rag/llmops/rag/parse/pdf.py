@@ -13,6 +13,7 @@ import pypdfium2.raw as pdfium_c
 
 from llmops.rag.document import CODES, RefusedDocumentError
 from llmops.rag.parse.extracted import Extracted, Limits, paged, printable
+from llmops.rag.parse.stated import stated
 from llmops.rag.parse.text import first_line_title, tidy_title
 
 if TYPE_CHECKING:
@@ -43,8 +44,11 @@ def extract(data: bytes, limits: Limits) -> Extracted:
         read = _read_scanned(document, scanned, texts, limits) if scanned else 0
         if not any(texts):
             raise _nothing(scanned, limits)
-        named = str(document.get_metadata_dict().get("Title") or "")
-        return _assemble(texts, named, {"pages_read_by_ocr": read} if read else {})
+        held = document.get_metadata_dict()
+        learned = stated(author=held.get("Author"), day=held.get("CreationDate"))
+        if read:
+            learned["pages_read_by_ocr"] = read
+        return _assemble(texts, str(held.get("Title") or ""), learned)
     except pypdfium2.PdfiumError as error:
         raise RefusedDocumentError("broken", f"the PDF is damaged: {error}") from error
     finally:
@@ -138,10 +142,10 @@ def _read_page(page: Any, reader: Reader) -> str:
         page.close()
 
 
-def _assemble(texts: list[str], named: str, read: dict[str, int]) -> Extracted:
+def _assemble(texts: list[str], named: str, learned: dict[str, Any]) -> Extracted:
     text, pages = paged(texts)
     blank = sum(not text for text in texts)
     title = None if not named.strip() or _NO_TITLE.fullmatch(named.strip()) else tidy_title(printable(named))
     first = next(page for page in texts if page)
-    metadata = {"pages": len(texts), **({"pages_without_text": blank} if blank else {}), **read}
+    metadata = {"pages": len(texts), **({"pages_without_text": blank} if blank else {}), **learned}
     return Extracted(text, title or first_line_title(first), pages, metadata)

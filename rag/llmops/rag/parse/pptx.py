@@ -42,11 +42,11 @@ def extract(data: bytes, limits: Limits) -> Extracted:
             texts.append(markup.text())
             left -= len(texts[-1])
             first_heading = first_heading or markup.first_heading
-        named = package.title() or ""
+        named, facts = package.title() or "", package.stated()
     text, pages = paged(texts)
     title = None if named.strip().lower() in _NO_TITLE else tidy_title(named)
     title = title or tidy_title(first_heading or "") or first_line_title(text)
-    return Extracted(text, title, pages if any(texts) else (), {"pages": len(texts)})
+    return Extracted(text, title, pages if any(texts) else (), {**facts, "pages": len(texts)})
 
 
 def _write_slide(package: Package, part: str, markup: Markup) -> None:

@@ -48,8 +48,8 @@ def extract(data: bytes, limits: Limits) -> Extracted:
                 hidden += 1
             elif kind == "worksheet":
                 write_rows(_Sheet.read(package, part, book).rows(), markup, sheet.get("name", ""))
-        title = tidy_title(package.title() or "")
-    return Extracted(markup.text(), title, metadata={"hidden_sheets": hidden} if hidden else {})
+        title, facts = tidy_title(package.title() or ""), package.stated()
+    return Extracted(markup.text(), title, metadata={**facts, **({"hidden_sheets": hidden} if hidden else {})})
 
 
 @dataclass(frozen=True)

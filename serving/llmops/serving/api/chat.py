@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from llmops.core.tracing import TRACEPARENT_HEADER, read_traceparent
 from llmops.serving.api.door import RequesterDep, ServiceDep
 from llmops.serving.api.reply import ExchangeReply
 from llmops.serving.api.wire import ChatRequest
@@ -33,6 +34,7 @@ async def chat_completions(
         request_id=request_id,
         client_request_id=client_request_id,
         session_id=body.llmops.session_id,
+        traceparent=read_traceparent(request.headers.get(TRACEPARENT_HEADER)),
         settings=body.settings(),
     )
     include_usage = bool(body.stream_options and body.stream_options.include_usage)

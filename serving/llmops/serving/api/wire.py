@@ -41,8 +41,9 @@ class Extension(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     session_id: str | None = Field(None, max_length=128, description="Conversation the question belongs to")
-    filters: dict[str, str | int | float | bool | list[str]] = Field(
-        default_factory=dict, description="Facts that documents must have to be searched"
+    filters: dict[str, str | int | float | bool | list[str] | dict[Literal["from", "to"], str | int | float]] = Field(
+        default_factory=dict,
+        description="Facts that documents must have to be searched: a value, any of several, or a range",
     )
 
 

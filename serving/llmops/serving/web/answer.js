@@ -56,9 +56,18 @@ function Steps({ steps, open }) {
     <details class="steps" open=${open}>
       <summary>${steps.length === 1 ? "Searched once" : `Searched ${steps.length} times`}</summary>
       <ol>${steps.map((s) => html`
-        <li key=${s.number}><q>${s.query}</q> <span class="count">${s.passages} ${s.passages === 1 ? "passage" : "passages"}</span></li>`)}
+        <li key=${s.number}><q>${s.query}</q>${s.filters && html` in ${filterWords(s.filters)}`}${" "}
+          <span class="count">${s.passages} ${s.passages === 1 ? "passage" : "passages"}</span></li>`)}
       </ol>
     </details>`;
+}
+
+/** Filters that were read out of the question, as a reader says them. */
+function filterWords(filters) {
+  const word = (value) => Array.isArray(value) ? value.join(" or ")
+    : typeof value === "object" ? [value.from && `from ${value.from}`, value.to && `to ${value.to}`].filter(Boolean).join(" ")
+    : String(value);
+  return Object.entries(filters).map(([name, value]) => `${name} ${word(value)}`).join(", ");
 }
 
 function Sources({ citations, onCite }) {

@@ -17,7 +17,6 @@ COMMANDS: dict[str, str] = {
     "prove-resume": "Kill a short run at random moments, and show that its weights are those of an undisturbed one.",
     "export": "Write a result for other engines: merged, in 8 or 4 bits, with proof.",
     "search": "Try values of a job's keys, and keep those with the least held-out loss.",
-    "launch": "Hand a job to the cluster that it names.",
 }
 """Each command's module is `llmops.cli.commands.finetune.<name>`, with underscores."""
 

@@ -1,4 +1,4 @@
-"""`llmops finetune export RUN|VERSION`: merged, in fewer bits, with proof."""
+"""`llmops finetune export RUN|VERSION`: merged, pruned, in fewer bits, with proof."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @click.argument("what", metavar="RUN|VERSION")
-@click.option("--merge", is_flag=True, help="Put an adapter into its base; also done where --quantise is asked for.")
+@click.option("--merge", is_flag=True, help="Put an adapter into its base; also done with --prune and --quantise.")
 @click.option("--quantise", type=click.Choice(["int8", "int4"]), help="Keep weights in 8 or 4 bits.")
+@click.option("--prune", metavar="2:4|SHARE", help="Set the smallest weights to zero: two of four, or a share.")
 @click.option("--to", "into", type=click.Path(path_type=Path), help="Folder to write; default: exports/<name>.")
 @click.option("--verify/--no-verify", default=True, help="Load what was written in a fresh process, and compare.")
 @click.option("--config", type=click.Path(path_type=Path), help="Job file whose `state:` is meant; default: .llmops.")
@@ -31,11 +32,11 @@ def command(what: str, config: Path | None, as_json: bool, **how: Any) -> None:
     from llmops.finetune.export import gguf_hint
     from llmops.finetune.export.found import locate_result
 
-    if not how["merge"] and how["quantise"] is None:
-        raise UserError("say what to make of it", hint="add --merge, or --quantise int8 or int4")
+    if not how["merge"] and how["quantise"] is None and how["prune"] is None:
+        raise UserError("say what to make of it", hint="add --merge, --quantise int8 or int4, or --prune 2:4")
     model, base = locate_result(what, _state(config))
     into = how["into"] or Path("exports") / what.replace("/", "-").replace("@", "-")
-    done = write(model, base, into, bits=how["quantise"], verify=how["verify"])
+    done = write(model, base, into, bits=how["quantise"], zeros=how["prune"], verify=how["verify"])
     if as_json:
         print_json(done.as_json())
         return

@@ -1,0 +1,32 @@
+"""The example job files of tracing and facts are valid, and say what their pages say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from llmops.rag.config import RagConfig
+from llmops.serving.config import ServeConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_example_of_facts_declares_what_its_documents_and_sources_state() -> None:
+    config = RagConfig(**yaml.safe_load((CONFIGS / "rag-facts.yaml").read_text(encoding="utf-8")))
+    assert config.retrieval.self_query is not None
+    assert set(config.retrieval.self_query.facts) == {"author", "date", "team"}
+    assert config.answer.llm is not None
+    assert config.index.sources[1].acl == ("board",)
+
+
+def test_the_example_of_tracing_keeps_content_out() -> None:
+    config = ServeConfig(**yaml.safe_load((CONFIGS / "serve-traced.yaml").read_text(encoding="utf-8")))
+    assert config.tracing.exporter == "otlp"
+    assert not config.tracing.content
+    assert ServeConfig().tracing.exporter == "off"
+
+
+def test_the_example_of_several_indexes_names_each_once() -> None:
+    config = RagConfig(**yaml.safe_load((CONFIGS / "rag-several.yaml").read_text(encoding="utf-8")))
+    assert [(other.name, other.weight) for other in config.also] == [("dev.wiki.index", 1.5), ("dev.reports.index", 1)]
