@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.support.indexes import Workplace
+from tests.support.indexes import NAME, Workplace
 
 from llmops.core.identity import LOCAL
 from llmops.rag.index import reader, snapshot
@@ -51,7 +51,7 @@ def test_a_reader_by_codes_answers_as_one_that_scores_every_row(tmp_path, monkey
     place = Workplace.at(tmp_path)
     for n in range(40):
         place.write(f"d{n}.md", f"# Title {n}\n\n" + "\n\n".join(f"topic{n} paragraph{p} word " * 5 for p in range(5)))
-    index = Index.open(place.folder, place.refresh().head.generation)
+    index = Index.open(place.state, NAME, place.refresh().head.generation)
     try:
         exact = [index.reader().dense(place.embedder.embed_query(f"topic{n}"), 5) for n in range(20)]
     finally:
@@ -59,7 +59,7 @@ def test_a_reader_by_codes_answers_as_one_that_scores_every_row(tmp_path, monkey
     monkeypatch.setattr(snapshot, "CODED_FROM", 1)
     monkeypatch.setattr(reader, "SCANNED_WHOLE", 1)
     monkeypatch.setattr(reader, "CANDIDATES", 150)
-    index = Index.open(place.folder, place.refresh().head.generation)
+    index = Index.open(place.state, NAME, place.refresh().head.generation)
     try:
         coded = index.reader()
         for n, expected in enumerate(exact):
