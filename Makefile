@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARTS := cli serving finetune gateway rag registry core
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 # Where Python may not keep what it compiled, every process compiles all it imports: half a second each.
@@ -17,7 +18,7 @@ up: $(VENV)/.product ## ingest docs/, open chat at http://localhost:8000
 	$(BIN)/llmops up
 
 test: $(VENV)/.dev ## the whole suite, on every core: no GPU, no model hub, no network
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 test-clusters: $(VENV)/.dev ## ingest on Ray and on Spark, which it installs (700 MB); Spark needs Java
 	$(UV) -e '.[ray,spark]'
@@ -27,7 +28,7 @@ fast: $(VENV)/.dev ## compile what every request of the gateway goes through: a 
 	$(BIN)/llmops gateway compile
 
 test-fast: fast ## the gateway's tests, against the compiled modules
-	LLMOPS_COMPILED=1 $(BIN)/python -m pytest tests/gateway
+	LLMOPS_COMPILED=1 $(PYTEST) tests/gateway
 
 lint: $(VENV)/.dev ## style, types, layers, sizes
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from benchmarks import question_sets, scale_corpus
 from llmops.core.identity import LOCAL
 from llmops.rag.config import EmbeddingConfig, RetrievalConfig
 from llmops.rag.embed import open_embedder, resolve
-from llmops.rag.index.reader import Index, IndexReader
+from llmops.rag.index.reader import EXACT_BELOW, Index, IndexReader
 from llmops.rag.retrieve import Retriever
 
 QUESTIONS = 200
@@ -144,7 +144,7 @@ def _questions() -> list[str]:
 def _wait_for_store(index: Index) -> None:
     """Readers load the vector store in a thread; what is measured is the state after that."""
     for _ in range(100):
-        if index.reader()._store is not None or index.reader().head.chunks > 500_000:
+        if index.reader()._store is not None or not EXACT_BELOW <= index.reader().head.chunks <= 500_000:
             return
         time.sleep(0.2)
 

@@ -67,6 +67,50 @@ def test_a_plan_a_grant_and_a_revocation(folder: Path, capsys: pytest.CaptureFix
     assert "group:docs\tEXECUTE\tdev.docs.chat\tgroup:docs owns dev.docs" not in found  # a gate is closed to it
 
 
+def test_a_name_of_two_levels_is_never_taken_for_a_schema_that_is_not_there(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        code, _, err = run(capsys, "access", *arguments)
+        assert code == 1
+        return err
+
+    for act in (("grant", "EXECUTE"), ("revoke", "EXECUTE"), ("grant", "OWNER")):
+        err = refused(*act, "docs.chat", "--to", "alice")
+        assert "there is no catalog `docs`" in err
+        assert "for the asset write all three levels: dev.docs.chat" in err
+    assert "for the schema write its catalog too: dev.docs" in refused("grant", "EXECUTE", "docs", "--to", "alice")
+    assert "did you mean `prod`" in refused("grant", "EXECUTE", "prd", "--to", "alice")
+    assert "for a catalog that is yet to come write ml.fraud.*" in refused(
+        "grant", "EXECUTE", "ml.fraud", "--to", "alice"
+    )
+    assert "for the asset write all three levels: dev.docs.chat" in refused("show", "docs.chat")
+    for wrong in ("prod.docs.chat.*", ".*", "a b", "prod..docs", "Prod", "prod.docs.chat/3", "prod.docs.chat@champion"):
+        assert "nothing that privileges are held on" in refused("grant", "EXECUTE", wrong, "--to", "alice")
+    assert run(capsys, "access", "show", "alice")[1:] == ("", "nothing\n")  # nothing was given on the way here
+    assert said(capsys, "access", "grant", "EXECUTE", "ml.*", "--to", "alice")["securable"] == "ml"
+    assert said(capsys, "access", "grant", "EXECUTE", "ml", "--to", "bob")["securable"] == "ml"  # it is known by now
+    assert said(capsys, "access", "grant", "EXECUTE", "prod.docs", "--to", "alice")["securable"] == "prod.docs"
+    assert {h["securable"] for h in said(capsys, "access", "show", "alice")} == {"ml", "prod.docs"}
+
+
+def test_what_is_a_schema_and_an_asset_has_to_be_told_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_sql(StateConfig()) as sql:
+        seed(sql, "dev.prod.docs", 1)
+    code, _, err = run(capsys, "access", "grant", "EXECUTE", "prod.docs", "--to", "alice")
+    assert code == 1
+    assert "is a schema of the catalog prod, and an asset of dev" in err
+    assert "write dev.prod.docs for the asset, prod.docs.* for the schema" in err
+    for written, meant in (("dev.prod.docs", "dev.prod.docs"), ("prod.docs.*", "prod.docs")):
+        assert said(capsys, "access", "grant", "EXECUTE", written, "--to", "alice")["securable"] == meant
+    run(capsys, "access", "grant", "MANAGE", "dev", "--to", "group:dev")
+    made = said(capsys, "keys", "create", "blind", "--scope", "registry", "--group", "nobody")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMOPS_KEY", made["token"])
+        hidden = run(capsys, "access", "grant", "EXECUTE", "docs.chat", "--to", "alice")[2]
+    assert "dev.docs.chat" not in hidden  # who may not see it is not told of it
+
+
 def test_a_key_says_who_acts_and_a_wrong_one_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,13 @@ packaged as MLflow models; a foreign pyfunc is adapted to this shape. Nothing he
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, Self, TypedDict
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmops.core.errors import UserError, did_you_mean
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import new_id
 
@@ -18,6 +21,32 @@ from llmops.core.ids import new_id
 class Message(TypedDict):
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+class RequestSettings(BaseModel):
+    """What one request may lay over a chain's own settings; each chain says which by fields of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self:
+        """Check the settings of a request.
+
+        Raises:
+            UserError: names the first that is unknown or out of range, never its value.
+        """
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(map(str, first["loc"]))
+            unknown = first["type"] == "extra_forbidden"
+            raise UserError(
+                f"unknown setting `{name}`" if unknown else f"setting `{name}`: {first['msg']}",
+                where=name,
+                hint=did_you_mean(name, cls.model_fields) if unknown else None,
+                code="invalid_setting",
+            ) from None
 
 
 class Cancelled(Exception):

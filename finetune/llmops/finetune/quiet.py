@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +20,15 @@ _VARIABLES = {
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence inside the block, importing them included; errors come through."""
+    """Silence inside the block, importing them included; errors come through.
+
+    They do not see DeepSpeed, which they would import to compare types with it: that takes seconds, and only
+    `engines.deepspeed` has use for it.
+    """
     for key, value in _VARIABLES.items():
         os.environ.setdefault(key, value)
     logging.getLogger("DeepSpeed").addFilter(_errors_only)  # it sets its own level, and writes to stdout
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _unseen("deepspeed"):
         warnings.simplefilter("ignore")
         from transformers.utils import logging as told
 
@@ -32,6 +37,20 @@ def quiet_transformers() -> Iterator[None]:
         for name in ("peft", "trl", "accelerate", "datasets"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield
+
+
+@contextmanager
+def _unseen(name: str) -> Iterator[None]:
+    """A package that was not imported yet is as if it were not installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is None:
+            sys.modules.pop(name, None)
 
 
 def _errors_only(record: logging.LogRecord) -> bool:

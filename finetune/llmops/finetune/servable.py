@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from llmops.core.chain import (
     Cancelled,
@@ -25,10 +25,11 @@ from llmops.core.chain import (
     Message,
     PassageRef,
     PassageView,
+    RequestSettings,
     Retrieval,
     Usage,
 )
-from llmops.core.errors import IntegrityError, NotFoundError, TooLargeError, UserError, did_you_mean
+from llmops.core.errors import IntegrityError, NotFoundError, TooLargeError, UserError
 from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
 from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_files
@@ -37,33 +38,11 @@ from llmops.finetune.bases import verified
 _WAIT_S = 0.05
 
 
-class Asked(BaseModel):
+class Asked(RequestSettings):
     """What one request may lay over the pinned defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     temperature: float = Field(0.0, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Asked:
-        """Check the settings of a request.
-
-        Raises:
-            UserError: names the first that is unknown or out of range, never its value.
-        """
-        try:
-            return cls.model_validate(dict(settings))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(map(str, first["loc"]))
-            unknown = first["type"] == "extra_forbidden"
-            raise UserError(
-                f"unknown setting `{name}`" if unknown else f"setting `{name}`: {first['msg']}",
-                where=name,
-                hint=did_you_mean(name, cls.model_fields) if unknown else None,
-                code="invalid_setting",
-            ) from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from llmops.core.chain import (
     ChainContext,
@@ -20,10 +20,11 @@ from llmops.core.chain import (
     Message,
     PassageRef,
     PassageView,
+    RequestSettings,
     Retrieval,
     Step,
 )
-from llmops.core.errors import NotFoundError, TooLargeError, UserError, did_you_mean
+from llmops.core.errors import NotFoundError, TooLargeError, UserError
 from llmops.core.identity import Principal
 from llmops.core.llm import Sampling
 from llmops.core.tracing import Span, keeps_content, span
@@ -42,35 +43,13 @@ Value = str | int | float | bool
 Range = dict[Literal["from", "to"], str | int | float]
 
 
-class RequestSettings(BaseModel):
+class AskedFor(RequestSettings):
     """What one request may lay over the chain's own settings; nothing here widens what its principal may read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     top_k: int | None = Field(None, ge=1, le=50)
     filters: dict[str, Value | list[Value] | Range] = Field(default_factory=dict, max_length=20)
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1)
-
-    @classmethod
-    def read(cls, settings: dict[str, Any]) -> RequestSettings:
-        """Check the settings of a request.
-
-        Raises:
-            UserError: names the first that is unknown or out of range, never its value.
-        """
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(map(str, first["loc"]))
-            unknown = first["type"] == "extra_forbidden"
-            raise UserError(
-                f"unknown setting `{name}`" if unknown else f"setting `{name}`: {first['msg']}",
-                where=name,
-                hint=did_you_mean(name, cls.model_fields) if unknown else None,
-                code="invalid_setting",
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -113,7 +92,7 @@ class RagChain:
 
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:
         """See `Chain.stream`."""
-        settings = RequestSettings.read(context.settings)
+        settings = AskedFor.read(context.settings)
         question, history = _conversation(messages, self._parts.config)
         context.cancel.check()
         with span("condense", parent=context.traceparent):
@@ -234,7 +213,7 @@ class RagChain:
     def close(self) -> None:
         self._parts.close()
 
-    def _sampling(self, settings: RequestSettings) -> Sampling:
+    def _sampling(self, settings: AskedFor) -> Sampling:
         """The configured sampling, as far as the request narrows it."""
         llm = self._parts.config.llm
         most = llm.max_tokens if llm else Sampling.max_tokens

@@ -19,7 +19,17 @@ from llmops.core.identity import Principal
 from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
 from llmops.rag.refine import CrossScores, refine, wanted, widen
-from llmops.rag.retrieve import Found, Retrieved, Retriever, Scores, SearchIndex, StoredDocument, alike, standardised
+from llmops.rag.retrieve import (
+    Documents,
+    Found,
+    Retrieved,
+    Retriever,
+    Scores,
+    SearchIndex,
+    StoredDocument,
+    alike,
+    standardised,
+)
 
 _POOLED = 3
 """Times as many passages as are wanted in the end are taken from each index."""
@@ -88,13 +98,13 @@ class JoinedRetriever:
 
     def joined(self) -> JoinedIndex:
         """The members as they are now, for opening documents and for the values of facts."""
-        return JoinedIndex([member.reader() for member in self._members], {})
+        return JoinedIndex([member.reader() for member in self._members])
 
 
-class JoinedIndex:
-    """As much of a `SearchIndex` as answers need: documents, and values of facts. It is not searched."""
+class JoinedDocuments:
+    """The documents of several indexes."""
 
-    def __init__(self, indexes: Sequence[SearchIndex], place: Mapping[str, SearchIndex]) -> None:
+    def __init__(self, indexes: Sequence[Documents], place: Mapping[str, Documents]) -> None:
         """Take the indexes, the first first, and which of them a found document is from."""
         self._indexes = tuple(indexes)
         self._place = place
@@ -114,10 +124,18 @@ class JoinedIndex:
                 continue
         raise NotFoundError("there is no such document", where=uri)
 
+
+class JoinedIndex(JoinedDocuments):
+    """As much of a `SearchIndex` as a chain needs beside its retriever. It is not searched."""
+
+    def __init__(self, indexes: Sequence[SearchIndex]) -> None:
+        super().__init__(indexes, {})
+        self._searched = tuple(indexes)
+
     def values(self, principal: Principal, names: Iterable[str], most: int) -> dict[str, list[Hashable]]:
         """Some values of each fact, of all indexes."""
         names = list(names)
-        found = [index.values(principal, names, most) for index in self._indexes]
+        found = [index.values(principal, names, most) for index in self._searched]
         return {name: list(dict.fromkeys(value for one in found for value in one[name]))[:most] for name in names}
 
 
@@ -151,7 +169,7 @@ def _distinct(passages: Sequence[Found]) -> list[Found]:
     return kept
 
 
-def _documents(made: Sequence[tuple[Member, Retrieved]], passages: Sequence[Found]) -> JoinedIndex:
+def _documents(made: Sequence[tuple[Member, Retrieved]], passages: Sequence[Found]) -> JoinedDocuments:
     by_name = {member.name: found.index for member, found in made}
     place = {passage.chunk.uri: by_name[passage.index] for passage in passages if passage.index is not None}
-    return JoinedIndex([found.index for _, found in made], place)
+    return JoinedDocuments([found.index for _, found in made], place)

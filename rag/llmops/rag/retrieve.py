@@ -252,8 +252,8 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
             if any(_share_words(terms, other) for other in seen):
                 continue
             seen.append(terms)
-            scores = (float(values[place]) for values in (ranking.scores, ranking.dense, ranking.lexical))
-            kept.append(Found(chunk, *scores))
+            dense, lexical = float(ranking.dense[place]), float(ranking.lexical[place])
+            kept.append(Found(chunk, float(ranking.scores[place]), dense, lexical))
     return tuple(kept[:top_k])
 
 

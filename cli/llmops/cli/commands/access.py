@@ -32,17 +32,18 @@ def command() -> None:
 @config_option
 @json_option
 def grant(privilege: str, on: str, to: str, plan: bool, config: Path | None, as_json: bool) -> None:
-    """Give PRIVILEGE on ON: a catalog (prod), a schema (prod.fraud), an asset, `*`, or a governed tag (tag:NAME).
+    """Give PRIVILEGE on ON: a catalog (prod), a schema (prod.fraud), an asset (prod.fraud.clf), `*`, or tag:NAME.
 
     It is held there and on everything beneath, now and later. `OWNER` makes the principal the owner of ON.
     """
     from llmops.registry.access import Privilege
 
     with existing_registry(job_state(config)) as registry:
+        place = registry.grants.place(on)
         if privilege.upper() in ("OWNER", "OWNERSHIP"):
-            change = registry.grants.own(on, to, plan=plan)
+            change = registry.grants.own(place, to, plan=plan)
         else:
-            change = registry.grants.grant(Privilege.parse(privilege), on, to, plan=plan)
+            change = registry.grants.grant(Privilege.parse(privilege), place, to, plan=plan)
     if as_json:
         print_json(change.as_json())
         return
@@ -64,7 +65,7 @@ def revoke(privilege: str, on: str, to: str, plan: bool, config: Path | None, as
     from llmops.registry.access import Privilege
 
     with existing_registry(job_state(config)) as registry:
-        change = registry.grants.revoke(Privilege.parse(privilege), on, to, plan=plan)
+        change = registry.grants.revoke(Privilege.parse(privilege), registry.grants.place(on), to, plan=plan)
     if as_json:
         print_json(change.as_json())
     else:

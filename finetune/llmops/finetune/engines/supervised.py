@@ -119,7 +119,8 @@ class _Training:
                     _peak_memory(self.plan), given.step.epoch, examples=tuple(given.step.ids),
                 )
             )  # fmt: skip
-        self._between(following, late=late > 0, asked=asked > 0)
+        alone = self.plan.ranks == 1  # who has nobody to agree with need not do another step first
+        self._between(following, late=late > 0, asked=asked > 0 or (alone and self.signals.asked is not None))
         return following
 
     def _between(self, following: _Given | None, *, late: bool, asked: bool) -> None:

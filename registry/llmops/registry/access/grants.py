@@ -16,9 +16,11 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.identity import LOCAL
+from llmops.core.names import current_catalog
 from llmops.core.sql import Sql
 from llmops.registry.access import report, tables
 from llmops.registry.access.control import Place, begun
+from llmops.registry.access.places import read_place, seen_assets
 from llmops.registry.access.privileges import GRANTED_ON, Privilege
 from llmops.registry.access.report import Holding
 from llmops.registry.access.rights import GROUP, names_of
@@ -67,6 +69,11 @@ class Grants:
     def __init__(self, sql: Sql, authority: Authority) -> None:
         self._sql = sql
         self._authority = authority
+
+    def place(self, text: str) -> Securable:
+        """The place that somebody typed; see `read_place`."""
+        with self._sql.read() as connection:
+            return read_place(connection, text, self._authority.rights(connection))
 
     def grant(self, privilege: Privilege, on: Place, to: str, *, plan: bool = False) -> Change:
         """Give a privilege, on a place and everything beneath it.
@@ -145,6 +152,8 @@ class Grants:
                     return report.on_record(connection)
                 return report.of_principal(connection, access, principal)
         place = report.as_place(self._sql, whom)
+        if place is None:
+            self._refuse_short_name(whom)
         if whom not in names_of(principal):
             at = place or EVERYTHING
             self._authority.require_to_read(self._sql, Privilege.MANAGE, "read_grants", whom, at)
@@ -152,6 +161,18 @@ class Grants:
             if place is not None:
                 return report.of_place(connection, access, place)
             return report.of_principal(connection, access, report.known(connection, whom))
+
+    def _refuse_short_name(self, word: str) -> None:
+        """A word that names nobody and is the rest of an asset's name: that it holds nothing is no answer.
+
+        Raises:
+            UserError: it is one.
+        """
+        full = f"{current_catalog()}.{word}"
+        with self._sql.read() as connection:
+            holds = connection.execute(select(tables.grants.c.grantee).where(tables.grants.c.grantee == word)).first()
+            if holds is None and full in seen_assets(connection, self._authority.rights(connection)):
+                raise UserError(f"`{word}` is no principal", hint=f"for the asset write all three levels: {full}")
 
     def _act(
         self,

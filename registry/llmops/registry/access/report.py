@@ -47,7 +47,7 @@ class Holding:
 
 def as_place(sql: Sql, word: str) -> Securable | None:
     """The place that a word names; None where it names a principal, as most words can be either."""
-    if word == "*" or word.startswith("tag:"):
+    if word == "*" or word.startswith("tag:") or word.endswith(".*"):
         return Securable.of(word)
     if ":" in word or "@" in word:
         return None

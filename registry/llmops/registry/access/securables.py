@@ -1,6 +1,7 @@
 """What privileges are held on: everything, a catalog, a schema in it, an asset in that; and governed tags beside them.
 
-Knows the tree and how its places are written: `*`, `prod`, `prod.fraud`, `prod.fraud.fraud_clf`, `tag:approval_risk`.
+Knows the tree and how its places are written: `*`, `prod`, `prod.fraud`, `prod.fraud.fraud_clf`, `tag:approval_risk`;
+`prod.*` and `prod.fraud.*` mean the catalog and the schema whatever else is called so.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Securable:
         kind, colon, tag = place.partition(":")
         if colon and kind == "tag" and _TAG.fullmatch(tag):
             return cls(tag=tag)
-        parts = tuple(place.split("."))
-        if len(parts) > 3 or not all(_PART.fullmatch(part) for part in parts):
+        parts = tuple(place.removesuffix(".*").split("."))
+        if len(parts) > (2 if place.endswith(".*") else 3) or not all(_PART.fullmatch(part) for part in parts):
             raise UserError(
                 f"`{place}` is nothing that privileges are held on",
                 hint="write *, a catalog (prod), a schema (prod.fraud), an asset (prod.fraud.fraud_clf) or tag:NAME",

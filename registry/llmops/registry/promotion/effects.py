@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from llmops.core.errors import ConflictError
 from llmops.core.names import Name
 from llmops.registry import aliases, evidence, queries, version_tags
-from llmops.registry.aliases import Move
+from llmops.registry.aliases import Move, Moved
 from llmops.registry.bootstrap import CHAMPION
 from llmops.registry.evidence import Evidence, Method, Subject
 from llmops.registry.promotion import rows
@@ -60,6 +61,22 @@ def decision(
 
 def pointed(connection: Connection, name: Name, alias: str) -> Alias | None:
     return aliases.read(connection, name, alias)
+
+
+def require_reigning(last: Moved | None, name: Name, version: int | None) -> None:
+    """Keep what was decided about one champion from being done to another; `last` is how that alias moved last.
+
+    Raises:
+        ConflictError: `version` is named, and is not champion.
+    """
+    if version is None or (last is not None and last.version == version):
+        return
+    now = f"version {last.version}" if last is not None and last.version is not None else "nobody"
+    raise ConflictError(
+        f"version {version} is not champion: {now} is",
+        where=str(name),
+        hint="look at it again (llmops models history), then decide anew",
+    )
 
 
 def leaving(connection: Connection, promotion: Promotion, evidence_id: str) -> list[Move]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from llmops.core.errors import ConflictError, NotFoundError, UserError
+from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Name
 from llmops.registry import aliases, evidence, queries, sequence
 from llmops.registry.aliases import Move, Moved
@@ -94,13 +94,7 @@ def done_before(connection: Connection, name: Name, reason: str, from_version: i
         same = last.previous_version == from_version
         if same or (from_version is None and record.method.params.get("reason") == reason):
             return _told(last, str(record.method.params.get("reason", "")))
-    if from_version is not None and (last is None or last.version != from_version):
-        now = f"version {last.version}" if last is not None and last.version is not None else "nobody"
-        raise ConflictError(
-            f"version {from_version} is not champion: {now} is",
-            where=str(name),
-            hint="look at it again (llmops models history), then decide anew",
-        )
+    effects.require_reigning(last, name, from_version)
     return None
 
 
