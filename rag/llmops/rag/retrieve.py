@@ -19,12 +19,15 @@ from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
 from llmops.rag.lexical import analyze
 from llmops.rag.refine import CrossScores, refine, wanted, widen
+from llmops.rag.turns import Turns
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _NEAR_DUPLICATE = 0.9
+_SEARCHING = 2
+"""Searches at once: they hold the interpreter most of their 5 ms, and 50 at once take a third longer to take turns."""
 
 
 class Hits(Protocol):
@@ -173,6 +176,7 @@ class Retriever:
         self._reader = reader
         self._embedder = embedder
         self._cross = cross
+        self._turns = Turns(_SEARCHING)
         self.config = config or RetrievalConfig()
 
     def retrieve(
@@ -189,8 +193,9 @@ class Retriever:
             vector = self._embedder.embed_query(question)
             told.set({"gen_ai.embeddings.dimension.count": len(vector)})
         with span("search", {"llmops.search.filters": sorted(filters or {})}) as told:
-            allowed = index.allowed(principal, dict(filters or {}))
-            ranking = rank(index, question, vector, allowed, config)
+            with self._turns.taken():
+                allowed = index.allowed(principal, dict(filters or {}))
+                ranking = rank(index, question, vector, allowed, config)
             if told.recording:
                 rows = index.size if allowed is None else int(np.count_nonzero(allowed))
                 told.set({"llmops.search.rows": rows, "llmops.search.pooled": len(ranking.rows)})

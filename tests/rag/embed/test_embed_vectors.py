@@ -69,6 +69,16 @@ def test_a_long_job_gives_what_short_ones_give_and_tells_its_progress(embedder: 
         assert cosine_error(embedder.embed_query(texts[place])[None], vectors[place : place + 1]) < MOST_COSINE_ERROR
 
 
+def test_a_question_s_sentences_never_queue_for_long_jobs(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One caller at a time and one core for a batch: right for an ingest, and what 50 askers waited for."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a long job")
+
+    monkeypatch.setattr(embedder, "_run_job", refuse, raising=False)
+    assert embedder.embed(["a sentence of many " * 400] * 32).shape == (32, embedder.dimension)
+
+
 def test_a_listener_that_raises_ends_the_work_and_harms_nothing(embedder: Embedder) -> None:
     def refuse(_count: int) -> None:
         raise KeyboardInterrupt

@@ -66,13 +66,13 @@ class Together:
         try:
             self._fulfil(chosen)
         finally:
-            for wish in chosen[1:]:
-                wish.woken.set()
             with self._lock:
                 self._busy = bool(self._waiting)
-                if self._busy:
+                if self._busy:  # before those who have their vectors: else it waits until they had their turns
                     self._waiting[0].leads = True
                     self._waiting[0].woken.set()
+            for wish in chosen[1:]:
+                wish.woken.set()
 
     def _next(self) -> list[_Wish]:
         with self._lock:
