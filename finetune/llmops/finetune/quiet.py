@@ -28,7 +28,7 @@ def quiet_transformers() -> Iterator[None]:
     for key, value in _VARIABLES.items():
         os.environ.setdefault(key, value)
     logging.getLogger("DeepSpeed").addFilter(_errors_only)  # it sets its own level, and writes to stdout
-    with warnings.catch_warnings(), _unseen("deepspeed"):
+    with warnings.catch_warnings(), _accelerate_loaded(), _unseen("deepspeed"):
         warnings.simplefilter("ignore")
         from transformers.utils import logging as told
 
@@ -37,6 +37,14 @@ def quiet_transformers() -> Iterator[None]:
         for name in ("peft", "trl", "accelerate", "datasets"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield
+
+
+@contextmanager
+def _accelerate_loaded() -> Iterator[None]:
+    """Which names accelerate has depends on what it sees while it is imported, and others import them all later."""
+    import accelerate.utils  # noqa: F401 - it is enough that it is there
+
+    yield
 
 
 @contextmanager
