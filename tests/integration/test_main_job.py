@@ -153,7 +153,7 @@ def test_the_command_line_tells_the_same_story(project: Path) -> None:
     first = printed(project, "ingest", "docs")
     assert (first["added"], first["chain"]["champion"]) == (3, 1)
     answer = printed(project, "chat", "What may a hotel cost?")
-    assert set(answer["citations"][0]) == {"number", "uri", "page", "start", "end", "text", "title"}
+    assert set(answer["citations"][0]) == {"number", "index", "uri", "page", "start", "end", "text", "title"}
     assert answer["model_version"] == "dev.docs.chat/1"
     (project / "other").mkdir()
     (project / "other" / "note.md").write_text("A note.\n")

@@ -257,7 +257,7 @@ def test_no_log_and_no_table_shows_a_secret(
 ) -> None:
     place.accounts.add("quiet", PASSWORD)
     secrets = [PASSWORD, "a wrong password"]
-    with caplog.at_level(logging.DEBUG), place.browser() as browser:
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "llmops"), place.browser() as browser:
         by_password(browser, "quiet", "a wrong password")
         by_password(browser, "quiet")
         secrets.append(cookie_of(browser)[1])
