@@ -42,6 +42,9 @@ from llmops.registry.records import Version
 _STEPS = 100
 """More than any way has: a walk that long goes in circles."""
 
+_TRIES = 5
+"""Words of others that may come in between before a word of one's own has its effect."""
+
 
 class Promoter(Overview):
     """Promotion in the name of one principal; by default of whoever the registry acts for."""
@@ -360,7 +363,9 @@ class Promoter(Overview):
     def _follow(self, promotion: Promotion) -> Promotion:
         """Let a word for a group have its effect: APPROVED, DENIED, or waiting again; what comes then is promote's."""
         due = self._transitions.due(promotion)
-        if isinstance(due, Step) and due.to in {State.APPROVED, State.DENIED, State.AWAITING_APPROVAL}:
+        for _ in range(_TRIES):  # somebody else's word in between sends both back to look again
+            if not isinstance(due, Step) or due.to not in {State.APPROVED, State.DENIED, State.AWAITING_APPROVAL}:
+                break
             promotion = self._transitions.take(promotion, due) or self._again(promotion)
             self._registry.mirror(promotion.name)
             due = self._transitions.due(promotion)
