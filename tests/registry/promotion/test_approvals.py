@@ -218,3 +218,24 @@ def _after(barrier: Barrier, call: Callable[..., Promotion]) -> Callable[..., Pr
         return call(*arguments)
 
     return waited
+
+
+def test_a_word_between_looking_and_moving_has_its_effect_too(
+    versions: list[Version], as_: Callable[[Principal], Promoter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the promotion would go on waiting although nobody has anything left to say."""
+    as_(STARTER).set_policy("dev", Policy(approvals=("risk",)))
+    ref = as_(STARTER).promote(versions[0].ref, [found(versions[0]), against(versions[0], None)]).ref
+    take, denied = Transitions.take, []
+
+    def interrupted(self: Transitions, promotion: Promotion, due: Any) -> Promotion | None:
+        if not denied:
+            denied.append(ref)
+            with monkeypatch.context() as dying:
+                dying.setattr(Promoter, "_follow", lambda _, promotion: promotion)  # its process ends after the word
+                as_(BOTH).deny(ref, "risk")
+        return take(self, promotion, due)
+
+    monkeypatch.setattr(Transitions, "take", interrupted)
+    assert as_(RISK).approve(ref, "risk").state is State.DENIED
+    assert denied
