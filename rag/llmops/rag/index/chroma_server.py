@@ -6,11 +6,9 @@ gives refusals without their status, and takes a second to import, which an unch
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -23,80 +21,36 @@ from llmops.core.errors import ConfigError, IntegrityError, NotFoundError, Unava
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import StoreConfig
 from llmops.rag.index.patience import persist
+from llmops.rag.index.server import AWAY, REBUILT, ServerPlace, stamp
 
 if TYPE_CHECKING:
     from llmops.rag.arena import Vectors
 
-UNSURE = json.dumps({"count": None})
-"""The stamp of a store that is being written: its ids have to be compared."""
 _BODY_BYTES = 8_000_000
 _PAGE = 50_000
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
-@dataclass(frozen=True)
-class ChromaServer:
-    """Implements `Place`. `patience_s`: how long a call is repeated while the server does not answer."""
-
-    config: StoreConfig
-    collection: str
-    patience_s: float
-    while_written = UNSURE
+class ChromaServer(ServerPlace["ChromaServerStore"]):
+    """A collection of one database of one tenant."""
 
     @property
     def where(self) -> str:
         return f"Chroma at {self.config.url} ({self._tenant}/{self._database})"
 
-    def exists(self) -> bool:
-        return bool(self.collection)
-
-    def is_whole(self, recorded: str | None) -> bool:
-        """See `Place.is_whole`; a server that does not answer is UnavailableError."""
-        try:
-            self.open(recorded).close()
-        except IntegrityError:
-            return False
-        return recorded != UNSURE
+    def connect(self) -> ChromaServerStore:
+        with _closed_on_error(_Api(self)) as api:
+            return ChromaServerStore(api, api.call("GET", f"/collections/{quote(self.collection)}")["id"])
 
     def create(self) -> ChromaServerStore:
-        api = _Api(self)
-        try:
+        with _closed_on_error(_Api(self)) as api:
             api.forget_collection(self.collection)
             body = {"name": self.collection, "configuration": {"hnsw": {"space": "cosine"}}, "get_or_create": True}
-            made = api.call("POST", "/collections", body)
-            return ChromaServerStore(api, made["id"])
-        except BaseException:
-            api.close()
-            raise
-
-    def open(self, recorded: str | None) -> ChromaServerStore:
-        """See `Place.open`."""
-        if recorded is None:
-            raise IntegrityError("the vector store was not written to its end", where=self.where, hint=_HINT)
-        api = _Api(self)
-        try:
-            store = ChromaServerStore(api, api.call("GET", f"/collections/{quote(self.collection)}")["id"])
-            held, wanted = store.count(), json.loads(recorded).get("count", -1)
-        except BaseException:
-            api.close()
-            raise
-        if wanted not in (None, held):
-            api.close()
-            raise IntegrityError(f"the store holds {held} vectors of {wanted}", where=self.where, hint=_HINT)
-        return store
+            return ChromaServerStore(api, api.call("POST", "/collections", body)["id"])
 
     def drop(self) -> None:
-        api = _Api(self)
-        try:
+        with closing(_Api(self)) as api:
             api.forget_collection(self.collection)
-        finally:
-            api.close()
-
-    def writing(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def loading(self) -> AbstractContextManager[bool]:
-        return nullcontext(True)
 
     @property
     def _tenant(self) -> str:
@@ -152,8 +106,7 @@ class ChromaServerStore:
         return list(self._api.call("POST", f"{self._path}/query", body)["ids"][0])
 
     def sync(self) -> str:
-        """The server has written what it has answered; the stamp is the count."""
-        return json.dumps({"count": self.count()})
+        return stamp(self)
 
     def close(self) -> None:
         self._api.close()
@@ -218,7 +171,7 @@ class _Api:
             yield
         except httpx.TransportError as error:
             what = f"the vector store does not answer: {error or type(error).__name__}"
-            raise UnavailableError(what, where=self._where, hint=_AWAY) from error
+            raise UnavailableError(what, where=self._where, hint=AWAY) from error
 
     def _refusal(self, answer: httpx.Response) -> Exception:
         """What a status means. Only Chroma's own words are shown, and nothing that was sent."""
@@ -227,27 +180,28 @@ class _Api:
             hint = "check index.store.token and index.store.headers"
             return ConfigError(f"the vector store refuses these credentials ({status})", where=self._where, hint=hint)
         if status in _BUSY:
-            return UnavailableError(f"the vector store does not answer: {said}", where=self._where, hint=_AWAY)
+            return UnavailableError(f"the vector store does not answer: {said}", where=self._where, hint=AWAY)
         if status in (400, 404) and said.startswith(("Database [", "Tenant [")):
             hint = "make the tenant and the database, or mend index.store"
             return NotFoundError(f"the vector store has no such database: {said}", where=self._where, hint=hint)
         kind = _Gone if status == 404 else IntegrityError
-        return kind(f"the vector store cannot be used: {said}", where=self._where, hint=_HINT)
-
-
-_HINT = "the next `llmops ingest` rebuilds it from the manifest"
-_AWAY = "is the server up, and index.store.url right? The index is intact: run again"
+        return kind(f"the vector store cannot be used: {said}", where=self._where, hint=REBUILT)
 
 
 def version(config: StoreConfig) -> str:
     """The server's version, asked once, with the configured credentials."""
-    place = ChromaServer(config, "", 0.0)
-    api = _Api(place)
-    try:
+    with closing(_Api(ChromaServer(config, "", 0.0))) as api:
         api.call("GET", "")
         return str(api._ask("GET", f"{api._root}/version", None))
-    finally:
+
+
+@contextmanager
+def _closed_on_error(api: _Api) -> Iterator[_Api]:
+    try:
+        yield api
+    except BaseException:
         api.close()
+        raise
 
 
 def _trusting(ca_file: str | None) -> ssl.SSLContext | bool:

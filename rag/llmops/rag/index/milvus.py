@@ -7,56 +7,37 @@ tell its dimension; until then a missing one is an empty one.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmops.core.errors import ConfigError, IntegrityError, LlmopsError, UnavailableError
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import StoreConfig
 from llmops.rag.index.patience import persist
+from llmops.rag.index.server import AWAY, REBUILT, ServerPlace, stamp
 
 if TYPE_CHECKING:
     from llmops.rag.arena import Vectors
 
-UNSURE = json.dumps({"count": None})
-"""The stamp of a store that is being written: its ids have to be compared."""
 _MISSING, _RELEASED = 100, 101
 _DOWN = {2}
 _DENIED = {1400, 1800, 1801, 1802, 1803}
 _BODY_BYTES = 16_000_000
 _MOST = 5_000
-_HINT = "the next `llmops ingest` rebuilds it from the manifest"
-_AWAY = "is the server up, and index.store.url right? The index is intact: run again"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class MilvusServer:
-    """Implements `Place`. `patience_s`: how long a call is repeated while the server does not answer."""
-
-    config: StoreConfig
-    collection: str
-    patience_s: float
-    while_written = UNSURE
+class MilvusServer(ServerPlace["MilvusStore"]):
+    """A collection of one database."""
 
     @property
     def where(self) -> str:
         return f"Milvus at {self.config.url} ({self.config.database or 'default'})"
 
-    def exists(self) -> bool:
-        return bool(self.collection)
-
-    def is_whole(self, recorded: str | None) -> bool:
-        """See `Place.is_whole`; a server that does not answer is UnavailableError."""
-        try:
-            self.open(recorded).close()
-        except IntegrityError:
-            return False
-        return recorded != UNSURE
+    def connect(self) -> MilvusStore:
+        return MilvusStore(self)
 
     def create(self) -> MilvusStore:
         store = MilvusStore(self)
@@ -67,33 +48,9 @@ class MilvusServer:
             raise
         return store
 
-    def open(self, recorded: str | None) -> MilvusStore:
-        """See `Place.open`."""
-        if recorded is None:
-            raise IntegrityError("the vector store was not written to its end", where=self.where, hint=_HINT)
-        store = MilvusStore(self)
-        try:
-            held, wanted = store.count(), json.loads(recorded).get("count", -1)
-        except BaseException:
-            store.close()
-            raise
-        if wanted not in (None, held):
-            store.close()
-            raise IntegrityError(f"the store holds {held} vectors of {wanted}", where=self.where, hint=_HINT)
-        return store
-
     def drop(self) -> None:
-        store = MilvusStore(self)
-        try:
+        with closing(MilvusStore(self)) as store:
             store.drop()
-        finally:
-            store.close()
-
-    def writing(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def loading(self) -> AbstractContextManager[bool]:
-        return nullcontext(True)
 
 
 class MilvusStore:
@@ -145,8 +102,7 @@ class MilvusStore:
         return [hit["id"] for hit in found[0]]
 
     def sync(self) -> str:
-        """The server has logged what it has answered; the stamp is the count."""
-        return json.dumps({"count": self.count()})
+        return stamp(self)
 
     def close(self) -> None:
         self._client.close()
@@ -205,18 +161,14 @@ class MilvusStore:
             hint = "check index.store.token"
             return ConfigError("the vector store refuses these credentials", where=where, hint=hint)
         if code in _DOWN or "unavailable" in said.lower() or "deadline" in said.lower():
-            return UnavailableError(f"the vector store does not answer: {said}", where=where, hint=_AWAY)
-        return IntegrityError(f"the vector store cannot be used: {said}", where=where, hint=_HINT)
+            return UnavailableError(f"the vector store does not answer: {said}", where=where, hint=AWAY)
+        return IntegrityError(f"the vector store cannot be used: {said}", where=where, hint=REBUILT)
 
 
 def version(config: StoreConfig) -> str:
     """The server's version, asked once, with the configured credentials."""
-    place = MilvusServer(config, "", 0.0)
-    store = MilvusStore(place)
-    try:
+    with closing(MilvusStore(MilvusServer(config, "", 0.0))) as store:
         return str(store._ask(store._client.get_server_version))
-    finally:
-        store.close()
 
 
 def _connect(config: StoreConfig) -> Any:

@@ -41,12 +41,17 @@ class Retirement:
     by: str
     again: bool = False
 
+    @property
+    def to_version(self) -> None:
+        """Nobody follows, where a rollback names who does."""
+        return None
+
     def as_json(self) -> dict[str, Any]:
         """The retirement as `llmops rollback --retire --json` prints it."""
         return {
             "name": str(self.name),
             "from_version": self.version,
-            "to_version": None,
+            "to_version": self.to_version,
             "reason": self.reason,
             "evidence_id": self.evidence_id,
             "at": self.at.isoformat(),

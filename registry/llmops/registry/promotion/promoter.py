@@ -6,8 +6,10 @@ Knows the order of calls. The machine decides, transitions do; nothing here runs
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
@@ -15,6 +17,7 @@ from llmops.core.errors import ConflictError, DeniedError, LlmopsError, NotFound
 from llmops.core.names import Name, Ref
 from llmops.registry import sequence
 from llmops.registry.access import Privilege
+from llmops.registry.authority import Authority
 from llmops.registry.bootstrap import CHAMPION
 from llmops.registry.evidence import Evidence
 from llmops.registry.promotion import (
@@ -39,6 +42,7 @@ from llmops.registry.promotion.states import STOPPED, State
 from llmops.registry.promotion.transition import guard
 from llmops.registry.records import Version
 
+E = TypeVar("E", Rollback, Retirement)
 _STEPS = 100
 """More than any way has: a walk that long goes in circles."""
 
@@ -196,21 +200,7 @@ class Promoter(Overview):
             ConflictError: `from_version` is not champion.
             DeniedError: the principal may not move champion.
         """
-        name = Name.parse(name) if isinstance(name, str) else name
-        _require_reason(reason, "a rollback", str(name))
-        self._registry.show(name)
-        params = {"reason": reason, "from_version": from_version}
-        with self._registry.sql.read() as connection:
-            done = rollback.done_before(connection, name, reason, from_version)
-        if done is None:
-            about = f"{name}@{CHAMPION}"
-            with self._authority.acting("rollback", about, params) as acting, self._registry.sql.begin() as connection:
-                sequence.lock(connection, name)
-                done = rollback.done_before(connection, name, reason, from_version)
-                done = done or rollback.undo(connection, name, reason, self._authority)
-                acting.concluded(connection, result={"champion": done.to_version}, evidence_id=done.evidence_id)
-        self._registry.mirror(name)
-        return done
+        return self._step_down(_ROLLBACK, name, reason, from_version)
 
     def plan_rollback(self, name: Name | str) -> Planned:
         """What a rollback would do; changes nothing."""
@@ -233,21 +223,7 @@ class Promoter(Overview):
             ConflictError: `from_version` is not champion.
             DeniedError: the principal may not move champion.
         """
-        name = Name.parse(name) if isinstance(name, str) else name
-        _require_reason(reason, "a retirement", str(name))
-        self._registry.show(name)
-        params = {"reason": reason, "from_version": from_version}
-        with self._registry.sql.read() as connection:
-            done = endings.retired_before(connection, name, reason, from_version)
-        if done is None:
-            about = f"{name}@{CHAMPION}"
-            with self._authority.acting("retire", about, params) as acting, self._registry.sql.begin() as connection:
-                sequence.lock(connection, name)
-                done = endings.retired_before(connection, name, reason, from_version)
-                done = done or endings.retire(connection, name, reason, self._authority)
-                acting.concluded(connection, result={"champion": None}, evidence_id=done.evidence_id)
-        self._registry.mirror(name)
-        return done
+        return self._step_down(_RETIREMENT, name, reason, from_version)
 
     def plan_retirement(self, name: Name | str) -> Version:
         """The champion that `retire` would take out of service; changes nothing."""
@@ -285,6 +261,24 @@ class Promoter(Overview):
             acting.concluded(connection)
 
     # --- inside
+
+    def _step_down(self, end: _End[E], name: Name | str, reason: str, from_version: int | None) -> E:
+        """End a champion's reign once, on record; a repeated call gives what the first one did."""
+        name = Name.parse(name) if isinstance(name, str) else name
+        _require_reason(reason, f"a {end.what}", str(name))
+        self._registry.show(name)
+        params = {"reason": reason, "from_version": from_version}
+        with self._registry.sql.read() as connection:
+            done = end.before(connection, name, reason, from_version)
+        if done is None:
+            about = f"{name}@{CHAMPION}"
+            with self._authority.acting(end.action, about, params) as acting, self._registry.sql.begin() as connection:
+                sequence.lock(connection, name)
+                done = end.before(connection, name, reason, from_version)
+                done = done or end.act(connection, name, reason, self._authority)
+                acting.concluded(connection, result={"champion": done.to_version}, evidence_id=done.evidence_id)
+        self._registry.mirror(name)
+        return done
 
     def _file(self, version: Version, record: Evidence) -> None:
         if (record.asset.name, record.asset.version, record.asset.digest) != (
@@ -370,6 +364,20 @@ class Promoter(Overview):
             self._registry.mirror(promotion.name)
             due = self._transitions.due(promotion)
         return promotion.waiting(needs(due))
+
+
+@dataclass(frozen=True)
+class _End(Generic[E]):
+    """A way in which a reign ends: what people and the audit chain call it, and the two halves of doing it once."""
+
+    what: str
+    action: str
+    before: Callable[[Connection, Name, str, int | None], E | None]
+    act: Callable[[Connection, Name, str, Authority], E]
+
+
+_ROLLBACK = _End("rollback", "rollback", rollback.done_before, rollback.undo)
+_RETIREMENT = _End("retirement", "retire", endings.retired_before, endings.retire)
 
 
 def _require_reason(reason: str, what: str, where: str) -> None:
