@@ -27,6 +27,25 @@ def completion(id_: str, model: str, message: Json, finish: str, usage: Usage | 
     }
 
 
+def assistant(
+    texts: Sequence[str], thoughts: Sequence[str], calls: Sequence[Json], thinking: Sequence[Json] = ()
+) -> Json:
+    """A whole message of the model. Nothing is said where there is nothing.
+
+    Args:
+        thoughts: the visible reasoning.
+        thinking: Anthropic's thinking blocks, in which form they can be sent back.
+    """
+    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
+    if any(thoughts):
+        message["reasoning_content"] = "".join(thoughts)
+    if thinking:
+        message["thinking_blocks"] = list(thinking)
+    if calls:
+        message["tool_calls"] = list(calls)
+    return message
+
+
 @dataclass(slots=True)
 class Chunks:
     """Builds the chunks of one streamed completion, which share id, time and model."""

@@ -58,25 +58,19 @@ class Recall:
             self._leads = False
             self._cache.fail(self._lookup)
         else:
-            self._cache.leave(self._lookup, self._landed)
+            self._cache.leave(self._lookup, self._found)
 
     def _join(self) -> bool:
-        if self._cache.join(self._lookup, self._landed):
+        if self._cache.join(self._lookup, self._found):
             return True
         self._leads = True
         return False
 
     async def _fetch(self) -> None:
-        stored = await self._cache.fetch(self._lookup)
-        if self._exchange.done:
-            return
-        if stored is not None:
-            self._send(stored)
-        elif not self._join():
-            self._exchange.advance()
+        self._found(await self._cache.fetch(self._lookup))
 
-    def _landed(self, stored: Stored | None) -> None:
-        """The identical call that this one waited for has ended."""
+    def _found(self, stored: Stored | None) -> None:
+        """What the cache holds, or the identical call has answered that this one waited for; None: nothing."""
         if self._exchange.done:
             return
         if stored is not None:

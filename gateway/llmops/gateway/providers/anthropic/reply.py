@@ -127,14 +127,7 @@ def _assistant(blocks: list[Json]) -> Json:
             thinking.append(block)
         elif kind == "tool_use":
             calls.append(_tool_call(block, where))
-    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
-    if thoughts:
-        message["reasoning_content"] = "".join(thoughts)
-    if thinking:
-        message["thinking_blocks"] = thinking
-    if calls:
-        message["tool_calls"] = calls
-    return message
+    return answers.assistant(texts, thoughts, calls, thinking)
 
 
 def _tool_call(block: Json, where: str) -> Json:

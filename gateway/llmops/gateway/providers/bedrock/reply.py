@@ -123,14 +123,7 @@ def _assistant(blocks: list[Json]) -> Json:
             thinking += [thought] if is_signed(thought) else []
         elif block.get("toolUse") is not None:
             calls.append(_tool_call(UPSTREAM.object(block["toolUse"], where), where))
-    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
-    if any(thoughts):
-        message["reasoning_content"] = "".join(thoughts)
-    if thinking:
-        message["thinking_blocks"] = thinking
-    if calls:
-        message["tool_calls"] = calls
-    return message
+    return answers.assistant(texts, thoughts, calls, thinking)
 
 
 def _cited(content: Json, where: str) -> str:

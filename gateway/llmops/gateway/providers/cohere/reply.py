@@ -60,11 +60,9 @@ def chat_reply(body: bytes) -> Reply:
             texts.append(UPSTREAM.text(block.get("text"), f"message.content.{number}.text"))
         elif block.get("type") == "thinking":
             thoughts.append(UPSTREAM.text(block.get("thinking"), f"message.content.{number}.thinking"))
-    message: Json = {"role": "assistant", "content": "".join(texts) if texts else None, "refusal": None}
-    if any(thoughts):
-        message["reasoning_content"] = "".join(thoughts)
-    if calls := UPSTREAM.objects(answer.get("tool_calls"), "message.tool_calls"):
-        message["tool_calls"] = [tool_call(call, f"message.tool_calls.{n}") for n, call in enumerate(calls)]
+    called = UPSTREAM.objects(answer.get("tool_calls"), "message.tool_calls")
+    calls = [tool_call(call, f"message.tool_calls.{number}") for number, call in enumerate(called)]
+    message = answers.assistant(texts, thoughts, calls)
     completion = answers.completion(UPSTREAM.text(told.get("id"), "id"), "", message, finish, usage)
     return Reply(dumped(completion), usage, None, finish)
 
