@@ -100,6 +100,12 @@ class Accounts:
             raise NotFoundError("nobody has this name or id", where=name, hint="`llmops accounts list` shows them")
         return person_of(row)
 
+    def find(self, person_id: str) -> Person | None:
+        """Anybody by their id."""
+        with self._sql.read() as connection:
+            row = connection.execute(select(PEOPLE).where(PEOPLE.c.person_id == person_id)).first()
+        return None if row is None else person_of(row)
+
     def password_of(self, login: str) -> tuple[str | None, str | None]:
         """(person id, password's hash) of an account that works; nothing for a name that can't sign in."""
         with self._sql.read() as connection:
