@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from llmops.gateway.config import GatewayConfig
 from llmops.rag.config import RagConfig
 from llmops.serving.config import ServeConfig
 
@@ -25,6 +26,14 @@ def test_the_example_of_tracing_keeps_content_out() -> None:
     assert config.tracing.exporter == "otlp"
     assert not config.tracing.content
     assert ServeConfig().tracing.exporter == "off"
+
+
+def test_the_example_of_the_gateways_tracing_tells_only_our_own_server() -> None:
+    config = GatewayConfig(**yaml.safe_load((CONFIGS / "gateway-traced.yaml").read_text(encoding="utf-8")))
+    assert {name: one.traceparent for name, one in config.providers.items()} == {"anthropic": False, "vllm": True}
+    assert config.tracing.exporter == "otlp"
+    assert not config.tracing.content
+    assert GatewayConfig.model_fields["tracing"].default.exporter == "off"
 
 
 def test_the_example_of_several_indexes_names_each_once() -> None:

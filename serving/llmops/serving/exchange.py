@@ -27,7 +27,7 @@ from llmops.core.chain import (
     Step,
 )
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
-from llmops.core.tracing import Span, keeps_content, said
+from llmops.core.tracing import Span
 from llmops.serving.bridge import Bridge
 from llmops.serving.characters import CharacterJoiner
 from llmops.serving.config import LimitsConfig
@@ -249,8 +249,6 @@ class Exchange:
         if self.outcome.done is None and self.outcome.error is None:
             self.outcome.error = Cancelled()
         self.outcome.latency_s = time.perf_counter() - self._begun
-        if self.question.told is not None:
-            _tell(self.question.told, self.outcome)
         self._account(self)
         if self.keep is not None:
             self._kept = self.keep(self)
@@ -282,23 +280,3 @@ class Exchange:
             return UnavailableError("the server is stopping", code="stopping", hint="ask again in a moment")
         log.error("request %s failed inside the chain", request_id, exc_info=error)
         return ChainFailedError("the answer failed inside the chain", hint=f"the server's log has request {request_id}")
-
-
-def _tell(told: Span, outcome: Outcome) -> None:
-    """End an exchange's span with what came of it."""
-    if told.recording:
-        told.set(
-            {
-                "http.response.status_code": outcome.status_code,
-                "llmops.index.generation": outcome.generation,
-                "llmops.index.seq": outcome.index_seq,
-                "llmops.retrieval.passages": len(outcome.passages),
-                "llmops.citations": len(outcome.citations),
-                "llmops.searches": len(outcome.steps) or None,
-                "llmops.refused": outcome.done.refused if outcome.done else None,
-                "gen_ai.output.messages": said([("assistant", outcome.answer)]) if keeps_content() else None,
-            }
-        )
-        if outcome.error is not None:
-            told.fail(outcome.error)
-    told.end()
