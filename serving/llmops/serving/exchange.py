@@ -203,6 +203,8 @@ class Exchange:
         self._deadline = asyncio.get_running_loop().time() + limits.answer_s
         self._bridge: Bridge[Event] | None = None
         self._finished = False
+        self._ended_by: LlmopsError | None = None
+        self._limit: asyncio.Timeout | None = None
         self._characters = CharacterJoiner()
         self.keep: Callable[[Exchange], asyncio.Task[None]] | None = None
         self._kept: asyncio.Task[None] | None = None
@@ -213,15 +215,20 @@ class Exchange:
         Raises:
             LlmopsError: there was no place, the chain failed, or the time was up; what came before stays valid.
         """
-        limit = asyncio.timeout_at(self._deadline)
+        self._limit = limit = asyncio.timeout_at(self._deadline)
         try:
             async with limit:
+                if self._ended_by is not None:
+                    raise self._ended_by
                 if self._bridge is None:
                     self._bridge = await self._start()
                 event = await anext(self._bridge, None)
         except Exception as error:
-            self.outcome.error = self._out_of_time() if limit.expired() else self._explain(error)
+            timely = self._out_of_time() if limit.expired() else None
+            self.outcome.error = self._ended_by or timely or self._explain(error)
             raise self.outcome.error from error
+        finally:
+            self._limit = None
         if isinstance(event, Delta):
             event = Delta(self._characters.join(event.text))
         if event is not None:
@@ -232,6 +239,14 @@ class Exchange:
     def ready(self) -> bool:
         """Whether `next` would return at once."""
         return self._bridge is not None and self._bridge.ready
+
+    def end(self, error: LlmopsError) -> None:
+        """Stop it for a reason of the server's own, which its reader is told in place of what was to come."""
+        self._ended_by = error
+        self._deadline = asyncio.get_running_loop().time()
+        self.cancel()
+        if self._limit is not None:
+            self._limit.reschedule(self._deadline)
 
     def cancel(self) -> None:
         """Stop the chain and its upstream."""

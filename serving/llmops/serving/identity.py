@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -38,11 +38,12 @@ SESSION_LIFE: Final = timedelta(days=180)
 @dataclass(frozen=True)
 class Requester:
     """A principal at this door; `trusted` is a gateway or program whose request ids are taken over, `person` who signed
-    in."""
+    in, `still` whether they are signed in now."""
 
     principal: Principal
     trusted: bool = False
     person: Person | None = None
+    still: Callable[[], bool] | None = None
 
     @property
     def is_person(self) -> bool:
@@ -166,7 +167,8 @@ class Identities:
             )
         if changing:
             require_own(headers)
-        return Requester(signed_in.principal, person=signed_in.person)
+        still = lambda: reception.who(cookies) is not None  # noqa: E731 - asked while an answer is written
+        return Requester(signed_in.principal, person=signed_in.person, still=still)
 
     async def _by_key(self, authorization: str) -> Requester:
         scheme, _, token = authorization.partition(" ")
