@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -97,6 +98,66 @@ def test_a_person_finds_their_conversations_again(
 
     _another_person(browser, people, link, provider)
     assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_sign_in_that_ends_in_mid_use_loses_nothing(people: Running, browser: Browser, scheme: str) -> None:
+    """Narrow, by axe, in both colours: the dialog, what was written, and that nobody else gets to see it."""
+    context = browser.new_context(
+        viewport={"width": 375, "height": 740}, color_scheme=scheme, reduced_motion="reduce", bypass_csp=True
+    )
+    with open_sql(people.config.state) as sql, closing(context):
+        accounts = Accounts(sql, Cost(log2_n=4, p=1))
+        for name in (f"carol-{scheme}", f"dave-{scheme}"):
+            accounts.add(name, PASSWORD)
+        carol = accounts.named(f"carol-{scheme}")
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.goto(people.url)
+        by_password(page, carol.name)
+        accounts.sign_out(carol.person_id)
+
+        question = page.get_by_label("Your question")
+        question.fill("What does a thumb do?")
+        page.keyboard.press("Enter")
+        dialog = page.get_by_role("dialog", name="You are signed out")
+        expect(dialog).to_be_visible()
+        assert violations(page) == []
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        page.get_by_role("button", name="Not yet").click()
+        expect(dialog).to_have_count(0)
+        expect(page.get_by_role("article")).to_contain_text("sign in to go on", ignore_case=True)
+        question.fill("And what does a reason do?")
+        page.keyboard.press("Enter")
+        expect(dialog).to_be_visible()
+        dialog.get_by_role("link", name="Sign in").click()
+        by_password(page, carol.name)
+        expect(question).to_have_value("And what does a reason do?")
+        page.keyboard.press("Enter")
+        page.get_by_role("article", name="Answer 1").get_by_role("button", name="Copy", exact=True).wait_for()
+
+        accounts.sign_out(carol.person_id)
+        question.fill("Something private")
+        page.keyboard.press("Enter")
+        dialog.get_by_role("link", name="Sign in").click()
+        by_password(page, f"dave-{scheme}")
+        expect(question).to_have_value("")
+        assert page.evaluate("() => sessionStorage.length") == 0
+
+        page.get_by_role("button", name="Conversations").click()
+        page.get_by_text(f"dave-{scheme}", exact=True).click()
+        assert violations(page) == []
+        page.get_by_role("button", name="Sign out everywhere").click()
+        page.get_by_role("heading", name="You are signed out").wait_for()
+        assert violations(page) == []
+
+
+def by_password(page: Page, name: str) -> None:
+    page.get_by_role("heading", name="Sign in").wait_for()
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.locator(".layout").wait_for()
 
 
 def _another_person(browser: Browser, people: Running, link: str, provider: OidcProvider) -> None:
