@@ -165,7 +165,8 @@ class App extends Component {
       if (!(error instanceof ApiError)) throw error;
       if (error.status === 401) this.unasked = request.messages.at(-1).content;
       if (error.status === 401 || error.code === "sign_in_needed") this.fail(error);
-      return { status: "failed", error: sentence(error.message) };
+      const gone = error.code === "sign_in_needed" && "You were signed out before this could be answered.";
+      return { status: "failed", error: gone || sentence(error.message) };
     }
   }
 

@@ -9,10 +9,11 @@ export class SignedOutDialog extends Component {
     this.dialog.current.showModal();
   }
 
+  // The heading has the focus at first: the Enter that sent a question must not press a button that came up under it.
   render({ onClose, onSignIn }) {
     return html`
-      <dialog ref=${this.dialog} class="keys" aria-labelledby="signed-out-title" onClose=${onClose}>
-        <h2 id="signed-out-title">You are signed out</h2>
+      <dialog ref=${this.dialog} class="keys signed-out" aria-labelledby="signed-out-title" onClose=${onClose}>
+        <h2 id="signed-out-title" tabindex="-1" autofocus>You are signed out</h2>
         <p>Your conversations are kept, and so is what you were writing. Sign in again to go on.</p>
         <div class="row">
           <button type="button" class="plain" onClick=${() => this.dialog.current.close()}>Not yet</button>
