@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
@@ -167,8 +168,7 @@ class Identities:
             )
         if changing:
             require_own(headers)
-        still = lambda: reception.who(cookies) is not None  # noqa: E731 - asked while an answer is written
-        return Requester(signed_in.principal, person=signed_in.person, still=still)
+        return Requester(signed_in.principal, person=signed_in.person, still=partial(_is_in, reception, cookies))
 
     async def _by_key(self, authorization: str) -> Requester:
         scheme, _, token = authorization.partition(" ")
@@ -187,6 +187,10 @@ class Identities:
         except DeniedError:
             return Requester(principal)
         return Requester(principal, trusted=True)
+
+
+def _is_in(reception: Reception, cookies: Mapping[str, str]) -> bool:
+    return reception.who(cookies) is not None
 
 
 def request_ids(requester: Requester, incoming: str | None) -> tuple[str, str | None]:
