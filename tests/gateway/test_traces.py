@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from tests.support.collector import Collector, running_collector, tree
 from tests.support.faulty import Scripted, scripted_upstream, status, stream, whole
+from tests.support.gateway import eventually
 from tests.support.worker import PRICE, RunningWorker, route, running_worker, target, user_says
 
 from llmops.core.ids import new_id
 from llmops.core.lake import Lake
 from llmops.core.tracing import TracingConfig
 from llmops.gateway.config import GatewayConfig
+from llmops.gateway.control import traces as traces_module
 from llmops.gateway.control.spans import steps_of
 from llmops.gateway.control.traces import LATE, POSITION, Traces
 from llmops.gateway.spans import begin_trace, read_trace, span_id
@@ -251,6 +253,24 @@ def test_a_call_that_ended_long_ago_is_not_told_of(log: Log, collector: Collecto
     traces.look()
     assert collector.spans == []
     assert traces.lost == 1
+
+
+def test_a_row_that_nobody_foresaw_holds_the_others_back_for_ten_minutes_at_most(
+    log: Log, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    traces = Traces(Lake(log.config.state), lambda: log.config, every_s=0.01)
+    log.write(a_row(tags=a_row()["tags"] | {"attempts": "{torn"}))
+    with caplog.at_level("WARNING"):
+        traces.start()
+        eventually(lambda: caplog.records)
+        log.write(a_row())
+        monkeypatch.setattr(traces_module, "LATE", timedelta(0))  # the ten minutes are over
+        eventually(lambda: traces.lost >= 2)
+        monkeypatch.undo()
+        log.write(a_row())
+        collector.wait("chat fast")
+        traces.stop()
+    assert len([record for record in caplog.records if "not traced now" in record.getMessage()]) == 1
 
 
 def test_off_it_reads_nothing_and_follows_a_reload(log: Log, collector: Collector) -> None:

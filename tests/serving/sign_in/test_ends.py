@@ -17,7 +17,7 @@ from tests.serving.sign_in.conftest import PASSWORD, Place
 from tests.serving.sign_in.test_door import cookie_of, session
 from tests.support.chain import Shelf, SmallChain
 from tests.support.oidc_provider import OidcProvider, key
-from tests.support.serving import Running, eventually, question, running
+from tests.support.serving import KEYS, Running, eventually, question, running
 
 from llmops.core.errors import UnavailableError
 from llmops.core.ids import new_id
@@ -111,6 +111,25 @@ def test_an_answer_ends_with_the_sign_in_of_its_reader(
     assert (row["status_code"], row["error_class"]) == (401, "UnauthenticatedError")
     [turn] = Conversations(sql).read(Kept(person.principal_id, kept)).turns
     assert (turn.status, bool(turn.body["answer"])) == ("failed", True)
+
+
+def test_an_answer_ends_with_the_key_that_asked_for_it(slow: tuple[Running, Sql], gate: Gate) -> None:
+    server, _ = slow
+    ours = KEYS._known.copy()
+    with (
+        server.client(headers={"authorization": "Bearer lk_one"}) as program,
+        program.stream("POST", "/v1/chat/completions", json=question(stream=True)) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(line for line in lines if "content" in line)
+        assert gate.reached.wait(60)
+        del KEYS._known["lk_one"]
+        try:
+            rest = [orjson.loads(line[6:]) for line in lines if line.startswith("data: {")]
+        finally:
+            KEYS._known.update(ours)
+    assert rest[-1]["error"]["message"].startswith("the key is not valid")
+    assert server.log()[0]["status_code"] == 401
 
 
 def test_a_database_that_does_not_answer_for_a_moment_ends_no_answer(

@@ -148,13 +148,16 @@ class Traces:
     def _look_and_outlive(self) -> None:
         try:
             self.look()
-        except (LlmopsError, OSError) as error:
-            self._complain(f"calls are not traced now, and it will be tried again: {error}")
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: it has to outlive a bad disk and a bad row
+            foreseen = isinstance(error, LlmopsError | OSError)
+            self._complain(
+                f"calls are not traced now, and it will be tried again: {error}", None if foreseen else error
+            )
 
-    def _complain(self, what: str) -> None:
-        """Once for each new trouble."""
+    def _complain(self, what: str, error: Exception | None = None) -> None:
+        """Once for each new trouble; `error` is one that nobody foresaw."""
         if what != self._problem:
-            _log.warning("%s", what)
+            _log.warning("%s", what, exc_info=error)
         self._problem = what
 
     @staticmethod

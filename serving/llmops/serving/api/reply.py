@@ -28,7 +28,7 @@ SILENCE_S: Final = 15.0
 
 
 LOOK_S: Final = 2.0
-"""How often it is asked whether the reader is still signed in."""
+"""How often it is asked whether the reader is still signed in, or their key still works."""
 
 ONE_WRITE_BYTES: Final = 16_384
 """What a chain gives faster than it can be sent goes out together, up to about this size; the first piece at once."""
@@ -38,7 +38,12 @@ class ExchangeReply(Response):
     """Drives an exchange to its end, whatever the client does. Its row is in the log before the last byte is sent."""
 
     def __init__(
-        self, exchange: Exchange, *, stream: bool, include_usage: bool = False, still: Callable[[], bool] | None = None
+        self,
+        exchange: Exchange,
+        *,
+        stream: bool,
+        include_usage: bool = False,
+        still: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
         self._exchange = exchange
@@ -65,14 +70,15 @@ class ExchangeReply(Response):
         if not drive.cancelled() and (error := drive.exception()) is not None:
             raise error
 
-    async def _watched(self, still: Callable[[], bool]) -> None:
+    async def _watched(self, still: Callable[[], object]) -> None:
         """End the answer of whoever is signed out meanwhile, or shut out."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                if not await asyncio.to_thread(still):
-                    self._exchange.end(UnauthenticatedError("you are signed out", code="sign_in_needed"))
-                    return
+                await asyncio.to_thread(still)
+            except UnauthenticatedError as error:
+                self._exchange.end(error)
+                return
             except LlmopsError as error:
                 log.warning("whether a reader is still signed in is not known: %s", error.what)
 
