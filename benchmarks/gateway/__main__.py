@@ -79,6 +79,10 @@ def our_figures(folder: Path, upstream: Mock, lg: Path, body: Path, options: arg
         shutil.rmtree(folder / "compiled")
     else:
         found["missing"] = [*found.get("missing", ()), "llmops, compiled: `make fast` was not run on these sources"]
+    say("llmops, traced")
+    with ours(folder / "traced", plain, job={"tracing": {"exporter": "file"}}) as gateway:
+        found["traced_cpu_us"] = rate(gateway, gateway.load(lg, body), 64, options.seconds)[1]
+    shutil.rmtree(folder / "traced")
     say("llmops, upstream TLS")
     try:
         with ExitStack() as stack:
@@ -183,6 +187,9 @@ def _bars(found: dict[str, Any], ours_: Figures, how: str) -> list[str]:
         ("resident MB after the load", ours_.rss_after_mb / BARS["rss_mb"], f"{ours_.rss_after_mb:.0f}", "<= 60"),
         ("seconds to the first answer, one worker", ours_.start_s / 0.5, f"{ours_.start_s:.2f}", "<= 0.5"),
     ]
+    if "traced_cpu_us" in found:
+        more = found["traced_cpu_us"] - ours_.cpu_us
+        rows.append(("CPU us that tracing adds to a request, every one sampled", more / 10, f"{more:.1f}", "<= 10"))
     if "tls_cpu_us" in found:
         ratio = found["tls_cpu_us"] / ours_.cpu_us
         rows.append(("CPU with upstream TLS, of that without", ratio / 2, f"{ratio:.2f}", "<= 2"))

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,10 @@ class Running:
 Opened = Callable[[int], AbstractContextManager[Running]]
 
 
-def our_config(folder: Path, upstream: str, **provider: Any) -> tuple[Path, str]:
+_NOTHING_MORE: Mapping[str, Any] = {}
+
+
+def our_config(folder: Path, upstream: str, job: Mapping[str, Any], **provider: Any) -> tuple[Path, str]:
     """The configuration file and a virtual key: key, limits, budget, price and payload log on, cache off."""
     from llmops.gateway.calls import KeyPolicy
     from llmops.gateway.keyring import SNAPSHOT, write_snapshot
@@ -81,6 +84,7 @@ def our_config(folder: Path, upstream: str, **provider: Any) -> tuple[Path, str]
             {"name": MODEL, "targets": [{"provider": "mock", "model": MODEL}], "limits": {"concurrent": 100_000}}
         ],
         "store": {"lease_usd": "25"},
+        **job,
     }
     path = folder / "gateway.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -97,10 +101,12 @@ _LIMITS = {"requests_per_minute": 1_000_000_000, "tokens_per_minute": 1_000_000_
 
 
 @contextmanager
-def ours(folder: Path, upstream: str, compiled: bool = False, **provider: Any) -> Iterator[Running]:
-    """One worker of the data plane; what drains its spool runs beside it, not in it."""
+def ours(
+    folder: Path, upstream: str, compiled: bool = False, job: Mapping[str, Any] = _NOTHING_MORE, **provider: Any
+) -> Iterator[Running]:
+    """One worker of the data plane; what drains its spool runs beside it. `job` adds to its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, token = our_config(folder, upstream, **provider)
+    config, token = our_config(folder, upstream, job, **provider)
     port = yaml.safe_load(config.read_text())["port"]
     environment = {
         **os.environ, "LLMOPS_BENCHMARK_KEY": "sk-upstream", "LLMOPS_COMPILED": "1" if compiled else "0",

@@ -57,6 +57,7 @@ def test_an_account_is_made_changed_and_shut_on_record(
     assert (made["name"], made["groups"], made["state"]) == ("ada", ["board"], "active")
     generated = said(capsys, "accounts", "password", "ada", "--generate")["password"]
     assert said(capsys, "accounts", "groups", "ada", "hr", "legal")["groups"] == ["hr", "legal"]
+    assert said(capsys, "accounts", "sign-out", "ada")["state"] == "active"
     assert said(capsys, "accounts", "disable", made["id"])["state"] == "disabled"
     assert said(capsys, "accounts", "enable", "ADA")["state"] == "active"
     listed = said(capsys, "accounts", "list")

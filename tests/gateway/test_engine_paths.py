@@ -26,8 +26,9 @@ def worker(upstream: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iter
         route("embed-only", operations=["embeddings"]),
         route("unlogged", log_bodies=False),
         route("tagged", tags={"purpose": "tests"}),
+        route("told", target("told")),
     ]
-    providers = {"first": {"url": upstream.url}}
+    providers = {"first": {"url": upstream.url}, "told": {"url": upstream.url, "traceparent": True}}
     with running_worker(tmp_path_factory.mktemp("worker"), providers=providers, routes=routes) as running:
         yield running
 
@@ -176,7 +177,7 @@ def test_other_paths_and_methods(worker: RunningWorker) -> None:
         assert missing.status_code == 404
         assert missing.json()["error"]["code"] == "not_found"
         listed = client.get("/v1/models").json()
-        assert [model["id"] for model in listed["data"]] == ["chat", "embed-only", "unlogged", "tagged"]
+        assert [model["id"] for model in listed["data"]] == ["chat", "embed-only", "unlogged", "tagged", "told"]
         assert client.get("/v1/models/chat").json()["id"] == "chat"
         assert client.get("/v1/models/chatt").status_code == 404
         anthropic = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
@@ -223,11 +224,13 @@ def test_ids_of_clients_without_the_scope_are_kept_beside_our_own(worker: Runnin
     assert row["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
 
 
-def test_a_callers_trace_goes_on_to_the_provider(worker: RunningWorker, upstream: Scripted) -> None:
+def test_a_callers_trace_goes_on_to_a_provider_that_is_to_hear_of_it(worker: RunningWorker, upstream: Scripted) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    for shown in (trace, "no-trace", None):
-        worker.chat(**({"traceparent": shown} if shown else {}))
-    assert [seen.headers.get("traceparent") for seen in upstream.asked[-3:]] == [trace, None, None]
+    no_span = trace.replace("b7ad6b7169203331", "0" * 16)
+    worker.chat(traceparent=trace)
+    for shown in (trace, "no-trace", no_span, None):
+        worker.chat({**user_says(), "model": "told"}, **({"traceparent": shown} if shown else {}))
+    assert [seen.headers.get("traceparent") for seen in upstream.asked[-5:]] == [None, trace, None, None, None]
 
 
 def test_no_secret_reaches_the_log(worker: RunningWorker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -152,7 +153,15 @@ def test_the_command_line_tells_the_same_story(project: Path) -> None:
     assert not (project / ".llmops" / "index").exists()
     first = printed(project, "ingest", "docs")
     assert (first["added"], first["chain"]["champion"]) == (3, 1)
+    with (project / "configs" / "serve.yaml").open("a") as serve:
+        serve.write("tracing: {exporter: file}\n")
     answer = printed(project, "chat", "What may a hotel cost?")
+    spans = [json.loads(line) for line in (project / "traces.jsonl").read_text().splitlines()]
+    [root] = [span for span in spans if span["parent_id"] is None]
+    assert (root["name"], root["resource"]["attributes"]["service.name"]) == ("invoke_workflow cli", "llmops-chat")
+    assert root["attributes"]["llmops.request_id"] == answer["request_id"]
+    assert {span["name"] for span in spans} >= {"retrieval dev.docs.index", "dense", "lexical", "answer"}
+    assert {span["context"]["trace_id"] for span in spans} == {root["context"]["trace_id"]}
     assert set(answer["citations"][0]) == {"number", "index", "uri", "page", "start", "end", "text", "title"}
     assert answer["model_version"] == "dev.docs.chat/1"
     (project / "other").mkdir()

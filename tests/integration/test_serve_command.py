@@ -1,13 +1,15 @@
-"""The whole way with nothing replaced: a registered chain, `llmops serve`, question, thumb, Ctrl-C, feedback."""
+"""The whole way with nothing replaced: a registered chain, `llmops serve` over https, a thumb, Ctrl-C, feedback."""
 
 from __future__ import annotations
 
 import signal
+import ssl
 from pathlib import Path
 
 import httpx
 from tests.support.commands import printed, running
 from tests.support.serving import ask
+from tests.support.wire import certificate
 
 from llmops.core.ids import digest, new_id
 from llmops.core.names import Name
@@ -26,8 +28,11 @@ def register(folder: Path) -> None:
 
 def test_a_question_and_its_thumb_go_the_whole_way(tmp_path: Path) -> None:
     register(tmp_path)
-    with running(tmp_path, "serve", "--port", "0", opened="chat at") as (url, process):
-        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    cert, key = certificate(tmp_path)
+    shown = ("--set", f"tls_cert={cert}", "--set", f"tls_key={key}")
+    with running(tmp_path, "serve", "--port", "0", *shown, opened="chat at") as (url, process):
+        known = ssl.create_default_context(cafile=str(cert))
+        with httpx.Client(base_url=url, timeout=30, trust_env=False, verify=known) as client:
             completion = ask(client)
             about = completion["llmops"]
             assert (about["asset"], about["version"], about["alias"]) == ("dev.docs.chat", 1, "champion")

@@ -7,9 +7,20 @@ import threading
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from tests.gateway.test_traces import Log, a_row
 
 from llmops.core.listen import address, listening
 from llmops.core.tracing import TracingConfig, span, tracing
+
+
+def tell_of_the_gateway(folder, config, caller):
+    """The gateway's part of the trace, out of its log."""
+    log = Log(folder / "gateway", config)
+    _, trace, parent, _ = caller.split("-")
+    log.write(a_row(trace_id=trace, tags=a_row()["tags"] | {"parent_span": parent}))
+    traces = log.traces()
+    traces.look()
+    assert traces.sent == 1
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # of MLflow's own store
@@ -33,17 +44,21 @@ def test_mlflow_shows_the_tree_its_kinds_and_its_tokens(tmp_path, monkeypatch):
             with tracing(config, "test"), span("invoke_workflow chat", kind="server"):
                 with span("retrieval docs.index", {"gen_ai.operation.name": "retrieval"}), span("embeddings"):
                     pass
-                with span("chat small", {"gen_ai.operation.name": "chat", **usage}, kind="client"):
+                with span("chat small", {"gen_ai.operation.name": "chat", **usage}, kind="client") as asked:
                     pass
+            tell_of_the_gateway(tmp_path, config, asked.traceparent)
             (trace,) = mlflow.MlflowClient(tracking_uri=uri).search_traces(locations=["0"])
         finally:
             server.should_exit = True
             thread.join(10)
     by_id = {one.span_id: one.name for one in trace.data.spans}
+    assert len(by_id) == 6
     assert {one.name: by_id.get(one.parent_id) for one in trace.data.spans} == {
         "invoke_workflow chat": None,
         "retrieval docs.index": "invoke_workflow chat",
         "embeddings": "retrieval docs.index",
         "chat small": "invoke_workflow chat",
+        "chat fast": "chat small",
+        "chat big": "chat fast",
     }
     assert trace.info.token_usage["total_tokens"] == 8

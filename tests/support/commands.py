@@ -41,7 +41,7 @@ def running(folder: Path, *arguments: str, opened: str) -> Iterator[tuple[str, s
     reader.start()
     try:
         said = ""
-        while not (found := re.search(rf"{opened} (http://\S+)", said)):
+        while not (found := re.search(rf"{opened} (https?://\S+)", said)):
             said += lines.get(timeout=120)
         yield found[1], process
     finally:

@@ -59,6 +59,7 @@ class OidcProvider:
         person: the claims of whoever signs in next; None: they decline.
         change: alters the claims of each identity token before it is signed.
         sign: signs claims in a way of its own, instead of by `signing_key`.
+        posts_secret: takes the client's secret in the form and nowhere else.
         asks: shows a page with a button, as a provider does; without it a browser is sent back at once.
     """
 
@@ -73,6 +74,7 @@ class OidcProvider:
     userinfo: dict[str, Any] = field(default_factory=dict)
     described: dict[str, Any] = field(default_factory=dict)
     answer_more: dict[str, str] = field(default_factory=dict)
+    posts_secret: bool = False
     asks: bool = False
     codes: dict[str, Code] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
@@ -88,6 +90,7 @@ class OidcProvider:
             "jwks_uri": f"{self.issuer}/keys",
             "userinfo_endpoint": f"{self.issuer}/userinfo",
             "end_session_endpoint": f"{self.issuer}/end?kept=1",
+            **({"token_endpoint_auth_methods_supported": ["client_secret_post"]} if self.posts_secret else {}),
             **self.described,
         }
 
@@ -117,8 +120,12 @@ class OidcProvider:
         return 200, {"access_token": access, "token_type": "Bearer", "id_token": token, "expires_in": 60}
 
     def _problem(self, form: dict[str, str], authorization: str, code: Code | None) -> str | None:
-        shown = base64.b64decode(authorization.removeprefix("Basic ")).decode()
-        if [unquote(part) for part in shown.split(":")] != [CLIENT, SECRET]:
+        if self.posts_secret:
+            proven = (form.get("client_id"), form.get("client_secret")) == (CLIENT, SECRET) and not authorization
+        else:
+            shown = base64.b64decode(authorization.removeprefix("Basic ")).decode()
+            proven = [unquote(part) for part in shown.split(":")] == [CLIENT, SECRET] and "client_secret" not in form
+        if not proven:
             return "client"
         if code is None or code.used:
             return "code"
@@ -132,9 +139,19 @@ class OidcProvider:
         claims = {"iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 60, "nonce": nonce, **(self.person or {})}
         if self.change is not None:
             self.change(claims)
-        if self.sign is not None:
-            return self.sign(claims)
+        return self.sign(claims) if self.sign is not None else self.signed(claims)
+
+    def signed(self, claims: dict[str, Any]) -> str:
         return jwt.encode(claims, self.signing_key.private, "RS256", headers={"kid": self.signing_key.kid})
+
+    def logout_token(self, **changed: Any) -> str:
+        """What tells a client that somebody's session here has ended."""
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 60, "jti": secrets.token_hex(8),
+            "events": {"http://schemas.openid.net/event/backchannel-logout": {}}, **changed,
+        }  # fmt: skip
+        return self.signed({name: value for name, value in claims.items() if value is not None})
 
 
 @contextmanager

@@ -121,7 +121,8 @@ def running(
         thread.start()
         try:
             assert answering.wait(10)
-            yield Running(address(listener), config, shelf, tables, endpoints)
+            scheme = "https" if config.tls_cert else "http"
+            yield Running(address(listener, scheme), config, shelf, tables, endpoints)
         finally:
             server.should_exit = True
             thread.join(20)

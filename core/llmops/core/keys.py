@@ -161,6 +161,12 @@ class Keys:
         with self._sql.read() as connection:
             return [_key(row) for row in connection.execute(select(KEYS).order_by(KEYS.c.created_at.desc()))]
 
+    def find(self, key_id: str) -> Key | None:
+        """A key by its id, also one that has ended."""
+        with self._sql.read() as connection:
+            row = connection.execute(select(KEYS).where(KEYS.c.key_id == key_id)).one_or_none()
+        return None if row is None else _key(row)
+
     def revoke(self, key_id: str) -> Key:
         """End a key, everywhere within a second. Revoking twice keeps the first time."""
         with self._sql.begin() as connection:
@@ -189,7 +195,7 @@ class Keys:
             DeniedError: the key is good but not for this scope.
         """
         match = _TOKEN.fullmatch(token)
-        found = self._find(match[1]) if match else None
+        found = self._remember(match[1]) if match else None
         # Compared also where there is no such key, so that the time taken does not tell ids apart.
         right = hmac.compare_digest(_hash(match[2] if match else ""), found.secret_sha256 if found else _NO_HASH)
         if found is None or not right or not found.key.active(datetime.now(UTC)):
@@ -200,19 +206,17 @@ class Keys:
 
     def working(self, key_id: str, scope: str) -> Principal | None:
         """Who this key stands for, where it works at this moment and is for this scope."""
-        with self._sql.read() as connection:
-            row = connection.execute(select(KEYS).where(KEYS.c.key_id == key_id)).one_or_none()
-        if row is None or scope not in row.scopes:
+        key = self.find(key_id)
+        if key is None or scope not in key.scopes or not key.active(datetime.now(UTC)):
             return None
-        key = _key(row)
-        return key.principal if key.active(datetime.now(UTC)) else None
+        return key.principal
 
     def any_active(self) -> bool:
         """Whether some key works at all; a public bind without one is refused."""
         now = datetime.now(UTC)
         return any(key.active(now) for key in self.list())
 
-    def _find(self, key_id: str) -> _Remembered | None:
+    def _remember(self, key_id: str) -> _Remembered | None:
         now = time.monotonic()
         found = self._remembered.get(key_id)
         if found is not None and now < found.until:

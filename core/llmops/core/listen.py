@@ -31,12 +31,12 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         listener.close()
 
 
-def address(listener: socket.socket) -> str:
+def address(listener: socket.socket, scheme: str = "http") -> str:
     """The URL at which the socket answers."""
     host, port = listener.getsockname()[:2]
     if host == "127.0.0.1":
         host = "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _explain(error: OSError, host: str, port: int) -> ConflictError | ConfigError:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -87,6 +88,38 @@ class Span(Protocol):
     ) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A step that has ended, as somebody else's record tells it. Ids are hexadecimal, times nanoseconds since 1970.
+
+    Args:
+        parent: "" for the first step of a trace.
+        remote: the parent was made by another process.
+        error: what went wrong, by its class or code; None: nothing.
+    """
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent: str
+    kind: Kind
+    began_ns: int
+    ended_ns: int
+    attributes: Mapping[str, Any]
+    remote: bool = False
+    error: str | None = None
+
+
+class Sender(Protocol):
+    """Sends steps that have ended already to where a configuration says."""
+
+    def send(self, steps: Sequence[Told]) -> bool:
+        """Whether they were taken; it waits for that, a few seconds at most."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Tracer(Protocol):
     """Makes spans."""
 
@@ -145,6 +178,17 @@ def read_traceparent(header: str | None) -> str | None:
 def trace_id(traceparent: str | None) -> str | None:
     """The trace that a traceparent belongs to, as log rows keep it."""
     return None if traceparent is None else traceparent[3:35]
+
+
+def open_sender(config: TracingConfig, service: str) -> Sender:
+    """Where steps of another process' records go; the configuration's exporter is not `off`.
+
+    Raises:
+        ConfigError: a header's reference leads nowhere.
+    """
+    from llmops.core.tracing_otel import OtelSender
+
+    return OtelSender(config, service)
 
 
 @contextmanager

@@ -20,12 +20,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llmops.core.chain import Cancelled
 from llmops.core.errors import LlmopsError
 from llmops.core.secret import resolve_secret
-from llmops.core.tracing import Kind, TracingConfig
+from llmops.core.tracing import Kind, Told, TracingConfig
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,38 @@ class OtelSpan:
         self.end()
 
 
+class OtelSender:
+    """Implements `tracing.Sender`."""
+
+    def __init__(self, config: TracingConfig, service: str) -> None:
+        self._exporter = _exporter(config)
+        self._resource = _resource(service)
+        self._scope = InstrumentationScope("llmops", version("llmops"))
+
+    def send(self, steps: Sequence[Told]) -> bool:
+        """See `tracing.Sender`."""
+        spans = [self._span(step) for step in steps]
+        return self._exporter.export(spans) is SpanExportResult.SUCCESS
+
+    def close(self) -> None:
+        self._exporter.shutdown()
+
+    def _span(self, step: Told) -> ReadableSpan:
+        status = Status(trace.StatusCode.UNSET if step.error is None else trace.StatusCode.ERROR)
+        return ReadableSpan(
+            step.name,
+            context=_place(step.trace_id, step.span_id, remote=False),
+            parent=_place(step.trace_id, step.parent, remote=step.remote) if step.parent else None,
+            resource=self._resource,
+            attributes=_told({**step.attributes, "error.type": step.error}),
+            kind=_KINDS[step.kind],
+            status=status,
+            start_time=step.began_ns,
+            end_time=step.ended_ns,
+            instrumentation_scope=self._scope,
+        )
+
+
 class Lines(SpanExporter):
     """One JSON object a span, for looking: on stderr, or at the end of a file."""
 
@@ -127,10 +161,8 @@ def open_tracer(config: TracingConfig, service: str) -> OtelTracer:
     Raises:
         ConfigError: a header's reference leads nowhere.
     """
-    resource = Resource.create({"service.name": service, "service.version": version("llmops")})
-    provider = TracerProvider(
-        sampler=ParentBased(TraceIdRatioBased(config.sample)), resource=resource, shutdown_on_exit=False
-    )
+    sampler = ParentBased(TraceIdRatioBased(config.sample))
+    provider = TracerProvider(sampler=sampler, resource=_resource(service), shutdown_on_exit=False)
     batch = min(_BATCH, config.queue)
     processor = BatchSpanProcessor(_exporter(config), config.queue, _DELAY_MS, batch, _TIMEOUT_S * 1000)
     provider.add_span_processor(processor)
@@ -149,6 +181,14 @@ def _exporter(config: TracingConfig) -> SpanExporter:
         headers["x-mlflow-experiment-id"] = config.experiment
     endpoint = url if url.endswith("/v1/traces") else f"{url}/v1/traces"
     return OTLPSpanExporter(endpoint=endpoint, headers=headers, timeout=_TIMEOUT_S)
+
+
+def _resource(service: str) -> Resource:
+    return Resource.create({"service.name": service, "service.version": version("llmops")})
+
+
+def _place(trace_id: str, span_id: str, *, remote: bool) -> trace.SpanContext:
+    return trace.SpanContext(int(trace_id, 16), int(span_id, 16), remote, trace.TraceFlags(trace.TraceFlags.SAMPLED))
 
 
 def _told(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from llmops.core.names import Ref, current_catalog
 from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
+from llmops.core.tracing import TracingConfig
 from llmops.gateway.clouds import bedrock_url, vertex_url
 
 WORD = r"^[A-Za-z0-9][A-Za-z0-9_.:@/-]{0,127}$"
@@ -81,6 +82,7 @@ class ProviderConfig(Section):
     )
     aws: AwsKeysConfig | None = Field(None, description="Access key for Bedrock, in place of `credentials`")
     headers: dict[str, str] = Field(default_factory=dict, description="Further headers; values may be references")
+    traceparent: bool = Field(False, description="Tell it which trace a request belongs to (W3C `traceparent`)")
     operations: tuple[Operation_, ...] | None = Field(
         None, description="What an OpenAI-compatible server offers itself; others are translated to chat"
     )
@@ -373,6 +375,7 @@ class GatewayConfig(Section):
     store: StoreConfig = StoreConfig()
     http: HttpConfig = HttpConfig()
     control: ControlConfig = ControlConfig()
+    tracing: TracingConfig = TracingConfig()
     shutdown_s: float = Field(10.0, ge=0, description="How long replies may still run after a stop was asked for")
 
     @field_validator("registered")

@@ -135,7 +135,7 @@ def reception_of(config: ServeConfig, backing: Backing) -> Reception | None:
     if config.sign_in is None or backing.sql is None:
         return None
     secret = signing_key(config.state.root / "session.key", lost="delete it: browsers then sign in again")
-    return Reception(config.sign_in, backing.sql, secret)
+    return Reception(config.sign_in, backing.sql, secret, https=config.https)
 
 
 async def _on_defect(request: Request, error: Exception) -> JSONResponse:

@@ -5,10 +5,12 @@ Light to import: pydantic only. It knows no HTTP; `refuse_open_door` holds the o
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from llmops.core.addresses import is_loopback, is_wildcard
 from llmops.core.errors import ConfigError
@@ -67,6 +69,11 @@ class ServeConfig(Section):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one")
     endpoints: tuple[EndpointConfig, ...] = Field((EndpointConfig(),), min_length=1)
+    tls_cert: Path | None = Field(None, description="Certificate chain, PEM: the server itself speaks https")
+    tls_key: Path | None = Field(None, description="Its key, where that is not in the same file")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto count"
+    )
     require_keys: bool = Field(False, description="Every request needs a program key (`llmops keys create`)")
     sign_in: SignInConfig | None = Field(None, description="People sign in; without it they are anonymous, on loopback")
     history: HistoryConfig = HistoryConfig()
@@ -87,6 +94,25 @@ class ServeConfig(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two endpoints are named `{twice[0]}`")
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if ip_network(one).prefixlen == 0:
+                raise ValueError(f"`{one}` would trust everybody")
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServeConfig:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("`tls_key` is there without `tls_cert`")
+        return self
+
+    @property
+    def https(self) -> bool:
+        """Whether browsers reach this server over https, and only so."""
+        return self.tls_cert is not None or (self.sign_in is not None and self.sign_in.secure)
 
     @property
     def inference_log(self) -> str:
@@ -122,11 +148,12 @@ def refuse_open_door(config: ServeConfig) -> None:
             hint="set `require_keys: true` and give out keys with `llmops keys create`, or let people `sign_in`, or "
             "listen on 127.0.0.1",
         )
-    if config.sign_in is not None and not config.sign_in.secure:
+    if config.sign_in is not None and not config.https:
         raise ConfigError(
             "passwords and cookies would go over the network as they are",
             where="sign_in.public_url",
-            hint="say how browsers reach this server, `https://chat.example.org`; a proxy in front of it speaks https",
+            hint="say how browsers reach this server, `https://chat.example.org`; a proxy in front of it speaks https, "
+            "or the server itself with `tls_cert`",
         )
     if is_wildcard(config.host) and not config.names:
         raise ConfigError(

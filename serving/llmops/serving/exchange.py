@@ -27,7 +27,7 @@ from llmops.core.chain import (
     Step,
 )
 from llmops.core.errors import LlmopsError, RateLimitedError, UnavailableError
-from llmops.core.tracing import Span, keeps_content, said
+from llmops.core.tracing import Span
 from llmops.serving.bridge import Bridge
 from llmops.serving.characters import CharacterJoiner
 from llmops.serving.config import LimitsConfig
@@ -203,6 +203,8 @@ class Exchange:
         self._deadline = asyncio.get_running_loop().time() + limits.answer_s
         self._bridge: Bridge[Event] | None = None
         self._finished = False
+        self._ended_by: LlmopsError | None = None
+        self._limit: asyncio.Timeout | None = None
         self._characters = CharacterJoiner()
         self.keep: Callable[[Exchange], asyncio.Task[None]] | None = None
         self._kept: asyncio.Task[None] | None = None
@@ -213,15 +215,20 @@ class Exchange:
         Raises:
             LlmopsError: there was no place, the chain failed, or the time was up; what came before stays valid.
         """
-        limit = asyncio.timeout_at(self._deadline)
+        self._limit = limit = asyncio.timeout_at(self._deadline)
         try:
             async with limit:
+                if self._ended_by is not None:
+                    raise self._ended_by
                 if self._bridge is None:
                     self._bridge = await self._start()
                 event = await anext(self._bridge, None)
         except Exception as error:
-            self.outcome.error = self._out_of_time() if limit.expired() else self._explain(error)
+            timely = self._out_of_time() if limit.expired() else None
+            self.outcome.error = self._ended_by or timely or self._explain(error)
             raise self.outcome.error from error
+        finally:
+            self._limit = None
         if isinstance(event, Delta):
             event = Delta(self._characters.join(event.text))
         if event is not None:
@@ -232,6 +239,14 @@ class Exchange:
     def ready(self) -> bool:
         """Whether `next` would return at once."""
         return self._bridge is not None and self._bridge.ready
+
+    def end(self, error: LlmopsError) -> None:
+        """Stop it for a reason of the server's own, which its reader is told in place of what was to come."""
+        self._ended_by = error
+        self._deadline = asyncio.get_running_loop().time()
+        self.cancel()
+        if self._limit is not None:
+            self._limit.reschedule(self._deadline)
 
     def cancel(self) -> None:
         """Stop the chain and its upstream."""
@@ -249,8 +264,6 @@ class Exchange:
         if self.outcome.done is None and self.outcome.error is None:
             self.outcome.error = Cancelled()
         self.outcome.latency_s = time.perf_counter() - self._begun
-        if self.question.told is not None:
-            _tell(self.question.told, self.outcome)
         self._account(self)
         if self.keep is not None:
             self._kept = self.keep(self)
@@ -282,23 +295,3 @@ class Exchange:
             return UnavailableError("the server is stopping", code="stopping", hint="ask again in a moment")
         log.error("request %s failed inside the chain", request_id, exc_info=error)
         return ChainFailedError("the answer failed inside the chain", hint=f"the server's log has request {request_id}")
-
-
-def _tell(told: Span, outcome: Outcome) -> None:
-    """End an exchange's span with what came of it."""
-    if told.recording:
-        told.set(
-            {
-                "http.response.status_code": outcome.status_code,
-                "llmops.index.generation": outcome.generation,
-                "llmops.index.seq": outcome.index_seq,
-                "llmops.retrieval.passages": len(outcome.passages),
-                "llmops.citations": len(outcome.citations),
-                "llmops.searches": len(outcome.steps) or None,
-                "llmops.refused": outcome.done.refused if outcome.done else None,
-                "gen_ai.output.messages": said([("assistant", outcome.answer)]) if keeps_content() else None,
-            }
-        )
-        if outcome.error is not None:
-            told.fail(outcome.error)
-    told.end()

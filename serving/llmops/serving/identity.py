@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from llmops.core.errors import DeniedError, UnauthenticatedError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.ids import id_time, new_id
 from llmops.core.people.accounts import Person
+from llmops.core.people.sessions import SignedIn
 from llmops.core.signing import signing_key
 from llmops.serving.config import ServeConfig
 from llmops.serving.sign_in.reception import Reception
@@ -38,11 +40,12 @@ SESSION_LIFE: Final = timedelta(days=180)
 @dataclass(frozen=True)
 class Requester:
     """A principal at this door; `trusted` is a gateway or program whose request ids are taken over, `person` who signed
-    in."""
+    in. `still` raises UnauthenticatedError once that ends, while an answer is written."""
 
     principal: Principal
     trusted: bool = False
     person: Person | None = None
+    still: Callable[[], object] | None = None
 
     @property
     def is_person(self) -> bool:
@@ -159,14 +162,10 @@ class Identities:
     async def _by_cookie(
         reception: Reception, headers: Mapping[str, str], cookies: Mapping[str, str], changing: bool
     ) -> Requester:
-        signed_in = await asyncio.to_thread(reception.who, cookies)
-        if signed_in is None:
-            raise UnauthenticatedError(
-                "sign in to go on", code="sign_in_needed", hint="people sign in at /auth/sign-in; programs send a key"
-            )
+        signed_in = await asyncio.to_thread(_signed_in, reception, cookies)
         if changing:
             require_own(headers)
-        return Requester(signed_in.principal, person=signed_in.person)
+        return Requester(signed_in.principal, person=signed_in.person, still=partial(_signed_in, reception, cookies))
 
     async def _by_key(self, authorization: str) -> Requester:
         scheme, _, token = authorization.partition(" ")
@@ -179,12 +178,22 @@ class Identities:
         return await asyncio.to_thread(self._verify, token)
 
     def _verify(self, token: str) -> Requester:
-        principal = self._keys.verify(token, SERVING)
+        still = partial(self._keys.verify, token, SERVING)
+        principal = still()
         try:
             self._keys.verify(token, REQUEST_ID)
         except DeniedError:
-            return Requester(principal)
-        return Requester(principal, trusted=True)
+            return Requester(principal, still=still)
+        return Requester(principal, trusted=True, still=still)
+
+
+def _signed_in(reception: Reception, cookies: Mapping[str, str]) -> SignedIn:
+    signed_in = reception.who(cookies)
+    if signed_in is None:
+        raise UnauthenticatedError(
+            "sign in to go on", code="sign_in_needed", hint="people sign in at /auth/sign-in; programs send a key"
+        )
+    return signed_in
 
 
 def request_ids(requester: Requester, incoming: str | None) -> tuple[str, str | None]:

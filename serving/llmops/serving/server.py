@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 from llmops.core.drain import Drainer
 from llmops.core.listen import address, listening
 from llmops.core.state import StateConfig
+from llmops.core.tls import server_context
 from llmops.core.tracing import tracing
 from llmops.serving.app import Backing, build_app, reception_of
 from llmops.serving.config import ServeConfig, refuse_open_door
@@ -51,9 +53,10 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = log.info, in
         standard_backing(config.state, indexes) as backing,
         Endpoints(config.endpoints, backing.source, poll_s=config.poll_s) as endpoints,
     ):
+        scheme = "https" if config.tls_cert else "http"
         if backing.rooms is not None:
             note_served(backing.rooms, config.endpoints)
-        server_for(config, backing, endpoints, lambda: announce(address(listener))).run(sockets=[listener])
+        server_for(config, backing, endpoints, lambda: announce(address(listener, scheme))).run(sockets=[listener])
 
 
 @contextmanager
@@ -84,18 +87,24 @@ def server_for(config: ServeConfig, backing: Backing, endpoints: Endpoints, star
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, round(config.shutdown_s)),
         h11_max_incomplete_event_size=64 * 1024,
+        proxy_headers=bool(config.trusted_proxies),  # by default uvicorn believes every program on this machine
+        forwarded_allow_ips=list(config.trusted_proxies),
     )
-    return Server(settings, started)
+    hint = "a PEM file with the chain, and its key in it or in `tls_key`"
+    tls = server_context(config.tls_cert, config.tls_key, hint=hint) if config.tls_cert else None
+    return Server(settings, started, tls)
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server that tells when it answers."""
+    """Uvicorn's server that tells when it answers. `tls` is what callers are shown; None: it speaks plain HTTP."""
 
-    def __init__(self, settings: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, settings: uvicorn.Config, started: Callable[[], None], tls: ssl.SSLContext | None) -> None:
         super().__init__(settings)
         self._on_start = started
+        self._tls = tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.ssl = self._tls
         await super().startup(sockets)
         if self.started:
             self._on_start()

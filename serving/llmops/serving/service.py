@@ -12,15 +12,15 @@ from typing import Any, Protocol
 
 from llmops.core.chain import ChainContext, Message, PassageRef, PassageView
 from llmops.core.errors import LlmopsError, TooLargeError, UnavailableError
-from llmops.core.tracing import Span, keeps_content, said, span
 from llmops.serving.config import ServeConfig
-from llmops.serving.endpoint import Endpoints, Loaded
+from llmops.serving.endpoint import Endpoints
 from llmops.serving.exchange import Exchange, Places, Question
 from llmops.serving.history import History
 from llmops.serving.identity import Requester
 from llmops.serving.ledger import Ledger
 from llmops.serving.metrics import Metrics
 from llmops.serving.record import Thumb, feedback_rows, inference_row
+from llmops.serving.spans import close_span, open_span
 
 log = logging.getLogger(__name__)
 
@@ -86,14 +86,14 @@ class Service:
         endpoint = self.endpoints.get(asked.endpoint)
         self.ledger.remember(asked.request_id, requester.principal.id, asked.endpoint)
         loaded = endpoint.acquire()
-        told = _span_of(asked, loaded)
         context = ChainContext(
             request_id=asked.request_id,
             principal=requester.principal,
             session_id=asked.session_id,
             settings=asked.settings or {},
-            traceparent=told.traceparent or asked.traceparent,
+            traceparent=asked.traceparent,
         )
+        told, context = open_span(asked.endpoint, loaded, asked.messages, context)
         question = Question(
             asked.endpoint, loaded, asked.messages, context, asked.body, asked.client_request_id, told=told
         )
@@ -158,6 +158,8 @@ class Service:
                 raise UnavailableError(f"the passage did not open within {PASSAGE_S:g} s") from None
 
     def _account(self, exchange: Exchange) -> None:
+        if exchange.question.told is not None:
+            close_span(exchange.question.told, exchange.outcome)
         self.metrics.exchange(exchange)
         try:
             self.tables.append(self.config.inference_log, inference_row(exchange.question, exchange.outcome))
@@ -168,23 +170,3 @@ class Service:
             log.exception("request %s has no row in the log", exchange.question.context.request_id)
         else:
             self.last_log_failure = None
-
-
-def _span_of(asked: Asked, loaded: Loaded) -> Span:
-    """The step of the caller's trace that this exchange is, or the root of its own; `Exchange.finish` ends it."""
-    return span(
-        f"invoke_workflow {asked.endpoint}",
-        {
-            "gen_ai.operation.name": "invoke_workflow",
-            "gen_ai.workflow.name": asked.endpoint,
-            "gen_ai.conversation.id": asked.session_id,
-            "gen_ai.input.messages": said([(one["role"], one["content"]) for one in asked.messages])
-            if keeps_content()
-            else None,
-            "llmops.request_id": asked.request_id,
-            "llmops.asset": str(loaded.ref.name),
-            "llmops.version": loaded.ref.version,
-        },
-        parent=asked.traceparent,
-        kind="server",
-    )

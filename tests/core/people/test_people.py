@@ -177,7 +177,7 @@ def test_another_password_and_a_disabled_account_end_every_browser(sql: Sql, acc
     for shut in (
         lambda: accounts.set_password(ada.person_id, PASSWORD),
         lambda: accounts.set_disabled(ada.person_id, True),
-        lambda: signed.end_all(ada.person_id),
+        lambda: accounts.sign_out(ada.person_id),
     ):
         tokens = [new_token(), new_token()]
         for token in tokens:

@@ -7,19 +7,27 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.serving.sign_in.conftest import Place
-from tests.support.oidc_provider import CLIENT, OidcProvider, key
+from tests.support.oidc_provider import CLIENT, SECRET, OidcProvider, key
 
+from llmops.core.errors import UnauthenticatedError
 from llmops.serving.sign_in import provider as provider_module
+from llmops.serving.sign_in.attempts import Attempt, Attempts
 from llmops.serving.sign_in.claims import groups_of, name_of
 from llmops.serving.sign_in.config import OidcConfig
+from llmops.serving.sign_in.provider import Provider
+
+BACK = "http://localhost:1/auth/callback"
 
 
 def who(browser: httpx.Client) -> str | None:
@@ -211,6 +219,119 @@ def test_an_issuer_in_the_answer_must_be_the_providers(place: Place, provider: O
 def test_whoever_declines_is_told(place: Place, provider: OidcProvider) -> None:
     provider.person = None
     refused(place)
+
+
+def provider_of(provider: OidcProvider, folder: Path, **settings: Any) -> tuple[Provider, Attempt]:
+    """A provider as a server knows it, and a way to it, begun."""
+    (folder / "secret").write_text(SECRET)
+    oidc = {"issuer": provider.issuer, "client_id": CLIENT, "client_secret": f"file:{folder / 'secret'}"}
+    _, attempt = Attempts(b"x" * 32).begin("/")
+    return Provider(OidcConfig(**{**oidc, **settings})), attempt
+
+
+def claims_of(provider: Provider, attempt: Attempt) -> dict[str, Any]:
+    """What the whole way to the provider and back proves."""
+    out = provider.authorize_url(attempt, BACK)
+    back = httpx.get(out, trust_env=False).headers["location"]
+    [code] = parse_qs(urlsplit(back).query)["code"]
+    return provider.redeem(code, attempt, BACK, None)[1]
+
+
+def test_groups_may_stand_in_userinfo_and_the_token_counts_more(provider: OidcProvider, tmp_path: Path) -> None:
+    provider.person = {"sub": "7", "email": "ada@example.org", "email_verified": True}
+    provider.userinfo = {"sub": "7", "realm_access": {"roles": ["hr"]}, "email": "ada@evil.example", "name": "Ada"}
+    ours, attempt = provider_of(provider, tmp_path, userinfo=True, groups_claim="realm_access.roles")
+    claims = claims_of(ours, attempt)
+    config = OidcConfig(issuer=provider.issuer, client_id=CLIENT, groups_claim="realm_access.roles")
+    assert groups_of(claims, config) == {"hr"}
+    assert (claims["email"], claims["name"]) == ("ada@example.org", "Ada")
+    silent, attempt = provider_of(provider, tmp_path, groups_claim="realm_access.roles")
+    assert groups_of(claims_of(silent, attempt), config) == frozenset()  # nobody asked for it
+
+
+@pytest.mark.parametrize("said", [{"sub": "8", "groups": ["board"]}, {"groups": ["board"]}, {}])
+def test_userinfo_of_somebody_else_lets_nobody_in(provider: OidcProvider, tmp_path: Path, said: dict[str, Any]) -> None:
+    provider.person = {"sub": "7"}
+    provider.userinfo = said
+    ours, attempt = provider_of(provider, tmp_path, userinfo=True)
+    with pytest.raises(UnauthenticatedError, match="somebody else"):
+        claims_of(ours, attempt)
+
+
+def test_the_secret_goes_where_the_provider_takes_it(provider: OidcProvider, tmp_path: Path) -> None:
+    provider.posts_secret = True
+    assert claims_of(*provider_of(provider, tmp_path))["sub"] == "ada"
+    provider.posts_secret = False
+    provider.described = {"token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic"]}
+    assert claims_of(*provider_of(provider, tmp_path))["sub"] == "ada"
+    provider.described = {}  # says nothing: then it is Basic
+    assert claims_of(*provider_of(provider, tmp_path))["sub"] == "ada"
+    (tmp_path / "wrong").write_text("wrong")
+    with pytest.raises(UnauthenticatedError, match="refused the code"):
+        claims_of(*provider_of(provider, tmp_path, client_secret=f"file:{tmp_path / 'wrong'}"))
+    assert provider.refusals == ["client"]
+
+
+def test_an_unknown_key_costs_one_look_whoever_waits(
+    provider: OidcProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "LOOK_AGAIN_S", 60.0)
+    ours, _ = provider_of(provider, tmp_path)
+    begun = [Attempts(bytes([n]) * 32).begin("/")[1] for n in range(8)]
+    assert claims_of(ours, begun[0])["sub"] == "ada"
+    fetches = provider.key_fetches
+    provider.signing_key, provider.shown_keys = key("two"), [key("one"), key("two")]
+    ours._keys_from -= 61.0  # a minute later
+    with ThreadPoolExecutor(4) as threads:
+        assert [one["sub"] for one in threads.map(lambda each: claims_of(ours, each), begun[:4])] == ["ada"] * 4
+    assert provider.key_fetches == fetches + 1
+    provider.signing_key = key("one")  # the older one is still shown
+    assert claims_of(ours, begun[4])["sub"] == "ada"
+    provider.shown_keys = [key("two")]
+    ours._keys_from -= provider_module.FRESH_S  # and no longer, an hour later
+    with pytest.raises(UnauthenticatedError, match="no key of the provider's"):
+        claims_of(ours, begun[5])
+    assert provider.key_fetches == fetches + 2
+
+
+@pytest.mark.parametrize(("off_s", "let_in"), [(200, True), (400, False), (-200, True), (-400, False)])
+def test_clocks_may_differ_by_what_is_allowed(
+    provider: OidcProvider, tmp_path: Path, *, off_s: int, let_in: bool
+) -> None:
+    def shifted(claims: dict[str, Any]) -> None:
+        """A token that is issued now by the provider's clock, and good for a moment."""
+        now = int(time.time()) + off_s
+        claims.update(iat=now, nbf=now, exp=now + 1)
+
+    provider.change = shifted
+    ours, attempt = provider_of(provider, tmp_path, leeway_s=300.0)
+    if let_in:
+        assert claims_of(ours, attempt)["sub"] == "ada"
+        return
+    with pytest.raises(UnauthenticatedError, match="does not hold"):
+        claims_of(ours, attempt)
+
+
+def test_what_was_shown_once_is_worth_nothing_again(place: Place, provider: OidcProvider) -> None:
+    """A state belongs to one attempt, an identity token to its nonce, also where both were good before."""
+    with place.browser() as browser:
+        first = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        way = dict(browser.cookies)
+        assert browser.get(first).status_code == 303
+        used = provider.tokens[-2]
+        second = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        state = parse_qs(urlsplit(first).query)["state"][0]
+        code = parse_qs(urlsplit(second).query)["code"][0]
+        assert browser.get("/auth/callback", params={"state": state, "code": code}).status_code == 401
+        provider.sign = lambda _claims: used
+        assert place.through_provider(browser).status_code == 401
+        provider.sign = None
+        third = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        code = parse_qs(urlsplit(third).query)["code"][0]
+    with place.browser() as thief:  # an older way with a fresh code: the verifier is another's
+        thief.cookies.update(way)
+        assert thief.get("/auth/callback", params={"state": state, "code": code}).status_code == 401
+        assert who(thief) is None
 
 
 @pytest.mark.parametrize(

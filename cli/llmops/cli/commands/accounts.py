@@ -99,6 +99,19 @@ def groups_(name: str, groups: tuple[str, ...], as_json: bool, **job: Any) -> No
     _tell(person, as_json, f"{person.name} is in {', '.join(sorted(person.groups)) or 'no group'}")
 
 
+@command.command("sign-out")
+@click.argument("name")
+@config_option
+@set_option
+@json_option
+def sign_out(name: str, as_json: bool, **job: Any) -> None:
+    """Sign NAME out everywhere, at once; they may sign in again."""
+    with _acting("revoke", name, {"sign_ins": "all"}, **job) as (accounts, _):
+        person = accounts.named(name)
+        browsers = accounts.sign_out(person.person_id)
+    _tell(person, as_json, f"{person.name} is signed out of {browsers} browsers")
+
+
 @command.command("disable")
 @click.argument("name")
 @config_option

@@ -1,7 +1,8 @@
-"""`llmops chat`: ask the documents from a terminal; each exchange is logged as one of the chat page is."""
+"""`llmops chat`: ask the documents from a terminal; each exchange is logged and traced as one of the chat page is."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -17,9 +18,12 @@ from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, M
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Ref
 from llmops.core.state import StateConfig
+from llmops.core.tracing import read_traceparent, tracing
 
 DOOR = "cli"
 """The endpoint under which these exchanges stand in the inference table."""
+CALLER = "TRACEPARENT"
+"""Variable in which a program that runs this command hands on its trace."""
 
 
 @click.command("chat")
@@ -39,7 +43,11 @@ def command(
         raise UserError("there is no question", hint='llmops chat "How do I ...?"')
     if as_json and question is None:
         raise UserError("--json answers one question", hint='llmops chat "How do I ...?" --json')
-    with _Conversation(job.state, Ref.parse(asset or job.name)) as conversation:
+    serving = serve_job(None).value
+    with (
+        tracing(serving.tracing, "llmops-chat"),
+        _Conversation(job.state, Ref.parse(asset or job.name), serving.inference_log) as conversation,
+    ):
         if question is None:
             conversation.converse()
         elif as_json:
@@ -51,12 +59,12 @@ def command(
 class _Conversation:
     """A loaded version, the messages so far, and the log they go to."""
 
-    def __init__(self, state: StateConfig, ref: Ref) -> None:
+    def __init__(self, state: StateConfig, ref: Ref, table: str) -> None:
         from llmops.core.spool import Spool
         from llmops.serving.endpoint import Loaded
 
         self._messages: list[Message] = []
-        self._table = serve_job(None).value.inference_log
+        self._table = table
         with open_registry(state) as registry:
             try:
                 version = registry.resolve(ref)
@@ -98,10 +106,12 @@ class _Conversation:
         """One exchange, logged however it ends."""
         from llmops.serving.exchange import Outcome, Question
         from llmops.serving.record import inference_row, step_json
+        from llmops.serving.spans import close_span, open_span
 
         self._messages.append({"role": "user", "content": question})
-        context = ChainContext()
         body = {"model": DOOR, "messages": list(self._messages)}
+        caller = ChainContext(traceparent=read_traceparent(os.environ.get(CALLER)))
+        told, context = open_span(DOOR, self._loaded, self._messages, caller, "internal")
         asked = Question(DOOR, self._loaded, list(self._messages), context, body)
         outcome = Outcome()
         began = time.perf_counter()
@@ -121,6 +131,7 @@ class _Conversation:
         finally:
             context.cancel.cancel()
             outcome.latency_s = time.perf_counter() - began
+            close_span(told, outcome)
             self._spool.append(self._table, inference_row(asked, outcome))
         self._messages.append({"role": "assistant", "content": outcome.answer})
         return {

@@ -100,6 +100,12 @@ class Accounts:
             raise NotFoundError("nobody has this name or id", where=name, hint="`llmops accounts list` shows them")
         return person_of(row)
 
+    def find(self, person_id: str) -> Person | None:
+        """Anybody by their id."""
+        with self._sql.read() as connection:
+            row = connection.execute(select(PEOPLE).where(PEOPLE.c.person_id == person_id)).first()
+        return None if row is None else person_of(row)
+
     def password_of(self, login: str) -> tuple[str | None, str | None]:
         """(person id, password's hash) of an account that works; nothing for a name that can't sign in."""
         with self._sql.read() as connection:
@@ -112,7 +118,7 @@ class Accounts:
 
     def vouched(self, issuer: str, subject: str, name: str, groups: frozenset[str]) -> Person:
         """The person a provider vouches for, written down at the first sign-in; the name may change at each."""
-        person_id = sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:16]
+        person_id = person_id_of(issuer, subject)
         seen = {"name": name[:200], "groups": sorted(groups), "seen_at": datetime.now(UTC)}
         with self._sql.begin() as connection:
             changed = connection.execute(update(PEOPLE).where(PEOPLE.c.person_id == person_id).values(seen)).rowcount
@@ -120,6 +126,11 @@ class Accounts:
                 new = {"person_id": person_id, "issuer": issuer, "subject": subject, "created_by": issuer[:200]}
                 connection.execute(insert(PEOPLE).values(**seen, **new, created_at=seen["seen_at"]))
         return self.named(PREFIX + person_id)
+
+    def sign_out(self, person_id: str) -> int:
+        """Sign somebody out everywhere, at once; says of how many browsers."""
+        with self._sql.begin() as connection:
+            return connection.execute(delete(SIGN_INS).where(SIGN_INS.c.person_id == person_id)).rowcount
 
     def set_password(self, person_id: str, password: str) -> None:
         """Another password; every browser of theirs is signed out.
@@ -155,6 +166,11 @@ class Accounts:
             if disabled:
                 connection.execute(delete(SIGN_INS).where(SIGN_INS.c.person_id == person_id))
         return self.named(PREFIX + person_id)
+
+
+def person_id_of(issuer: str, subject: str) -> str:
+    """The id of whom a provider calls by this subject."""
+    return sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:16]
 
 
 def checked_groups(groups: Iterable[str]) -> frozenset[str]:

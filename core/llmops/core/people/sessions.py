@@ -103,11 +103,6 @@ class SignIns:
         with self._sql.begin() as connection:
             connection.execute(delete(SIGN_INS).where(SIGN_INS.c.token_sha256 == _hash(token)))
 
-    def end_all(self, person_id: str) -> int:
-        """Sign a person out everywhere; says from how many browsers."""
-        with self._sql.begin() as connection:
-            return connection.execute(delete(SIGN_INS).where(SIGN_INS.c.person_id == person_id)).rowcount
-
 
 def new_token() -> str:
     """A cookie's value: 256 random bits."""

@@ -27,6 +27,7 @@ from llmops.gateway.control.meters import Merged, Meters
 from llmops.gateway.control.models import ReportedModels
 from llmops.gateway.control.snapshot import Publisher
 from llmops.gateway.control.telemetry import Telemetry
+from llmops.gateway.control.traces import Traces
 from llmops.gateway.control.usage import UsageTable
 from llmops.gateway.control.watch import SAMPLE_S, Duties, Watch
 from llmops.gateway.published import CONFIG, load_published, read_status
@@ -106,6 +107,9 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
         watch = Watch(Meters(folder), duties, sample_s)
         watch.start()
         stack.callback(watch.stop)
+        traces = Traces(lake, published)
+        traces.start()
+        stack.callback(traces.stop)  # after the drainer, so that the last rows are told of
         drainer = Drainer(config.state, lake=Lake(config.state))
         drainer.start()
         stack.callback(drainer.stop)

@@ -28,8 +28,8 @@ _TAGS_BYTES, _MOST_TAGS = 2048, 16
 _TAG: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.:-]{0,63})=([\x20-\x7e]{0,256})")
 OWN_TAGS: Final = frozenset(
     (
-        "attempts", "cache", "cache_write_tokens", "cached_tokens", "estimated", "findings", "model", "operation",
-        "provider", "reasoning_tokens", "searches", "target", "team", "unpriced", "user",
+        "asked_ms", "attempts", "cache", "cache_write_tokens", "cached_tokens", "estimated", "findings", "model",
+        "operation", "parent_span", "provider", "reasoning_tokens", "searches", "target", "team", "unpriced", "user",
     )
 )  # fmt: skip
 """Tags that the gateway writes itself: reports go by them, so that no caller may."""
@@ -39,7 +39,6 @@ _SAYING_MORE: Final = frozenset(
 )
 _SESSION: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
-_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NAMING_USERS: Final = frozenset(("user", "safety_identifier", "metadata"))
 _USER_BYTES: Final = 200
 _REMEMBERED_USERS: Final = 10_000
@@ -235,11 +234,6 @@ def read_id(header: bytes) -> str | None:
     """A client's id for its request; None where it is nothing to keep."""
     text = header.decode("latin-1")
     return text if _ID.fullmatch(text) else None
-
-
-def read_trace(header: bytes) -> bytes | None:
-    """A W3C traceparent (https://www.w3.org/TR/trace-context/#traceparent-header); None where it is none."""
-    return header if _TRACEPARENT.fullmatch(header) else None
 
 
 def read_client_id(headers: Mapping[bytes, bytes]) -> str | None:

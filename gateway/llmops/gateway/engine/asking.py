@@ -19,6 +19,7 @@ from llmops.gateway.engine.candidates import Search
 from llmops.gateway.engine.flow import Flow, Keep
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.engine.record import Attempt
+from llmops.gateway.spans import Trace
 
 BYTES_PER_TOKEN: Final = 4
 _MANY_STREAMS: Final = 256
@@ -54,7 +55,7 @@ class Asking(Answering):
             self.target = target
             self._tries = 0
             try:
-                self._upstream: UpstreamRequest = self._traced(self._built(target))
+                self._upstream: UpstreamRequest = self._built(target)
             except Fault as unable:
                 self._spare(target)
                 fault = fault or unable
@@ -86,10 +87,15 @@ class Asking(Answering):
         """A stream that a guard reads travels as chat chunks, whatever its format."""
         return self.streaming and self.route.guards.checks_output
 
-    def _traced(self, request: UpstreamRequest) -> UpstreamRequest:
-        """The caller's trace goes on to the provider; the gateway is no step of it."""
-        told = self.seldom.traceparent
-        return request if told is None else replace(request, headers=(*request.headers, (b"traceparent", told)))
+    def _traced(self, trace: Trace, target: Target) -> UpstreamRequest:
+        """One attempt is one step of the trace; a provider hears of it where its configuration says so."""
+        trace.tries += 1
+        trace.asked_s = self.asked_at - self.started
+        header = trace.header if self.plan.sample is None else trace.onward(self.invocation_id)
+        request = self._upstream
+        if header is None or not target.traced:
+            return request
+        return replace(request, headers=(*request.headers, (b"traceparent", header)))
 
     def _cover_and_ask(self) -> None:
         target = self.target
@@ -142,8 +148,9 @@ class Asking(Answering):
         target.under_way += 1
         self.asked_at = clock()
         self.asked = True
-        route = self.route
-        self._call = target.pool.call(self._upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
+        route, trace = self.route, self.seldom.trace
+        upstream = self._upstream if trace is None else self._traced(trace, target)
+        self._call = target.pool.call(upstream, self, first_byte_s=route.first_byte_s, idle_s=route.idle_s)  # type: ignore[arg-type]
 
     def _open_flow(self, target: Target) -> Flow:
         keep: Keep = "nothing"

@@ -33,6 +33,7 @@ from llmops.gateway.engine.recall import Recall
 from llmops.gateway.engine.record import Attempt, Row, attempt_rows, error_row, reply_row
 from llmops.gateway.engine.seldom import USUAL, Seldom
 from llmops.gateway.engine.tab import Tab
+from llmops.gateway.spans import begin_trace, read_trace
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.gate import Gate
@@ -108,6 +109,8 @@ class ClientCall:
         self.tab = Tab(self.gate.allowances, grant.meters if user is None else grant.meters_of(user))
         if caller.says_more:
             self._hear(self.request.headers, grant)
+        if self.plan.sample is not None and self.seldom.trace is None:
+            self.own().trace = begin_trace(self.plan.sample)
         self.streaming = body.get("stream") is True
         size = self.size = measure(self.operation, body, raw)
         admission.check_depth(body, raw, size.plain)
@@ -128,7 +131,7 @@ class ClientCall:
         if (shown := headers.get(b"x-llmops-session")) is not None:
             own.session = admission.read_session(shown)
         if (shown := headers.get(b"traceparent")) is not None:
-            own.traceparent = admission.read_trace(shown)
+            own.trace = read_trace(shown)
 
     def _search(self, route: Route, grant: admission.Grant) -> None:
         """Where there is something to choose: the tier to begin with, and the arm."""

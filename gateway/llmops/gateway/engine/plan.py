@@ -55,6 +55,9 @@ class Target:
     tier: int
     weight: float
     variant: str | None
+    traced: bool
+    """The provider is told of the trace that a request belongs to."""
+
     latency_s: float = 0.0
     latency_at: float = 0.0
     under_way: int = 0
@@ -119,6 +122,9 @@ class Plan:
     connected: Mapping[str, Connected]
     host: Host
     keys_needed: bool
+    sample: float | None
+    """The share of traces that begin here and are kept; None: calls are not traced."""
+
     running: int = 0
     retired: Callable[[], None] | None = field(default=None)
 
@@ -171,7 +177,8 @@ def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) 
         # One that is not there was retired in the registry: nobody falls back to it.
         route.fallbacks = tuple(routes[name] for name in route.config.fallbacks if name in routes)
     host = Host(config.host, config.allowed_hosts)
-    return Plan(config, routes, connected, host, keys_needed=config.require_keys or not host.loopback)
+    sample = None if config.tracing.exporter == "off" else config.tracing.sample
+    return Plan(config, routes, connected, host, config.require_keys or not host.loopback, sample)
 
 
 def _connected(name: str, config: ProviderConfig, parts: Parts, before: Plan | None) -> Connected:
@@ -276,6 +283,7 @@ def _target(config: TargetConfig, connected: Connected, price: Price, route: Rou
         tier=config.tier,
         weight=config.weight,
         variant=config.variant,
+        traced=connected.config.traceparent,
     )
 
 

@@ -21,6 +21,7 @@ from llmops.core.ids import new_id
 from llmops.gateway.assemble import assembled
 from llmops.gateway.calls import Fault, Usage
 from llmops.gateway.engine.seldom import USUAL
+from llmops.gateway.spans import ASKED_TAG, PARENT_TAG, ROW_TAGS, Trace
 
 if TYPE_CHECKING:
     from llmops.gateway.engine.call import ClientCall
@@ -33,6 +34,8 @@ _OF_A_CALL: Final = dict.fromkeys(
     ("invocation_id", "request_id", "request_time", "assignment_p", "status_code", "latency_ms", "cost_usd")
 )
 """What every row tells of its own call."""
+_OF_ONE_ROW: Final = ROW_TAGS | {"attempts"}
+"""Tags of a call's row that the rows of its attempts do not repeat."""
 
 
 @dataclass(slots=True)
@@ -105,8 +108,7 @@ def attempt_rows(call: ClientCall) -> list[Row]:
         row["output_tokens"] = attempt.usage.output_tokens
         row["cost_usd"] = usd(attempt.nano_usd)
         tags = row["tags"] | _usage_tags(attempt.usage)
-        tags.pop("attempts", None)
-        row["tags"] = tags
+        row["tags"] = {name: value for name, value in tags.items() if name not in _OF_ONE_ROW}
         rows.append(row)
     return rows
 
@@ -171,8 +173,10 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["client_request_id"] = own.client_id
     if own.parent_id is not None:
         row["parent_invocation_id"] = own.parent_id
-    if own.traceparent is not None:
-        row["trace_id"] = own.traceparent[3:35].decode()
+    if own.trace is not None:
+        row["trace_id"] = own.trace.trace_id
+        if call.plan.sample is not None and own.trace.sampled:
+            _traced(tags, call, own.trace)
     if own.session is not None:
         row["session_id"] = own.session
     if own.arm is not None and own.unit is not None and call.route.config.experiment is not None:
@@ -187,6 +191,13 @@ def _optional(row: Row, call: ClientCall) -> None:
     if own.cached is not None:
         tags["cache"] = own.cached
     row["tags"] = tags
+
+
+def _traced(tags: dict[str, str], call: ClientCall, trace: Trace) -> None:
+    """What the control process makes the call's spans from; the last attempt's begin where it is not told already."""
+    tags[PARENT_TAG] = trace.parent
+    if trace.tries > len(call.attempts or ()):
+        tags[ASKED_TAG] = f"{trace.asked_s * 1000:.3f}"
 
 
 def _usage_tags(usage: Usage) -> dict[str, str]:

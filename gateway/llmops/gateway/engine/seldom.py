@@ -12,6 +12,7 @@ from typing import Final
 from llmops.gateway.calls import Json, Meter, Reply
 from llmops.gateway.engine.plan import Target
 from llmops.gateway.guard import Verdict
+from llmops.gateway.spans import Trace
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class Seldom:
 
     client_id: str | None = None
     parent_id: str | None = None
-    traceparent: bytes | None = None
+    trace: Trace | None = None
     session: str | None = None
     user: str | None = None
     unit: str | None = None

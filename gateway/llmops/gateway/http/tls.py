@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from llmops.core import tls
 from llmops.core.errors import ConfigError
 from llmops.gateway.config import HttpConfig, TlsConfig
 
@@ -34,19 +35,8 @@ def server_context(config: HttpConfig) -> ssl.SSLContext | None:
         if config.tls_key is not None:
             raise ConfigError("`http.tls_key` is there without `http.tls_cert`", where="http.tls_key")
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"the door's certificate cannot be used: {error}",
-            where=str(config.tls_cert),
-            hint="a PEM file with the chain, and its key in it or in `http.tls_key`",
-        ) from error
-    return context
+    hint = "a PEM file with the chain, and its key in it or in `http.tls_key`"
+    return tls.server_context(config.tls_cert, config.tls_key, hint=hint)
 
 
 def client_context(config: TlsConfig) -> ResumingContext:

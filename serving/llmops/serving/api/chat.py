@@ -39,7 +39,8 @@ async def chat_completions(
         after=body.llmops.after,
     )
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    return ExchangeReply(await service.ask_and_keep(requester, asked), stream=body.stream, include_usage=include_usage)
+    exchange = await service.ask_and_keep(requester, asked)
+    return ExchangeReply(exchange, stream=body.stream, include_usage=include_usage, still=requester.still)
 
 
 @router.get("/models")

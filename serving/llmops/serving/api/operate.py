@@ -69,6 +69,6 @@ async def session(request: Request, response: Response, service: ServiceDep, req
         "question_chars": config.limits.question_chars,
         "comment_chars": config.limits.comment_chars,
         "registry": request.app.state.registry_pages,
-        "person": {"name": requester.person.name} if requester.person else None,
+        "person": {"id": requester.principal.id, "name": requester.person.name} if requester.person else None,
         "sharing": requester.is_person and config.history.sharing,
     }

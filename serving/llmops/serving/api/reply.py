@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmops.core.chain import Citation, Delta, Event, Retrieval, Step
-from llmops.core.errors import LlmopsError
+from llmops.core.errors import LlmopsError, UnauthenticatedError
 from llmops.serving.api.wire import KEEP_ALIVE, Chunks, completion, failure
 from llmops.serving.exchange import Exchange
 from llmops.serving.guard import error_response
@@ -26,6 +27,9 @@ SILENCE_S: Final = 15.0
 """After so long without an event a comment keeps proxies from closing the stream; it also commits the status line."""
 
 
+LOOK_S: Final = 2.0
+"""How often it is asked whether the reader is still signed in, or their key still works."""
+
 ONE_WRITE_BYTES: Final = 16_384
 """What a chain gives faster than it can be sent goes out together, up to about this size; the first piece at once."""
 
@@ -33,15 +37,24 @@ ONE_WRITE_BYTES: Final = 16_384
 class ExchangeReply(Response):
     """Drives an exchange to its end, whatever the client does. Its row is in the log before the last byte is sent."""
 
-    def __init__(self, exchange: Exchange, *, stream: bool, include_usage: bool = False) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        stream: bool,
+        include_usage: bool = False,
+        still: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__()
         self._exchange = exchange
+        self._still = still
         self._stream = stream
         self._include_usage = include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         drive = asyncio.create_task(self._streamed(send) if self._stream else self._whole(scope, receive, send))
         gone = asyncio.create_task(_disconnected(receive))
+        watch = asyncio.create_task(self._watched(self._still)) if self._still is not None else None
         try:
             # A client that stops reading blocks in `send`; the outer limit ends that too.
             await asyncio.wait(
@@ -50,10 +63,24 @@ class ExchangeReply(Response):
         finally:
             gone.cancel()
             drive.cancel()
+            if watch is not None:
+                watch.cancel()
             await asyncio.gather(drive, gone, return_exceptions=True)
             self._exchange.finish()
         if not drive.cancelled() and (error := drive.exception()) is not None:
             raise error
+
+    async def _watched(self, still: Callable[[], object]) -> None:
+        """End the answer of whoever is signed out meanwhile, or shut out."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await asyncio.to_thread(still)
+            except UnauthenticatedError as error:
+                self._exchange.end(error)
+                return
+            except LlmopsError as error:
+                log.warning("whether a reader is still signed in is not known: %s", error.what)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = self._identifying_headers()

@@ -22,7 +22,9 @@ from llmops.registry.audit import Origin
 from llmops.registry.promotion import Promoter
 from llmops.registry.workflow import Workflows
 
+_KEY = "key:"
 _REMEMBERED_S = 5.0
+_MOST_REMEMBERED = 10_000
 
 
 class Facts(Protocol):
@@ -74,20 +76,30 @@ def asked(request: Request, registry: Registry, workflows: Workflows | None = No
 
 
 class People:
-    """The names of keys and people, so that a page can say more than an id; looked up every few seconds."""
+    """The names of keys and people, so that a page can say more than an id. Each is looked up again every few seconds,
+    and a new one at once."""
 
     def __init__(self, keys: Keys, accounts: Accounts) -> None:
         self._keys = keys
         self._accounts = accounts
-        self._names: dict[str, str] = {}
-        self._until = 0.0
+        self._names: dict[str, tuple[float, str | None]] = {}
 
     def name_of(self, principal_id: str) -> str | None:
         """What a person is called, or a key's maker called it; None for whoever is neither."""
-        if not principal_id.startswith(("key:", PREFIX)):
+        if not principal_id.startswith((_KEY, PREFIX)):
             return None
-        if time.monotonic() >= self._until:
-            people = {person.principal_id: person.name for person in self._accounts.list()}
-            self._names = people | {key.principal.id: key.name for key in self._keys.list()}
-            self._until = time.monotonic() + _REMEMBERED_S
-        return self._names.get(principal_id)
+        now = time.monotonic()
+        until, name = self._names.get(principal_id, (now, None))
+        if now >= until:
+            name = self._look_up(principal_id)
+            if len(self._names) >= _MOST_REMEMBERED:
+                self._names.clear()
+            self._names[principal_id] = now + _REMEMBERED_S, name
+        return name
+
+    def _look_up(self, principal_id: str) -> str | None:
+        if principal_id.startswith(_KEY):
+            key = self._keys.find(principal_id.removeprefix(_KEY))
+            return None if key is None else key.name
+        person = self._accounts.find(principal_id.removeprefix(PREFIX))
+        return None if person is None else person.name

@@ -30,6 +30,9 @@ FRESH_S: Final = 3600.0
 LOOK_AGAIN_S: Final = 5.0
 """Tokens with unknown keys make the keys be fetched no more often than this."""
 
+ENDED: Final = "http://schemas.openid.net/event/backchannel-logout"
+"""The event that a logout token tells of. Source: OpenID Connect Back-Channel Logout 1.0, 2.4."""
+
 
 class Provider:
     """One configured provider. Thread-safe; every method may wait for the network.
@@ -85,6 +88,21 @@ class Provider:
             claims = {**self._userinfo(access, claims["sub"]), **claims}
         return token, claims
 
+    def ended(self, logout_token: str) -> tuple[str, str]:
+        """(issuer, subject) of whose session at the provider has ended, as it tells us itself.
+
+        A token that names a session and nobody's subject is refused: which browser that is, is not kept here.
+
+        Raises:
+            UnauthenticatedError: the token proves nothing, or names nobody.
+        """
+        claims = self._signed(logout_token, ["iss", "aud", "exp", "iat", "jti", "events"])
+        events = claims["events"]
+        if not isinstance(events, dict) or ENDED not in events or "nonce" in claims:
+            raise _unproven("the token is not about a session's end")
+        _require_somebody(claims)
+        return self._config.issuer, claims["sub"]
+
     def _exchange(self, code: str, attempt: Attempt, redirect_uri: str) -> dict[str, Any]:
         form = {
             "grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri,
@@ -108,24 +126,27 @@ class Provider:
 
     def _checked(self, token: str, attempt: Attempt) -> dict[str, Any]:
         """The claims of an identity token that is this provider's, for us, of this attempt, and valid now."""
+        claims = self._signed(token, ["iss", "sub", "aud", "exp", "iat", "nonce"])
+        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        if claims.get("azp", self._config.client_id if not several else None) != self._config.client_id:
+            raise _unproven("the identity token was made for another client")
+        if not hmac.compare_digest(str(claims["nonce"]).encode(), attempt.nonce.encode()):
+            raise _unproven("the identity token belongs to another sign-in")
+        _require_somebody(claims)
+        return claims
+
+    def _signed(self, token: str, required: list[str]) -> dict[str, Any]:
+        """The claims of a token that this provider signed for us and that is valid now."""
         import jwt
 
         try:
             key = self._key_for(jwt.get_unverified_header(token))
             claims: dict[str, Any] = jwt.decode(
                 token, key, algorithms=list(self._config.algorithms), audience=self._config.client_id,
-                issuer=self._config.issuer, leeway=self._config.leeway_s,
-                options={"require": ["iss", "sub", "aud", "exp", "iat", "nonce"]},
+                issuer=self._config.issuer, leeway=self._config.leeway_s, options={"require": required},
             )  # fmt: skip
         except jwt.PyJWTError as error:
-            raise _unproven(f"the identity token does not hold ({type(error).__name__})") from None
-        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
-        if claims.get("azp", self._config.client_id if not several else None) != self._config.client_id:
-            raise _unproven("the identity token was made for another client")
-        if not hmac.compare_digest(str(claims["nonce"]).encode(), attempt.nonce.encode()):
-            raise _unproven("the identity token belongs to another sign-in")
-        if not isinstance(claims["sub"], str) or not 0 < len(claims["sub"]) <= 255:
-            raise _unproven("the identity token names nobody")
+            raise _unproven(f"the provider's token does not hold ({type(error).__name__})") from None
         return claims
 
     def _key_for(self, header: Mapping[str, Any]) -> Any:
@@ -207,6 +228,11 @@ class Provider:
             what = f"the provider does not answer as it should ({type(error).__name__})"
             raise UpstreamError(what, where=self._config.issuer, hint="try again in a moment") from None
         return answer.status_code, value if isinstance(value, dict) else {}
+
+
+def _require_somebody(claims: Mapping[str, Any]) -> None:
+    if not isinstance(claims.get("sub"), str) or not 0 < len(claims["sub"]) <= 255:
+        raise _unproven("the provider's token names nobody")
 
 
 def _unproven(why: str) -> UnauthenticatedError:

@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.fernet import Fernet, InvalidToken
 
 from llmops.core.errors import UnauthenticatedError, UpstreamError
-from llmops.core.people.accounts import Accounts
+from llmops.core.people.accounts import Accounts, person_id_of
 from llmops.core.people.passwords import is_right
 from llmops.core.people.sessions import Proof, SignedIn, SignIns, new_token
 from llmops.core.people.tries import Tries
@@ -42,12 +42,13 @@ class Answer:
 
 
 class Reception:
-    """One server's sign-in."""
+    """One server's sign-in. `https` says that browsers reach it so, and only so."""
 
-    def __init__(self, config: SignInConfig, sql: Sql, secret: bytes) -> None:
+    def __init__(self, config: SignInConfig, sql: Sql, secret: bytes, *, https: bool = False) -> None:
         self.config = config
-        self.cookie = "__Host-llmops_person" if config.secure else f"llmops_person_{_short(secret)}"
-        self.attempt_cookie = "__Host-llmops_way" if config.secure else f"llmops_way_{_short(secret)}"
+        self.secure = https or config.secure
+        self.cookie = "__Host-llmops_person" if self.secure else f"llmops_person_{_short(secret)}"
+        self.attempt_cookie = "__Host-llmops_way" if self.secure else f"llmops_way_{_short(secret)}"
         self._accounts = Accounts(sql)
         self._tries = Tries(sql)
         self._sign_ins = SignIns(
@@ -111,11 +112,14 @@ class Reception:
         log.info("%s signed in at the provider", person.principal_id)
         return token, attempt.next
 
-    def leave(self, cookies: Mapping[str, str], base_url: str) -> str | None:
-        """Sign a browser out; gives the address where the provider is told of it, too, where there is one."""
+    def leave(self, cookies: Mapping[str, str], base_url: str, *, everywhere: bool = False) -> str | None:
+        """Sign a browser out, or all of its person's; gives the address where the provider is told of it, too."""
         token = cookies.get(self.cookie, "")
         signed_in = self._sign_ins.read(token)
         self._sign_ins.end(token)
+        if everywhere and signed_in is not None:
+            browsers = self._accounts.sign_out(signed_in.person.person_id)
+            log.info("%s signed out everywhere, of %d browsers", signed_in.person.principal_id, browsers + 1)
         if signed_in is None or signed_in.person.issuer is None or self._provider is None:
             return None
         try:
@@ -123,6 +127,17 @@ class Reception:
         except UpstreamError as error:
             log.warning("signed out here, but the provider is not told: %s", error.what)
             return None
+
+    def ended_there(self, logout_token: str) -> None:
+        """The provider says that somebody's session there has ended: every browser of theirs is signed out here.
+
+        Raises:
+            UnauthenticatedError: the token proves nothing, or names nobody.
+            UpstreamError: the provider does not show its keys.
+        """
+        issuer, subject = self._known_provider().ended(logout_token)
+        person_id = person_id_of(issuer, subject)
+        log.info("person:%s signed out at the provider, of %d browsers", person_id, self._accounts.sign_out(person_id))
 
     def end_earlier(self, cookies: Mapping[str, str]) -> None:
         """End what this browser was signed in with before it signed in anew."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from llmops.core.errors import DeniedError, LlmopsError
+from llmops.core.errors import DeniedError, LlmopsError, UnauthenticatedError
 from llmops.core.web.door import GUARD_HEADER
 from llmops.core.web.hosts import is_own
 from llmops.core.web.pages import Templates, first_of, form_of
@@ -44,6 +45,7 @@ class SignInRoutes:
             Route("/callback", self._from_provider),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/signed-out", self._signed_out),
+            Route("/ended", self._ended_there, methods=["POST"]),
             Route("/", self._home),
             *self._templates.routes(),
         ]
@@ -112,7 +114,9 @@ class SignInRoutes:
 
     async def _sign_out(self, request: Request) -> Response:
         require_own(request.headers)
-        end = await asyncio.to_thread(self._reception.leave, request.cookies, self._base_url(request))
+        everywhere = request.query_params.get("everywhere") == "1"
+        leave = partial(self._reception.leave, request.cookies, self._base_url(request), everywhere=everywhere)
+        end = await asyncio.to_thread(leave)
         response: Response
         if "application/json" in request.headers.get("accept", ""):
             response = JSONResponse({"next": end or f"{PREFIX}/signed-out"})
@@ -125,6 +129,18 @@ class SignInRoutes:
     async def _signed_out(self, request: Request) -> Response:
         return self._templates.page(request, "signed-out.html", end=None)
 
+    async def _ended_there(self, request: Request) -> Response:
+        """The provider itself asks this, not a browser: its signature counts, and no cookie.
+
+        Source: OpenID Connect Back-Channel Logout 1.0, 2.8.
+        """
+        form = await form_of(request)
+        try:
+            await asyncio.to_thread(self._reception.ended_there, first_of(form, "logout_token"))
+        except UnauthenticatedError as error:
+            return JSONResponse({"error": "invalid_request", "error_description": error.what}, 400)
+        return Response(status_code=200)
+
     def _base_url(self, request: Request) -> str:
         """How browsers reach this server. The Host header has been compared with the configured names at the door."""
         return self._reception.config.public_url or f"{request.url.scheme}://{request.headers['host']}"
@@ -132,11 +148,11 @@ class SignInRoutes:
     def _set(self, request: Request, response: Response, name: str, value: str, age_s: int) -> None:
         # Lax, not strict: a page opened by a link of another site, or by the provider, has to know its reader. What
         # changes something asks for more than the cookie.
-        secure = self._reception.config.secure or request.url.scheme == "https"
+        secure = self._reception.secure or request.url.scheme == "https"
         response.set_cookie(name, value, max_age=age_s, path="/", httponly=True, samesite="lax", secure=secure)
 
     def _unset(self, response: Response, name: str) -> None:
-        secure = self._reception.config.secure
+        secure = self._reception.secure
         response.delete_cookie(name, path="/", httponly=True, samesite="lax", secure=secure)
 
 

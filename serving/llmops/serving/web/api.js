@@ -43,9 +43,9 @@ export const kept = {
   shared: async (word) => (await call(`/v1/shared/${encodeURIComponent(word)}`)).json(),
 };
 
-/** Sign out here; gives the address that goes on from there. */
-export async function signOut() {
-  const response = await fetch("/auth/sign-out", { method: "POST", headers: { accept: "application/json" } });
+/** Sign out here, or in every browser; gives the address that goes on from there. */
+export async function signOut(everywhere) {
+  const response = await fetch(`/auth/sign-out${everywhere ? "?everywhere=1" : ""}`, { method: "POST", headers: { accept: "application/json" } });
   return response.ok ? (await response.json()).next : "/auth/sign-in";
 }
 

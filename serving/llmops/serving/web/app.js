@@ -2,6 +2,7 @@
 import { ApiError, ask, kept, newId, openPassage, openSession, signInAddress, signOut } from "./api.js";
 import { Composer } from "./composer.js";
 import { Component, createRef, html, render } from "./dom.js";
+import { keepDraft, takeDraft } from "./draft.js";
 import { listKept, loadConversations, merged, messagesOf, saveConversations, search, titleOf } from "./history.js";
 import { icons } from "./icons.js";
 import { KeyDialog } from "./keydialog.js";
@@ -48,7 +49,11 @@ class App extends Component {
     try {
       const server = await openSession();
       const model = server.endpoints[0].name;
-      this.setState({ server, model, keyNeeded: null, trouble: "" }, () => this.composer.current?.focus());
+      const draft = takeDraft(server.person);
+      this.setState({ server, model, keyNeeded: null, trouble: "" }, () => {
+        if (draft) this.composer.current?.fill(draft);
+        this.composer.current?.focus();
+      });
       await this.loadHistory(server);
       return model;
     } catch (error) {
@@ -99,6 +104,9 @@ class App extends Component {
       this.setState({ trouble: error.message });
     }
   }
+
+  /** On the way to signing in again: what stands in the box, else the question that was not heard. */
+  keepDraft = () => keepDraft(this.state.server?.person, this.composer.current?.text || this.unasked || "");
 
   get current() {
     return this.state.shared ?? this.state.conversations.find((c) => c.id === this.state.currentId);
@@ -155,8 +163,10 @@ class App extends Component {
     } catch (error) {
       if (error.name === "AbortError") return { status: "stopped" };
       if (!(error instanceof ApiError)) throw error;
-      if (error.status === 401) this.fail(error);
-      return { status: "failed", error: sentence(error.message) };
+      if (error.status === 401) this.unasked = request.messages.at(-1).content;
+      if (error.status === 401 || error.code === "sign_in_needed") this.fail(error);
+      const gone = error.code === "sign_in_needed" && "You were signed out before this could be answered.";
+      return { status: "failed", error: gone || sentence(error.message) };
     }
   }
 
@@ -194,7 +204,7 @@ class App extends Component {
       await kept.removeAll();
       this.forget(() => false, "All conversations deleted");
     }),
-    signOut: async () => location.assign(await signOut()),
+    signOut: async (everywhere) => location.assign(await signOut(everywhere)),
     search: (words) => this.attempt(async () => {
       this.wanted = words;
       const { server, conversations } = this.state;
@@ -307,7 +317,7 @@ class App extends Component {
         </main>
         ${panel && html`<${PassagePanel} citation=${panel.citation} view=${panel.view} failure=${panel.failure}
           onClose=${this.closePanel} />`}
-        ${signedOut && html`<${SignedOutDialog} onClose=${() => this.setState({ signedOut: false })} />`}
+        ${signedOut && html`<${SignedOutDialog} onSignIn=${this.keepDraft} onClose=${() => this.setState({ signedOut: false })} />`}
         ${keyNeeded !== null && html`<${KeyDialog} refused=${keyNeeded} onKey=${this.connect} />`}
         <p class="unseen" role="status" aria-live="polite">${said}</p>
       </div>`;

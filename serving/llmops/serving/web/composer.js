@@ -15,6 +15,14 @@ export class Composer extends Component {
     this.area.current.focus();
   }
 
+  get text() {
+    return this.state.text;
+  }
+
+  fill(text) {
+    this.setState({ text }, () => this.fit());
+  }
+
   fit() {
     const area = this.area.current;
     area.style.height = "auto";

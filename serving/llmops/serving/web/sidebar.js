@@ -93,7 +93,8 @@ function Account({ person, actions }) {
     <details class="account">
       <summary>${person.name}</summary>
       <button type="button" class="plain" onClick=${actions.removeAll}>Delete all conversations</button>
-      <button type="button" class="plain" onClick=${actions.signOut}>Sign out</button>
+      <button type="button" class="plain" onClick=${() => actions.signOut(false)}>Sign out</button>
+      <button type="button" class="plain" onClick=${() => actions.signOut(true)}>Sign out everywhere</button>
     </details>`;
 }
 
