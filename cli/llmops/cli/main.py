@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import traceback
 from importlib import import_module
@@ -152,14 +153,16 @@ def _show_unforeseen(error: Exception) -> int:
 
 def _unread() -> bool:
     """Whether whoever read the output is gone; what is still unwritten then goes nowhere."""
-    gone = False
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            gone = True
-    return gone
+    gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream.fileno())]
+    for stream in gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(gone)
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told without being asked for
+    return any(told & select.POLLERR for _, told in poll.poll(0))
 
 
 def _show_usage_error(error: click.ClickException) -> None:
