@@ -86,6 +86,15 @@ def test_a_sentence_is_about_what_its_heading_says() -> None:
     assert cited(ask("How do I store the boat in harbour?", documents=documents)) == []
 
 
+def test_a_list_within_indented_code_is_code_and_one_within_a_list_is_not() -> None:
+    code = "The handbook lies elsewhere.\n\n    sources:\n      - path: /srv/handbook of the folder\n"
+    items = "- folders:\n\n    - the handbook of the folder is read first\n"
+    for text, item in ((code, False), (items, True)):
+        page = MemoryDocument("docs/page.md", text, title="Page", pages=(Page(1, 0, len(text)),))
+        quotes = cited(ask("Which folder has the handbook?", documents=(page, *DOCUMENTS)))
+        assert any(quote.text.startswith("- ") for quote in quotes) is item
+
+
 @pytest.mark.parametrize("question", ["What is the capital of Mongolia?", "Who won the chess championship?", "???"])
 def test_question_that_nothing_answers_is_refused(question: str) -> None:
     pieces = ask(question)
@@ -124,6 +133,7 @@ def test_html_in_a_document_stays_text() -> None:
     [
         ("- item *one*", r"item \*one\*"),
         ("run `llmops ingest [PATH]` now", r"run `llmops ingest [PATH]` now"),
+        ("see [the *page*](a/b.md) and `[x](y)`", r"see the \*page\* and `[x](y)`"),
         ("a ` stray [1]", r"a \` stray \[1\]"),
         ("![x](http://a/b.png)", r"\!\[x\](http://a/b.png)"),
         ("a\n  b", "a b"),

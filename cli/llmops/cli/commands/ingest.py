@@ -156,8 +156,8 @@ def refresh_and_register(
     }
 
 
-def show(done: Refresh, registered: dict[str, Any]) -> None:
-    """A refresh in three lines."""
+def show(done: Refresh, registered: dict[str, Any], *, then: str = '`llmops chat "..."` or `llmops serve`') -> None:
+    """A refresh in three lines; `then` is what to do next, empty where that is done anyway."""
     names = ("added", "changed", "renamed", "removed", "unchanged")
     counts = [f"{getattr(done, name):,} {name}" for name in names if getattr(done, name)]
     say(f"{done.index}: {', '.join(counts) or 'no documents'} in {done.seconds['total']:.2f} s")
@@ -169,7 +169,7 @@ def show(done: Refresh, registered: dict[str, Any]) -> None:
         say(f"  not read: {held.uri}: {held.reason}")
     name, version, champion = registered["name"], registered["version"], registered["champion"]
     if version == champion:
-        say(f'{name}/{version} is champion. Next: `llmops chat "..."` or `llmops serve`')
+        say(f"{name}/{version} is champion.{f' Next: {then}' if then else ''}")
     else:
         say(f"{name}/{version} is registered; the champion stays {champion}.")
         say(f"Try it: `llmops chat --asset {name}/{version}`")

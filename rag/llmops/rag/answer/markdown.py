@@ -13,12 +13,14 @@ _ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _INDENTED = re.compile(r" {4,}\S")
 _CODE = "```"
+_LINK = re.compile(r"`[^`]*`|(?<!!)\[([^\[\]]+)\]\([^()\s]*\)")
 _SPECIAL = re.compile(r"[\\*_\[\]<>|~#&!]|`")
 
 
 def inline(text: str) -> str:
-    """One line of plain words; balanced `code` stays code, a table row becomes its cells."""
+    """One line of plain words; balanced `code` stays code, a link becomes its words, a table row its cells."""
     line = " ".join(_ITEM.sub("", _LEADING.sub("", text)).split())
+    line = _LINK.sub(lambda found: found[1] or found[0], line)
     if line.startswith("|") or line.endswith("|"):
         line = " — ".join(cell.strip() for cell in line.strip("|").split("|") if cell.strip())
     parts = line.split("`")

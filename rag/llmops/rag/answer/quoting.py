@@ -41,6 +41,7 @@ _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
 _CACHED_SENTENCES = 20_000
+_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
 
 
@@ -159,9 +160,27 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
 
 
 def _is_indented_code(text: str, start: int, said: str) -> bool:
-    """Whether a sentence is a code block by its indentation of four (CommonMark 0.31, section 4.4)."""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return before.isspace() and len(before.expandtabs(4)) >= 4 and not said.startswith(("-", "*", "+"))
+    """Whether a sentence is in a code block by its indentation of four (CommonMark 0.31, section 4.4).
+
+    Such a block stands apart from what is above it; below the item of a list the same indentation is the item's.
+    """
+    *above, before = text[:start].split("\n")
+    if not before.isspace() or _indentation(before) < 4:
+        return False
+    apart = False
+    for line in reversed(above):
+        if not line.strip():
+            apart = True
+        elif _indentation(line) < 4:
+            return apart and not _ITEM.match(line)
+        else:
+            apart = False
+    return not _ITEM.match(said)  # what it stands below is in another passage
+
+
+def _indentation(line: str) -> int:
+    spread = line.expandtabs(4)
+    return len(spread) - len(spread.lstrip(" "))
 
 
 def _wanted(question: str, standalone: str) -> dict[str, float]:
