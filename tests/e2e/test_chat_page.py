@@ -94,6 +94,16 @@ def test_a_citation_opens_its_passage_and_escape_returns(reader: Reader) -> None
     expect(chip).to_be_focused()
 
 
+def test_a_wrapped_paragraph_of_a_source_flows_and_nothing_else_does(reader: Reader) -> None:
+    wrapped = "A deleted document leaves the index with the next refresh, and\nthe passages of it leave both searches\n"
+    flowing = wrapped.replace("\nthe", " the")
+    kept = "Name: Ann; Start: 2025-01-01; Share: 19%, of which she gave\nName: Bo; Share: 2%\n\n# A heading\nits text\n"
+    items = "- an item that says as much as the room of one line allows\n- another\n\n    code is no prose\n"
+    for text, shown in ((wrapped, flowing), (kept, kept), (items, items), ("", ""), ("\n\n", "\n\n")):
+        found = reader.page.evaluate("text => import('/flow.js').then((module) => module.flowing(text))", text)
+        assert found == shown
+
+
 def test_a_thumb_is_kept_at_one_click_and_a_reason_supersedes_it(reader: Reader, server: Running) -> None:
     page = reader.page
     reader.ask(QUESTION)
