@@ -61,7 +61,7 @@ def test_suggested_questions_are_answered_from_their_page_and_a_thumb_down_is_li
     answer.get_by_role("button", name="Bad answer").click()
     page.get_by_role("radio", name="Incomplete").check()
     page.get_by_label(re.compile("^Comment")).fill("It does not say for how long.")
-    page.get_by_role("button", name="Send", exact=True).click()
+    page.get_by_role("button", name="Send feedback").click()
     expect(answer.locator(".feedback .said")).to_have_text("Thank you, noted.")
     thumb = printed(clone, "feedback", "list")[0]
     assert (thumb["value"], thumb["reason"], thumb["question"]) == ("down", "incomplete", SUGGESTED[-1])

@@ -64,7 +64,7 @@ def _gateway() -> Iterator[None]:
         yield
         return
     if missing := missing_secret():
-        say(f"the gateway of {GATEWAY_FILE} stays closed: {missing}")
+        say(f"the gateway of {GATEWAY_FILE} stays closed: {missing}; the chat does without it")
         yield
         return
     with _beside("gateway", "run"):
