@@ -60,17 +60,19 @@ class _Quote:
             self._close_paragraph()
             self._fence = mark[1]
             self._out.append(_CODE)
+        elif self._block == "indented" and _INDENTED.match(line):
+            self._out.append(_harmless(line[4:].rstrip()))
         elif _ITEM.match(line):
             self._begin("item")
             self._out.append(f"- {inline(line)}")
         elif not line.strip():
             self._close_paragraph()
+            self._block = "text" if self._block == "item" else self._block
         elif self._block == "item":
             self._out[-1] += f" {inline(line)}"  # the second line of a list item
         elif _INDENTED.match(line) and not self._paragraph:
-            if self._block != "indented":
-                self._begin("indented")
-                self._out.append(_CODE)
+            self._begin("indented")
+            self._out.append(_CODE)
             self._out.append(_harmless(line[4:].rstrip()))
         else:
             self._begin("text")
@@ -98,6 +100,8 @@ class _Quote:
 
     def _close_paragraph(self) -> None:
         if self._paragraph:
+            if self._out and self._out[-1].startswith("- "):
+                self._out.append("")  # without it the paragraph would go on with the last item
             self._out.append(inline(" ".join(self._paragraph)))
             self._paragraph = []
 

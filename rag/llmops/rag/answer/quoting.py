@@ -214,11 +214,21 @@ def _with_what_it_announces(sentence: Sentence) -> Sentence:
         return sentence
     text = sentence.passage.chunk.text
     end = sentence.end
-    for _, following in (span for span in sentences(text) if span[0] >= sentence.end):
-        if following - sentence.start > _MOST_CHARS // 2:
+    for start, following in (span for span in sentences(text) if span[0] >= sentence.end):
+        too_far = following - sentence.start > _MOST_CHARS // 2
+        if too_far or (end > sentence.end and _begins_anew(text, sentence.end, end, start)):
             break
         end = following
     return replace(sentence, end=end)
+
+
+def _begins_anew(text: str, announced: int, end: int, start: int) -> bool:
+    """Whether what starts here, after `end`, is no more of the list or code that began at `announced`."""
+    if len(_FENCE.findall(text[announced:end])) % 2:
+        return False
+    line = text[text.rfind("\n", 0, start) + 1 :]
+    apart = not all(part.strip() for part in text[end:start].split("\n")[1:-1])
+    return line.startswith("#") or (apart and not _ITEM.match(line) and _indentation(line) < 4)
 
 
 def _quoted(quotes: Sequence[Sentence], book: CitationBook) -> Iterator[Delta | Citation]:
