@@ -61,6 +61,10 @@ def test_wrong_words_get_the_nearest_right_one() -> None:
     assert done.stdout == ""
     assert "did you mean `ingest`?" in done.stderr
     assert run("config", "show", "--jsn").returncode == 1
+    missing = run("config", "schema")
+    assert missing.returncode == 1
+    assert [line.partition(":")[0] for line in missing.stderr.splitlines()] == ["error", "hint"]
+    assert "llmops config schema [OPTIONS] {" in missing.stderr
 
 
 def test_outcomes_have_their_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +137,29 @@ def test_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert [check["name"] for check in failed] == ["source docs", "vector store"]
     assert all(check["hint"] for check in failed)
     assert "http://127.0.0.1:9" in failed[1]["found"]
+
+
+def test_what_the_machine_refuses_is_no_defect_and_leaves_nothing(tmp_path: Path) -> None:
+    for arguments, where in (
+        (["feedback", "export", "none/thumbs.jsonl"], "none/thumbs.jsonl"),
+        (["feedback", "export", "x" * 300], "x" * 300),
+        (["init", "/proc/project"], "/proc/project"),
+    ):
+        done = run(*arguments, folder=tmp_path)
+        assert done.returncode == 1, done
+        first, second, third = done.stderr.splitlines()
+        assert (first[:7], second, third[:6]) == ("error: ", f"  --> {where}", "hint: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_went_away_is_no_failure() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "llmops.cli.main", "config", "schema", "rag"]
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(command, env=environment, stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

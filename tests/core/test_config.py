@@ -124,5 +124,20 @@ def test_wrong_overrides_name_themselves(file: Path) -> None:
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no such configuration file"):
+    with pytest.raises(NotFoundError, match="no such configuration file") as caught:
         load_config(Job, tmp_path / "none.yaml")
+    assert "llmops init" in str(caught.value.hint)
+    (tmp_path / "rag.yaml").write_text("job: rag\n")
+    for wrong, hint in (("rga.yaml", "did you mean `rag.yaml`?"), ("none.yaml", f"{tmp_path} has rag.yaml")):
+        with pytest.raises(NotFoundError) as caught:
+            load_config(Job, tmp_path / wrong)
+        assert caught.value.hint == hint
+
+
+def test_a_key_that_a_section_of_the_file_lacks_is_a_default(file: Path) -> None:
+    origins = {key: origin for key, _, origin in load_config(Job, file).rows()}
+    assert (origins["chunking.size"], origins["chunking.overlap"]) == (f"{file}:3:3", "default")
+    whole = load_config(Job, file, overrides=["limit={size: 3}", "sources=[{path: here}]"])
+    origins = {key: origin for key, _, origin in whole.rows()}
+    assert (origins["limit.size"], origins["limit.overlap"]) == ("--set limit", "default")
+    assert origins["sources.0.path"] == "--set sources"

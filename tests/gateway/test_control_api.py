@@ -145,7 +145,7 @@ def test_a_page_of_another_site_reaches_nothing(control: Control) -> None:
 
 def test_every_answer_is_sealed(control: Control) -> None:
     with control.client() as client:
-        for path in ("/", "/keys", "/api/now", "/nothing", "/style.css", "/healthz"):
+        for path in ("/", "/keys", "/api/now", "/nothing", "/pages.css", "/healthz"):
             headers = client.get(path).headers
             policy = headers["content-security-policy"]
             assert "default-src 'none'" in policy

@@ -86,6 +86,31 @@ def test_a_sentence_is_about_what_its_heading_says() -> None:
     assert cited(ask("How do I store the boat in harbour?", documents=documents)) == []
 
 
+@pytest.mark.parametrize(
+    ("block", "rest"),
+    [
+        ("    pump:\n      - valve: shut\n\n    lamp: on", "Nothing of this belongs to it."),
+        ("- shut the valve\n- call the mate", "Nothing of this belongs to it."),
+        ("```\nshut\n\n# then\ncall\n```", "Nothing of this belongs to it."),
+        ("Shut the valve.", "# Elsewhere\n\nNothing of this belongs to it."),
+    ],
+)
+def test_what_is_announced_ends_where_something_else_begins(block: str, rest: str) -> None:
+    text = f"Before the pump is moved to another dock do this:\n\n{block}\n\n{rest}\n"
+    page = MemoryDocument("docs/page.md", text, title="Page", pages=(Page(1, 0, len(text)),))
+    first = cited(ask("What do I do before the pump is moved to another dock?", documents=(page,)))[0]
+    assert first.text == f"Before the pump is moved to another dock do this:\n\n{block}"
+
+
+def test_a_list_within_indented_code_is_code_and_one_within_a_list_is_not() -> None:
+    code = "The handbook lies elsewhere.\n\n    sources:\n      - path: /srv/handbook of the folder\n"
+    items = "- folders:\n\n    - the handbook of the folder is read first\n"
+    for text, item in ((code, False), (items, True)):
+        page = MemoryDocument("docs/page.md", text, title="Page", pages=(Page(1, 0, len(text)),))
+        quotes = cited(ask("Which folder has the handbook?", documents=(page, *DOCUMENTS)))
+        assert any(quote.text.startswith("- ") for quote in quotes) is item
+
+
 @pytest.mark.parametrize("question", ["What is the capital of Mongolia?", "Who won the chess championship?", "???"])
 def test_question_that_nothing_answers_is_refused(question: str) -> None:
     pieces = ask(question)
@@ -124,6 +149,7 @@ def test_html_in_a_document_stays_text() -> None:
     [
         ("- item *one*", r"item \*one\*"),
         ("run `llmops ingest [PATH]` now", r"run `llmops ingest [PATH]` now"),
+        ("see [the *page*](a/b.md) and `[x](y)`", r"see the \*page\* and `[x](y)`"),
         ("a ` stray [1]", r"a \` stray \[1\]"),
         ("![x](http://a/b.png)", r"\!\[x\](http://a/b.png)"),
         ("a\n  b", "a b"),
@@ -143,6 +169,8 @@ def test_markdown_is_disarmed(source: str, shown: str) -> None:
         ("Run:\n```sh\nls *\n```", "> Run:\n> ```\n> ls *\n> ```\n> [1]"),
         ("Run:\n```\nls <b>", "> Run:\n> ```\n> ls <b>\n> ```\n> [1]"),
         ("Run:\n\n    ls *\n    pwd\n\nThen rest.", "> Run:\n> ```\n> ls *\n> pwd\n> ```\n> Then rest. [1]"),
+        ("Name:\n\n    a:\n      - b\n", "> Name:\n> ```\n> a:\n>   - b\n> ```\n> [1]"),
+        ("- one\n\nThen rest.", "> - one\n>\n> Then rest. [1]"),
         ("| a | b |", "> a — b [1]"),
     ],
 )

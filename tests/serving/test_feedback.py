@@ -10,6 +10,7 @@ import pytest
 from tests.support.serving import Running, ask, running
 
 from llmops.core.convert import to_arrow
+from llmops.core.errors import StorageError
 from llmops.core.ids import new_id
 from llmops.core.tables import spec_of
 
@@ -103,6 +104,25 @@ def test_a_comment_has_a_limit(server: Running) -> None:
     with server.client() as client:
         response = give(client, thumb(asked(client), comment="x" * 4001))
     assert response.status_code == 413
+
+
+def test_a_thumb_that_the_disk_does_not_take_is_refused_and_may_be_given_again(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: Any) -> None:
+        raise StorageError("the disk is full", hint="free some space")
+
+    with server.client() as client:
+        request_id = asked(client)
+        body = thumb(request_id, reason="incomplete")
+        with monkeypatch.context() as patch:
+            patch.setattr(server.tables, "keep", full)
+            refused = give(client, body)
+        assert (refused.status_code, refused.json()["error"]["message"]) == (507, "the disk is full (free some space)")
+        assert not [row for row in server.feedback() if row["request_id"] == request_id]
+        assert give(client, body).json()["repeated"] is False
+    (kept,) = [row for row in server.feedback() if row["request_id"] == request_id]
+    assert kept["value_str"] == "incomplete"
 
 
 def test_after_a_restart_the_log_tells_whose_request_it_was(state: Path) -> None:

@@ -445,7 +445,7 @@ def test_where_keys_are_required_one_signs_in_and_out(tmp_path: Path) -> None:
         sent = someone.get("/registry/")
         assert (sent.status_code, sent.headers["location"]) == (303, "/registry/sign-in")
         assert someone.get("/registry/api/assets", headers={"accept": "*/*"}).status_code == 401
-        assert someone.get("/registry/style.css").status_code == 200
+        assert someone.get("/registry/pages.css").status_code == 200
         assert someone.post("/registry/sign-in", data={"key": "lk_wrong"}).status_code == 401
         other, _ = Keys(told.registry.sql).create("chat", scopes=["serving"])
         assert someone.post("/registry/sign-in", data={"key": other}).status_code == 403

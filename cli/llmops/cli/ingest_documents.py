@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.jobs import rag_job
-from llmops.cli.output import json_option, print_json, print_table, say, set_option
+from llmops.cli.output import amount, json_option, print_json, print_table, say, set_option
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -72,7 +72,9 @@ def delete_command(
     for uri in done.deleted:
         click.echo(uri)
     says = "would be deleted" if plan else "deleted"
-    say(f"{len(done.deleted):,} {says}: {done.chunks:,} chunks in {len(done.generations)} generations")
+    say(
+        f"{len(done.deleted):,} {says}: {amount(done.chunks, 'chunk')} in {amount(len(done.generations), 'generation')}"
+    )
     if not plan:
         say("`llmops ingest restore` takes them back; `llmops forget` erases them everywhere")
 

@@ -5,7 +5,9 @@ Knows the names and one-line summaries of all commands, so that `llmops --help` 
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
 import traceback
 from importlib import import_module
@@ -14,7 +16,7 @@ from typing import Any
 
 import click
 
-from llmops.core.errors import LlmopsError, did_you_mean, render
+from llmops.core.errors import ConfigError, LlmopsError, did_you_mean, render
 from llmops.core.names import ENVIRONMENT, working_in
 
 COMMANDS: dict[str, str] = {
@@ -43,6 +45,18 @@ COMMANDS: dict[str, str] = {
     "completion": "Print the completion script of your shell.",
 }
 """Each command's module is `llmops.cli.commands.<name>`."""
+_OF_THE_MACHINE = {
+    errno.ENOENT: "make the folder first",
+    errno.ENOTDIR: "name another path",
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EACCES: "choose a place where you may write, or ask for the right",
+    errno.EPERM: "choose a place where you may write, or ask for the right",
+    errno.EROFS: "choose a place where you may write",
+    errno.ENOSPC: "free some space and run it again",
+    errno.EDQUOT: "free some space and run it again",
+}
+"""What the machine may refuse a command that is right in itself, and what to do then."""
 
 
 class LazyGroup(click.Group):
@@ -64,6 +78,15 @@ class LazyGroup(click.Group):
             hint = did_you_mean(args[0], COMMANDS) or "`llmops --help` lists the commands"
             raise click.UsageError(f"no such command `{args[0]}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """A reader of the output that went away, as `head` does, is no failure: nothing is left to say."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if not _unread():
+                raise
+            return 0
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -109,22 +132,46 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to say
-        return 0
-    except Exception:  # noqa: BLE001 - the process boundary: an unforeseen error is shown whole, and counts as ours
-        from llmops.core.logs import redact_text
-
-        click.echo(redact_text(traceback.format_exc()), err=True)
-        click.echo("error: this is a defect of llmops; please report it with the lines above", err=True)
-        return 2
+    except Exception as error:  # noqa: BLE001 - the process boundary
+        return _show_unforeseen(error)
     return outcome if isinstance(outcome, int) else 0
 
 
+def _show_unforeseen(error: Exception) -> int:
+    """What the machine refuses is told with what to do about it; anything else is shown whole, and counts as ours."""
+    hint = _OF_THE_MACHINE.get(error.errno or 0) if isinstance(error, OSError) and error.filename else None
+    if hint and isinstance(error, OSError):
+        refused = ConfigError(str(error.strerror).lower(), where=os.fsdecode(error.filename), hint=hint)
+        click.echo(_colour(render(refused)), err=True)
+        return refused.exit_code
+    from llmops.core.logs import redact_text
+
+    click.echo(redact_text("".join(traceback.format_exception(error))), err=True)
+    click.echo("error: this is a defect of llmops; please report it with the lines above", err=True)
+    return 2
+
+
+def _unread() -> bool:
+    """Whether whoever read the output is gone; what is still unwritten then goes nowhere."""
+    gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream.fileno())]
+    for stream in gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(gone)
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told without being asked for
+    return any(told & select.POLLERR for _, told in poll.poll(0))
+
+
 def _show_usage_error(error: click.ClickException) -> None:
-    click.echo(_colour(f"error: {error.format_message()}"), err=True)
+    """click's words in the shape of ours: one line of what, one of what to do."""
+    what = " ".join(error.format_message().split()).removesuffix(".")
+    click.echo(_colour(f"error: {what[:1].lower()}{what[1:]}"), err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(f"hint: {error.ctx.get_usage()}", err=True)
+        usage = " ".join([error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)])
+        click.echo(_colour(f"hint: write `{usage}`; --help tells the options"), err=True)
 
 
 def _colour(text: str) -> str:

@@ -49,6 +49,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def amount(number: int, noun: str) -> str:
+    """`1 chunk`, `5,600 chunks`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 class Bars(Protocol):
     """Draws how far each phase of a job is; `rate` is in units a second."""
 

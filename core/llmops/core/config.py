@@ -29,9 +29,10 @@ OWN = frozenset({"bench", "complete", "data", "job", "key", "log_level"})
 
 @dataclass(frozen=True)
 class Loaded(Generic[Model]):
-    """A checked configuration, the origin of each value that is not a default, and a hash of the whole."""
+    """A checked configuration, what was given of it and where that stands, and a hash of the whole."""
 
     value: Model
+    given: Mapping[str, Any]
     origins: Mapping[Path_, str]
 
     @property
@@ -45,9 +46,8 @@ class Loaded(Generic[Model]):
         ]
 
     def _origin(self, path: Path_) -> str:
-        while path and path not in self.origins:
-            path = path[:-1]
-        return self.origins.get(path, "default")
+        """Where the value was given; a section that was given says nothing about the keys it lacks."""
+        return _nearest(path, self.origins) or "default" if _is_given(path, self.given) else "default"
 
 
 def load_config(
@@ -82,7 +82,7 @@ def load_config(
             raise ConfigError(f"`{override}` is not an override", where="--set", hint="write --set section.key=value")
         _lay(values, tuple(key.split(".")), _scalar(text, f"--set {key}"), origins, f"--set {key}")
     try:
-        return Loaded(model.model_validate(values), origins)
+        return Loaded(model.model_validate(values), values, origins)
     except ValidationError as error:
         raise _explain(model, error, origins, file) from error
 
@@ -170,6 +170,20 @@ def _nearest(path: Path_, origins: Mapping[Path_, str]) -> str | None:
             return origins[path]
         path = path[:-1]
     return None
+
+
+def _is_given(path: Path_, given: Any) -> bool:
+    """Whether a place, or a shorthand for all that is around it, stands in what was given."""
+    for part in path:
+        if isinstance(given, dict) and isinstance(part, str):
+            if part not in given:
+                return False
+            given = given[part]
+        elif isinstance(given, list) and isinstance(part, int) and part < len(given):
+            given = given[part]
+        else:
+            return True
+    return True
 
 
 def _known_keys(model: type[BaseModel], path: Path_) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from llmops.core.errors import ConfigError, NotFoundError
+from llmops.core.errors import ConfigError, NotFoundError, did_you_mean
 
 Path_ = tuple[str | int, ...]
 """Keys and list indexes from the root to a value."""
@@ -42,7 +42,7 @@ def load_yaml(path: Path) -> Positions:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NotFoundError("no such configuration file", where=str(path), hint="`llmops init` writes one") from None
+        raise NotFoundError("no such configuration file", where=str(path), hint=_other_file(path)) from None
     except (UnicodeDecodeError, IsADirectoryError, PermissionError) as error:
         raise ConfigError("the configuration file cannot be read", where=f"{path}: {error}") from error
     try:
@@ -60,6 +60,16 @@ def load_yaml(path: Path) -> Positions:
         raise ConfigError("a configuration file is a mapping of keys to values", where=f"{path}:1:1")
     values = _Builder(str(path), marks).build(root, ())
     return Positions(str(path), values, marks)
+
+
+def _other_file(path: Path) -> str:
+    """What to name instead of a file that is not there."""
+    beside = sorted(file.name for file in path.parent.glob("*.yaml"))
+    if meant := did_you_mean(path.name, beside):
+        return meant
+    if beside:
+        return f"{path.parent} has {', '.join(beside[:8])}{', ...' * (len(beside) > 8)}"
+    return "`llmops init` writes configs/rag.yaml and configs/serve.yaml"
 
 
 class _Builder:

@@ -18,7 +18,9 @@ class Pages:
     def packaged(cls) -> Pages:
         found = {f"/{path}": file for path, file in packaged("llmops.serving", "web").items()}
         found["/"] = found.pop("/index.html")
-        return cls(found | {"/style/colours.css": shared()["colours.css"]})
+        house = shared()
+        sheets = {f"/style/{name}": house[name] for name in ("colours.css", "base.css")}
+        return cls(found | sheets | {"/theme.js": house["theme.js"]})
 
     def attach(self, app: FastAPI) -> None:
         """Add one route a file; the API's routes stand before them."""

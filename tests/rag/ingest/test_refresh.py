@@ -266,6 +266,34 @@ def test_more_chunks_than_one_store_batch_come_back_after_reopening(place):
     held = contents(place.state, done.head.generation)
     assert len(held["store"]) == len(held["chunks"]) == done.chunks
     assert done.embedded + done.reused == done.chunks
+    if place.state.sql_url is None:
+        (found,) = told_by_another_process(place, done.head.generation, "word59 number99")
+        assert found["uri"].endswith("many/59.md")
+        assert "number99" in found["text"]
+
+
+def told_by_another_process(place: Workplace, generation: str, question: str) -> list[dict[str, str]]:
+    """The passage that a process finds in the store which has seen nothing of how it was filled."""
+    script = f"""
+import json, time
+from contextlib import closing
+from tests.support.embedder import WordEmbedder
+from llmops.core.state import StateConfig
+from llmops.rag.index.reader import Index
+state = StateConfig.model_validate_json({place.state.model_dump_json()!r})
+with closing(Index.open(state, {NAME!r}, {generation!r}, exact_below=1)) as index:
+    until = time.monotonic() + 60
+    while not (reader := index.reader()).store_queries and time.monotonic() < until:
+        hits = reader.dense(WordEmbedder().embed_query({question!r}), 1)  # exact, until the store is loaded
+        time.sleep(0.05)
+    assert reader.store_queries
+    print(json.dumps([{{"uri": chunk.uri, "text": chunk.text}} for chunk in reader.chunks(hits.rows)]))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert told.returncode == 0, told.stderr
+    found: list[dict[str, str]] = json.loads(told.stdout)
+    return found
 
 
 @pytest.mark.kill

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import config_option, existing_registry, job_state
 
@@ -19,7 +20,7 @@ to_option = click.option(
 )
 
 
-@click.group("access")
+@click.group("access", cls=Group)
 def command() -> None:
     """Grant, revoke and show who may do what."""
 

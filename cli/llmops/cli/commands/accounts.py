@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.jobs import serve_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 from llmops.core.errors import UserError
@@ -28,7 +29,7 @@ password_option = click.option(
 generate_option = click.option("--generate", is_flag=True, help="Make a password up and print it, this once.")
 
 
-@click.group("accounts")
+@click.group("accounts", cls=Group)
 def command() -> None:
     """Add, list and shut the accounts of people. NAME is an account's name, or person:ID for anybody."""
 

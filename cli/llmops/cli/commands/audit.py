@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import config_option, existing_registry, exists, job_state
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from llmops.registry.audit import Report
 
 
-@click.group("audit")
+@click.group("audit", cls=Group)
 def command() -> None:
     """List who did what, and check that nobody changed the record."""
 

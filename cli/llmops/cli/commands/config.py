@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.jobs import JOBS, any_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 
 file_argument = click.argument("file", type=click.Path(path_type=Path), default=Path("configs/rag.yaml"))
 
 
-@click.group("config")
+@click.group("config", cls=Group)
 def command() -> None:
     """Show, validate and describe configuration files."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.output import json_option, print_json, print_table, say
 from llmops.cli.registry_job import config_option, job_state
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from llmops.core.lake import Lake
 
 
-@click.group("data")
+@click.group("data", cls=Group)
 def command() -> None:
     """List and describe tables; take a part of production's to dev."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.jobs import serve_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 
@@ -34,7 +35,7 @@ def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.group("feedback")
+@click.group("feedback", cls=Group)
 def command() -> None:
     """List and export what readers thought of the answers."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.gateway_job import gateway_job, gateway_source
+from llmops.cli.group import Group
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 from llmops.core.errors import NotFoundError, did_you_mean
 
@@ -26,7 +27,7 @@ config_option = click.option(
 DIMENSIONS = ("team", "key", "model", "route", "day", "hour", "status", "error")
 
 
-@click.group("gateway", invoke_without_command=True)
+@click.group("gateway", cls=Group, invoke_without_command=True)
 @config_option
 @set_option
 @click.pass_context

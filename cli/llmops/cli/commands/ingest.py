@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.ingest_documents import config_option, delete_command, list_command, restore_command
 from llmops.cli.jobs import rag_job
-from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
+from llmops.cli.output import amount, json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
 from llmops.core.errors import UserError
 from llmops.rag.config import FolderSource, IndexConfig, RagConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from llmops.rag.ingest.refresh import Refresh
 
 
-class _PathsOrCommand(click.Group):
+class _PathsOrCommand(Group):
     """A word that is no subcommand is a path: `llmops ingest handbook` refreshes from that folder."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -155,19 +156,20 @@ def refresh_and_register(
     }
 
 
-def show(done: Refresh, registered: dict[str, Any]) -> None:
-    """A refresh in three lines."""
+def show(done: Refresh, registered: dict[str, Any], *, then: str = '`llmops chat "..."` or `llmops serve`') -> None:
+    """A refresh in three lines; `then` is what to do next, empty where that is done anyway."""
     names = ("added", "changed", "renamed", "removed", "unchanged")
     counts = [f"{getattr(done, name):,} {name}" for name in names if getattr(done, name)]
     say(f"{done.index}: {', '.join(counts) or 'no documents'} in {done.seconds['total']:.2f} s")
     say(
-        f"  {done.chunks:,} chunks, {done.embedded:,} embedded, {done.reused:,} vectors reused, refresh {done.head.seq}"
+        f"  {amount(done.chunks, 'chunk')}, {done.embedded:,} embedded, {done.reused:,} vectors reused, "
+        f"refresh {done.head.seq}"
     )
     for held in done.quarantined:
         say(f"  not read: {held.uri}: {held.reason}")
     name, version, champion = registered["name"], registered["version"], registered["champion"]
     if version == champion:
-        say(f'{name}/{version} is champion. Next: `llmops chat "..."` or `llmops serve`')
+        say(f"{name}/{version} is champion.{f' Next: {then}' if then else ''}")
     else:
         say(f"{name}/{version} is registered; the champion stays {champion}.")
         say(f"Try it: `llmops chat --asset {name}/{version}`")
@@ -232,7 +234,7 @@ def _guard_other_sources(job: RagConfig) -> None:
     outside = [uri for uri in lost if not any(_lies_in(uri, path) for path in paths)]
     if outside:
         raise UserError(
-            f"the index would lose {len(outside):,} documents of other sources",
+            f"the index would lose {amount(len(outside), 'document')} of other sources",
             where=min(outside),
             hint="give the paths an index of their own with --set index.name=..., or let them go with --yes",
         )
@@ -255,9 +257,11 @@ def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
     if found.new_generation:
         say(f"generation {found.generation} is new: everything is built beside the index in use")
     for generation, count in found.elsewhere.items():
-        say(f"generation {generation}: {count:,} documents leave it, or are shown to others")
-    duration = "unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
-    say(f"{found.unchanged:,} unchanged; {found.chunks:,} chunks to write, {found.to_embed:,} to embed; {duration}")
+        say(f"generation {generation}: {amount(count, 'document')} taken out, or shown to others")
+    lasts = "time unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
+    say(
+        f"{found.unchanged:,} unchanged; {amount(found.chunks, 'chunk')} to write, {found.to_embed:,} to embed; {lasts}"
+    )
     return 0
 
 
@@ -281,7 +285,7 @@ def _verify(job: RagConfig, *, as_json: bool) -> int:
         return 0 if after.ok else 1
     rows = [(problem.part, problem.uri, problem.what) for problem in found.problems]
     print_table(("part", "document", "problem"), rows, empty="the index is whole")
-    say(f"{after.documents:,} documents and {after.chunks:,} chunks compared in {found.seconds:.1f} s")
+    say(f"{amount(after.documents, 'document')} and {amount(after.chunks, 'chunk')} compared in {found.seconds:.1f} s")
     if not found.ok:
         say("mended: the index is whole again" if after.ok else "some of it could not be mended; run --full")
     return 0 if after.ok else 1

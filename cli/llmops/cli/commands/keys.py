@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.jobs import serve_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 
@@ -26,7 +27,7 @@ config_option = click.option(
 )
 
 
-@click.group("keys")
+@click.group("keys", cls=Group)
 def command() -> None:
     """Create, list and revoke program keys."""
 

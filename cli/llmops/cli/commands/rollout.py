@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.output import json_option, print_json, print_table
 from llmops.cli.registry_job import config_option, existing_registry, exists, job_state
 
 
-@click.group("rollout")
+@click.group("rollout", cls=Group)
 def command() -> None:
     """Show where versions stand on their way to users."""
 

@@ -48,7 +48,7 @@ def command(file: Path | None, door: Path | None, port: int | None) -> None:
     jobs = scheduled(job.state)
     with listening(serving.host, serving.port):
         pass  # a port in use is told before a long ingest, not after it
-    show(*refresh_and_register(job))
+    show(*refresh_and_register(job), then="")
     with _gateway(), _schedules(jobs):
         serve(serving, announce=_announce, indexes=Desk(job.state))
 
@@ -64,7 +64,7 @@ def _gateway() -> Iterator[None]:
         yield
         return
     if missing := missing_secret():
-        say(f"the gateway of {GATEWAY_FILE} stays closed: {missing}")
+        say(f"the gateway of {GATEWAY_FILE} stays closed: {missing}; the chat does without it")
         yield
         return
     with _beside("gateway", "run"):

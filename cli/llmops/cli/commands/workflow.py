@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.group import Group
 from llmops.cli.jobs import any_job
 from llmops.cli.output import json_option, print_json, print_table, say, set_option
 from llmops.cli.registry_job import exists
@@ -28,7 +29,7 @@ config_option = click.option(
 )
 
 
-@click.group("workflow")
+@click.group("workflow", cls=Group)
 def command() -> None:
     """Run declared tasks that pass values, survive kills, wait for people, and start by hand, time or alert."""
 

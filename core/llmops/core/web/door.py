@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.core.errors import DeniedError, LlmopsError, UnauthenticatedError
 from llmops.core.identity import LOCAL, Principal
+from llmops.core.web import files
 from llmops.core.web.asgi import SEALS, Header, bounded, check_length, sealing
 from llmops.core.web.hosts import hostname, is_own
 from llmops.core.web.sign_in import SIGN_IN, KeySessions
@@ -36,7 +37,7 @@ PAGE_SEALS: tuple[Header, ...] = (
     (b"cache-control", b"no-store"),
 )
 """What every response of server-rendered pages carries."""
-_OPEN = frozenset({"/healthz", "/colours.css", "/style.css", "/icon.svg", SIGN_IN})
+_OPEN = frozenset({"/healthz", "/icon.svg", SIGN_IN, *(f"/{name}" for name in files.shared())})
 
 
 class PeoplesDoor(Protocol):

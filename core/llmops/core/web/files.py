@@ -38,14 +38,14 @@ class WebFile:
 
 
 def packaged(package: str, folder: str) -> dict[str, WebFile]:
-    """The files of a package's folder by their paths below it: `style/base.css`."""
+    """The files of a package's folder by their paths below it: `style/frame.css`."""
     return {
         path: _read(path, file) for path, file in _walk(files(package) / folder, "") if _suffix(path) in MEDIA_TYPES
     }
 
 
 def shared() -> dict[str, WebFile]:
-    """What every page of the house uses: `colours.css` and, for server-rendered ones, `style.css`."""
+    """What pages of the house share: colours, theme and base everywhere, the other sheets where the server renders."""
     return packaged("llmops.core.web", "static")
 
 

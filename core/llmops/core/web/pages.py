@@ -1,6 +1,6 @@
 """What server-rendered pages stand on: escaped templates, words for numbers and times, the shared files, form fields.
 
-Rendered without a script or a build step. Which pages there are is each part's.
+No build step, and no script but the one that sets the theme chosen in the chat. Which pages there are is each part's.
 """
 
 from __future__ import annotations

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from llmops.core.errors import ConflictError, UserError
+from llmops.core.web.application import Json, object_of
 from llmops.gateway.control import views
 from llmops.gateway.control.acts import SERVICE, asker, require_operator
 from llmops.gateway.control.meters import prometheus
@@ -24,13 +23,6 @@ from llmops.gateway.control.wishes import read_wish
 from llmops.registry.authority import Authority
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Json(Response):
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content, default=str)
 
 
 def api_routes(office: Office) -> list[BaseRoute]:
@@ -84,7 +76,7 @@ class _Api:
         return Json({"keys": [key.as_json() for key in found]})
 
     async def create_key(self, request: Request) -> Response:
-        wish = read_wish(await _body(request))
+        wish = read_wish(await object_of(request))
         office = self._office
         by = asker(request, office.authority)
         token, key = await asyncio.to_thread(office.keys.create, wish, office.config(), by)
@@ -134,13 +126,3 @@ def ask_reload(office: Office, by: Authority) -> None:
             require_operator(connection, by)
         if not reload_gateway(office.folder):
             raise ConflictError("no supervisor runs here that could reload", hint="start it with `llmops gateway`")
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        value = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"the body is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError("the body is no JSON object")
-    return value

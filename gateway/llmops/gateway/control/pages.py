@@ -1,4 +1,4 @@
-"""The pages: overview, routes, keys, usage, requests, sign-in. Rendered here, without a script or a build step.
+"""The pages: overview, routes, keys, usage, requests, sign-in. Rendered here, without a build step.
 
 A page's address says everything it shows (time, filter, grouping), so that it can be sent to somebody; each number
 leads to its rows.

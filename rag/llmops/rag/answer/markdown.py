@@ -13,12 +13,14 @@ _ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _INDENTED = re.compile(r" {4,}\S")
 _CODE = "```"
+_LINK = re.compile(r"`[^`]*`|(?<!!)\[([^\[\]]+)\]\([^()\s]*\)")
 _SPECIAL = re.compile(r"[\\*_\[\]<>|~#&!]|`")
 
 
 def inline(text: str) -> str:
-    """One line of plain words; balanced `code` stays code, a table row becomes its cells."""
+    """One line of plain words; balanced `code` stays code, a link becomes its words, a table row its cells."""
     line = " ".join(_ITEM.sub("", _LEADING.sub("", text)).split())
+    line = _LINK.sub(lambda found: found[1] or found[0], line)
     if line.startswith("|") or line.endswith("|"):
         line = " — ".join(cell.strip() for cell in line.strip("|").split("|") if cell.strip())
     parts = line.split("`")
@@ -58,17 +60,19 @@ class _Quote:
             self._close_paragraph()
             self._fence = mark[1]
             self._out.append(_CODE)
+        elif self._block == "indented" and _INDENTED.match(line):
+            self._out.append(_harmless(line[4:].rstrip()))
         elif _ITEM.match(line):
             self._begin("item")
             self._out.append(f"- {inline(line)}")
         elif not line.strip():
             self._close_paragraph()
+            self._block = "text" if self._block == "item" else self._block
         elif self._block == "item":
             self._out[-1] += f" {inline(line)}"  # the second line of a list item
         elif _INDENTED.match(line) and not self._paragraph:
-            if self._block != "indented":
-                self._begin("indented")
-                self._out.append(_CODE)
+            self._begin("indented")
+            self._out.append(_CODE)
             self._out.append(_harmless(line[4:].rstrip()))
         else:
             self._begin("text")
@@ -96,6 +100,8 @@ class _Quote:
 
     def _close_paragraph(self) -> None:
         if self._paragraph:
+            if self._out and self._out[-1].startswith("- "):
+                self._out.append("")  # without it the paragraph would go on with the last item
             self._out.append(inline(" ".join(self._paragraph)))
             self._paragraph = []
 

@@ -41,6 +41,7 @@ _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
 _CACHED_SENTENCES = 20_000
+_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
 
 
@@ -159,9 +160,27 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
 
 
 def _is_indented_code(text: str, start: int, said: str) -> bool:
-    """Whether a sentence is a code block by its indentation of four (CommonMark 0.31, section 4.4)."""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    return before.isspace() and len(before.expandtabs(4)) >= 4 and not said.startswith(("-", "*", "+"))
+    """Whether a sentence is in a code block by its indentation of four (CommonMark 0.31, section 4.4).
+
+    Such a block stands apart from what is above it; below the item of a list the same indentation is the item's.
+    """
+    *above, before = text[:start].split("\n")
+    if not before.isspace() or _indentation(before) < 4:
+        return False
+    apart = False
+    for line in reversed(above):
+        if not line.strip():
+            apart = True
+        elif _indentation(line) < 4:
+            return apart and not _ITEM.match(line)
+        else:
+            apart = False
+    return not _ITEM.match(said)  # what it stands below is in another passage
+
+
+def _indentation(line: str) -> int:
+    spread = line.expandtabs(4)
+    return len(spread) - len(spread.lstrip(" "))
 
 
 def _wanted(question: str, standalone: str) -> dict[str, float]:
@@ -195,11 +214,21 @@ def _with_what_it_announces(sentence: Sentence) -> Sentence:
         return sentence
     text = sentence.passage.chunk.text
     end = sentence.end
-    for _, following in (span for span in sentences(text) if span[0] >= sentence.end):
-        if following - sentence.start > _MOST_CHARS // 2:
+    for start, following in (span for span in sentences(text) if span[0] >= sentence.end):
+        too_far = following - sentence.start > _MOST_CHARS // 2
+        if too_far or (end > sentence.end and _begins_anew(text, sentence.end, end, start)):
             break
         end = following
     return replace(sentence, end=end)
+
+
+def _begins_anew(text: str, announced: int, end: int, start: int) -> bool:
+    """Whether what starts here, after `end`, is no more of the list or code that began at `announced`."""
+    if len(_FENCE.findall(text[announced:end])) % 2:
+        return False
+    line = text[text.rfind("\n", 0, start) + 1 :]
+    apart = not all(part.strip() for part in text[end:start].split("\n")[1:-1])
+    return line.startswith("#") or (apart and not _ITEM.match(line) and _indentation(line) < 4)
 
 
 def _quoted(quotes: Sequence[Sentence], book: CitationBook) -> Iterator[Delta | Citation]:

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from llmops.core.errors import LlmopsError, UserError
+from llmops.core.web.application import Json, object_of
 from llmops.core.web.pages import Templates, form_of
 from llmops.core.web.sign_in import KeySessions, SignInPage
 from llmops.registry.assets import Registry
@@ -62,13 +62,6 @@ PAGES: Final = (
     Page("/audit", "audit.html", audit_page),
     Page("/audit/verify", "verify.html", verify_page),
 )
-
-
-class Json(Response):
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content, default=str)
 
 
 class Pages:
@@ -165,15 +158,5 @@ def _request_id(request: Request) -> dict[str, str]:
 
 
 async def _body(request: Request) -> dict[str, str]:
-    """The words of a JSON object.
-
-    Raises:
-        UserError: the body is something else.
-    """
-    try:
-        value = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"the body is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError("the body is no JSON object")
-    return {name: str(word) for name, word in value.items() if word is not None}
+    """What a program sent, as the form of a page would have it."""
+    return {name: str(word) for name, word in (await object_of(request)).items() if word is not None}

@@ -1,4 +1,4 @@
-"""The addresses of signing in and out: one page without a script, the way to a provider and back, and the cookies.
+"""The addresses of signing in and out: one rendered page, the way to a provider and back, and the cookies.
 
 Every cookie is HttpOnly and, over https, Secure and bound to this host. What a request must show to change something
 is checked here, as at every door.

@@ -3,7 +3,7 @@ const KEY = "llmops.key";
 
 export class ApiError extends Error {
   constructor(status, error) {
-    super(error.message);
+    super(error.message.charAt(0).toUpperCase() + error.message.slice(1)); // a sentence of its own on the page
     this.status = status;
     this.code = error.code;
   }

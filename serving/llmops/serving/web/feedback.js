@@ -79,7 +79,7 @@ export class Feedback extends Component {
         <label class="check"><input type="checkbox" checked=${talk}
           onChange=${(event) => this.setState({ talk: event.currentTarget.checked })} /> I want to talk to a person</label>
         <div class="row">
-          <button type="submit" class="primary">Send</button>
+          <button type="submit" class="primary">Send feedback</button>
           <button type="button" class="plain" onClick=${() => this.close()}>Not now</button>
         </div>
       </form>`;

@@ -1,5 +1,6 @@
 // The panel that shows a cited passage where it stands: file, page, and the cited words marked.
 import { Component, createRef, html } from "./dom.js";
+import { flowing } from "./flow.js";
 import { icons } from "./icons.js";
 
 export class PassagePanel extends Component {
@@ -22,6 +23,7 @@ export class PassagePanel extends Component {
 
   render({ citation, view, failure, onClose }) {
     const page = view?.page ?? citation.page;
+    const text = view && flowing(view.text);
     return html`
       <aside class="panel" aria-labelledby="passage-title">
         <header>
@@ -35,8 +37,8 @@ export class PassagePanel extends Component {
         <div class="text" tabindex="0" role="region" aria-label="Text of the source">
           ${failure && html`<p class="failure" role="alert">${failure}</p>`}
           ${!view && !failure && html`<p class="note" role="status">Opening the source…</p>`}
-          ${view && html`<p>${view.text.slice(0, view.highlight_start)}<mark ref=${this.mark}>${
-            view.text.slice(view.highlight_start, view.highlight_end)}</mark>${view.text.slice(view.highlight_end)}</p>`}
+          ${view && html`<p>${text.slice(0, view.highlight_start)}<mark ref=${this.mark}>${
+            text.slice(view.highlight_start, view.highlight_end)}</mark>${text.slice(view.highlight_end)}</p>`}
         </div>
       </aside>`;
   }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from llmops.cli.commands.models import listing, making, story
+from llmops.cli.group import Group
 from llmops.cli.model_gates import compare, validate
 
 
-@click.group("models")
+@click.group("models", cls=Group)
 def command() -> None:
     """List, show, register and compare versions; tell an asset's story."""
 
