@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from llmops.core.errors import ConfigError
-from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.config import FinetuneConfig, LaunchConfig
 from llmops.finetune.launch.place import CLUSTER_KINDS
 
 SAVE_BEFORE_S = 180
@@ -93,10 +93,13 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         )
     if launch.kind in _IN_PODS:
         _require_no_path_of_here(config)
+    name = config.name.replace("_", "-").strip("-")
+    _require_name(name, launch)
+    _require_time(launch)
     folder = PurePosixPath((launch.shared_dir or config.state.root / "launch").as_posix())
     plain, secret = _variables(launch.environment)
     return Order(
-        name=config.name.replace("_", "-").strip("-"),
+        name=name,
         origin=str(path) if path else config.name,
         job_yaml=_resolved(config),
         nodes=launch.nodes,
@@ -128,6 +131,35 @@ def _require_no_path_of_here(config: FinetuneConfig) -> None:
                 f"`{path}` is a path of this machine's working folder, which a pod does not have",
                 hint=f"put it into launch.shared_dir, and write {config.launch.shared_dir}/{path}",
             )
+
+
+def _require_name(name: str, launch: LaunchConfig) -> None:
+    """Clusters make names of their own out of a job's, which have to be DNS labels of RFC 1035 still.
+
+    A RayJob's cluster adds six characters, and its service ten; a TrainJob's pod `-node-0-<number>-<5 characters>`.
+
+    Raises:
+        ConfigError: the name is none, or too long.
+    """
+    longest = {"ray": 47, "trainjob": 49 - len(str(launch.nodes - 1))}.get(launch.kind, 63)
+    if launch.kind in (*_IN_PODS, "skypilot") and (not name[:1].isalpha() or len(name) > longest):
+        raise ConfigError(
+            f"`{name}` cannot be the name of a job of launch.kind: {launch.kind}",
+            hint=f"set a `name` that begins with a letter and has at most {longest} characters",
+        )
+
+
+def _require_time(launch: LaunchConfig) -> None:
+    """
+    Raises:
+        ConfigError: an attempt would be over before it has begun; Slurm takes no time for all the time there is.
+    """
+    least = 2 * SAVE_BEFORE_S if launch.kind == "slurm" else 60
+    if launch.kind in CLUSTER_KINDS and launch.hours * 3600 < least:
+        raise ConfigError(
+            f"launch.hours: {launch.hours:g} is less than {least // 60} min",
+            hint="it is the time of one attempt, within which a checkpoint is saved, too",
+        )
 
 
 def _resolved(config: FinetuneConfig) -> str:
