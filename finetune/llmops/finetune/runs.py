@@ -28,6 +28,8 @@ from llmops.core.errors import NotFoundError, did_you_mean
 from llmops.core.files import exclusive_lock, write_atomic
 from llmops.core.state import StateConfig
 
+JOB = "job.json"
+"""The job that a run was begun with, once it is prepared; `jobs` writes it."""
 Stage = Literal["preparing", "training", "evaluating", "registering", "done", "failed", "interrupted"]
 
 

@@ -61,7 +61,7 @@ ranks=
 trap '[ -n "$ranks" ] && kill -USR1 "$ranks"' USR1
 srun --kill-on-bad-exit=1{container} bash -c '
   export LLMOPS_NODE="$SLURM_NODEID/$SLURM_NNODES@$LEAD:{PORT}"
-  exec "$@"' - {shlex.join(order.command)} &
+  exec "$@"' - {shlex.join(["llmops", "finetune", str(order.job_path), *order.options])} &
 ranks=$!
 # `wait` ends when a signal comes: wait on until srun itself is gone.
 while true; do
