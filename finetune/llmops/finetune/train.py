@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,15 +160,25 @@ def _carried(
         folder.update(attempts=record.attempts + 1, steps=job.plan.steps, problem=None, stage="preparing")
         try:
             return _stages(job, folder, principal, listen, train)
-        except Stopped:
+        except Stopped as stopped:
             folder.update(stage="interrupted")
+            stopped.hint = _goes_on(folder)
             raise
         except KeyboardInterrupt:
-            folder.update(stage="interrupted", problem="interrupted")
-            raise
+            stage = folder.record().stage
+            folder.update(stage="interrupted", problem=f"interrupted while {stage}")
+            raise Stopped(f"interrupted while {stage}: what was done is kept", hint=_goes_on(folder)) from None
         except LlmopsError as error:
             folder.update(stage="failed", problem=error.what)
             raise
+        except OSError as error:
+            with suppress(OSError):  # the disk that refused may refuse this, too
+                folder.update(stage="failed", problem=error.strerror or str(error))
+            raise
+
+
+def _goes_on(folder: RunFolder) -> str:
+    return f"the same command goes on, and so does `llmops finetune resume {folder.run_id}`"
 
 
 def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener, train: Train) -> RunRecord:
