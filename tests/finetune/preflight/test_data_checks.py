@@ -171,3 +171,11 @@ def test_samples_show_tokens_and_send_no_control_characters(tmp_path: Path) -> N
     assert "\\x1b" in ansi
     assert "<b>" not in html
     assert html.count('class="learned"') == sum(rows[0].supervised)
+
+
+def test_too_few_examples_for_the_gate_are_warned_of(tmp_path: Path) -> None:
+    """Known only after the training otherwise."""
+    found = Planted(tmp_path, GOOD, track={"register_as": "docs.bot"}).checks["data.heldout"]
+    assert found.verdict == "warn"
+    assert "the gate decides by 30 or more" in found.what
+    assert Planted(tmp_path, GOOD).checks["data.heldout"].verdict == "pass"
