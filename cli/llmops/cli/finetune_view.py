@@ -32,15 +32,17 @@ def watching(*, events: bool = False) -> Iterator[Listener]:
         click.echo(orjson.dumps(dict(vars(event))).decode())
 
     if events:
-        yield _unheard(printed, sys.stdout)
+        yield unheard(printed, sys.stdout)
     elif sys.stderr.isatty():
         with live() as listen:
             yield listen
     else:
-        yield _unheard(Lines(say), sys.stderr)
+        yield unheard(Lines(say), sys.stderr)
 
 
-def _unheard(listen: Listener, stream: TextIO) -> Listener:
+def unheard(listen: Listener, stream: TextIO) -> Listener:
+    """A listener that goes on where nobody reads any more what it writes to a stream."""
+
     def told(event: Event) -> None:
         try:
             listen(event)

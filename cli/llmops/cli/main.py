@@ -57,6 +57,15 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"llmops.cli.commands.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader went away: nothing left to say. click would end with 1
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, sys.stderr.fileno())
+            return 0
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -109,9 +118,6 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing left to say
-        return 0
     except Exception:  # noqa: BLE001 - the process boundary: an unforeseen error is shown whole, and counts as ours
         from llmops.core.logs import redact_text
 

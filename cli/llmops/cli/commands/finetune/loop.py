@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from llmops.cli.finetune_job import acting, load_job
 from llmops.cli.finetune_launch import confirm, print_submitted
+from llmops.cli.finetune_view import unheard
 from llmops.cli.output import json_option, print_json, say, set_option
 from llmops.core.errors import UserError
 
@@ -41,7 +43,7 @@ def command(config: Path, overrides: tuple[str, ...], as_json: bool, **how: bool
         return _planned(job, as_json)
     if job.launch.kind != "local" and place is None:
         return _turned(job, config, as_json, how)
-    looped = thumbs.loop(job, principal=acting(job.state), listen=_listen)
+    looped = thumbs.loop(job, principal=acting(job.state), listen=unheard(_listen, sys.stderr))
     if as_json:
         print_json(looped.collected.as_json() | {"run": None if looped.run is None else looped.run.as_json()})
         return 0
