@@ -87,6 +87,24 @@ def test_outcomes_have_their_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "b" * 40 not in shown
 
 
+def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
+    """In a process of its own: what is left to say goes nowhere."""
+    code = (
+        "import click; from llmops.cli import main as entry\n"
+        "def told(): click.echo('first'); click.echo('x' * 1_000_000)\n"
+        "entry.LazyGroup.get_command = lambda self, ctx, name: click.Command(name, callback=told)\n"
+        "raise SystemExit(entry.run(['doctor']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"first\n"
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), said) == (0, b"")
+
+
 def test_init_writes_a_project_once_and_config_explains_it(tmp_path: Path) -> None:
     assert run("init", "project", folder=tmp_path).returncode == 0
     project = tmp_path / "project"

@@ -1,128 +1,123 @@
-"""What the launchers' own schemas allow of what we write, as JSON Schemas: closed objects, so that a wrong key is seen.
+"""What KubeRay allows of a RayJob, as a JSON Schema: closed objects, so that a wrong key or a wrong value is seen.
 
-Facts, not copies, of: ray-project/kuberay ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go, without what we do not
-write; skypilot-org/skypilot sky/utils/schemas.py. What a pod may hold is asked of the installed Kubernetes client. Of a
-TrainJob there is Kubeflow's own schema in tests/finetune/launch/schemas.
+Facts, not copies, of ray-project/kuberay, ray-operator/: apis/ray/v1/rayjob_types.go at f6ef3f7b, raycluster_types.go
+at 3275ee09, both with the fields that came since (SidecarMode, groups' resources and labels, authOptions), and what
+controllers/ray/utils/validation.go at 0074504f refuses besides. All fields are here at each level that we write; those
+that we never write are refused. Pods are the business of `pod_faults`. Of TrainJobs and SkyPilot's tasks there are
+their own schemas in tests/finetune/launch/schemas.
 """
 
 from __future__ import annotations
 
-import importlib
-import re
 from typing import Any
 
-TEXT, WHOLE, FLAG, ANY = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"type": "object"}
+TEXT, FLAG, NUMBER = {"type": "string"}, {"type": "boolean"}, {"type": "number"}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+UNWRITTEN = False
+"""A field that there is, and that our documents have no use for: they may not have it by accident."""
 
 
 def closed(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
 
 
-def listed(items: dict[str, Any], most: int | None = None) -> dict[str, Any]:
-    return {"type": "array", "items": items, **({} if most is None else {"maxItems": most})}
+def whole(least: int) -> dict[str, Any]:
+    """An int32."""
+    return {"type": "integer", "minimum": least, "maximum": 2**31 - 1}
 
 
-def _document(kind: str, version: str, spec: dict[str, Any]) -> dict[str, Any]:
-    name = {"type": "string", "pattern": r"^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 63}
-    metadata = closed(("name",), name=name, labels=ANY, annotations=ANY, namespace=TEXT)
-    return closed(
-        ("apiVersion", "kind", "metadata", "spec"),
-        apiVersion={"const": version},
-        kind={"const": kind},
-        metadata=metadata,
-        spec=spec,
-    )
-
-
-_TEMPLATE = closed(metadata=ANY, spec=ANY)
-_TEXTS = {"type": "object", "additionalProperties": TEXT}
-RAYJOB = _document(
-    "RayJob",
-    "ray.io/v1",
-    closed(
-        activeDeadlineSeconds=WHOLE,
-        backoffLimit=WHOLE,
-        rayClusterSpec=closed(
-            ("headGroupSpec",),
-            headGroupSpec=closed(
-                ("rayStartParams", "template"),
-                serviceType=TEXT,
-                headService=ANY,
-                enableIngress=FLAG,
-                rayStartParams=_TEXTS,
-                template=_TEMPLATE,
-            ),
-            workerGroupSpecs=listed(
-                closed(
-                    ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
-                    groupName=TEXT,
-                    replicas=WHOLE,
-                    minReplicas=WHOLE,
-                    maxReplicas=WHOLE,
-                    numOfHosts=WHOLE,
-                    rayStartParams=_TEXTS,
-                    template=_TEMPLATE,
-                    scaleStrategy=ANY,
-                )
-            ),
-            rayVersion=TEXT,
-            enableInTreeAutoscaling=FLAG,
-            suspend=FLAG,
-        ),
-        submitterPodTemplate=_TEMPLATE,
-        metadata=_TEXTS,
-        clusterSelector=_TEXTS,
-        entrypoint=TEXT,
-        runtimeEnvYAML=TEXT,
-        jobId=TEXT,
-        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
-        entrypointNumCpus={"type": "number"},
-        entrypointNumGpus={"type": "number"},
-        ttlSecondsAfterFinished=WHOLE,
-        shutdownAfterJobFinishes=FLAG,
-        suspend=FLAG,
+_TEMPLATE = closed(("spec",), metadata=closed(labels=TEXTS, annotations=TEXTS), spec={"type": "object"})
+_START = {**TEXTS, "propertyNames": {"not": {"const": "labels"}}}  # `labels` stand beside, not among the parameters
+_HEAD = closed(
+    ("rayStartParams", "template"),
+    template=_TEMPLATE,
+    rayStartParams=_START,
+    serviceType={"enum": ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]},
+    headService=UNWRITTEN,
+    enableIngress=FLAG,
+    resources=UNWRITTEN,  # may not be given beside num-cpus and num-gpus, which we give
+    labels=TEXTS,
+)
+_WORKERS = closed(
+    ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
+    groupName=TEXT,
+    replicas=whole(0),
+    minReplicas=whole(0),
+    maxReplicas=whole(0),
+    numOfHosts=whole(1),
+    idleTimeoutSeconds=whole(0),
+    rayStartParams=_START,
+    template=_TEMPLATE,
+    suspend=UNWRITTEN,  # not for people: the operator sets it
+    scaleStrategy=UNWRITTEN,
+    resources=UNWRITTEN,
+    labels=TEXTS,
+)
+_CLUSTER = closed(
+    ("headGroupSpec",),
+    headGroupSpec=_HEAD,
+    workerGroupSpecs={"type": "array", "items": _WORKERS},
+    rayVersion={"type": "string", "pattern": r"^\d+\.\d+\.\d+"},
+    enableInTreeAutoscaling=FLAG,
+    suspend=FLAG,
+    managedBy={"enum": ["ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"]},
+    **dict.fromkeys(("autoscalerOptions", "gcsFaultToleranceOptions", "headServiceAnnotations"), UNWRITTEN),
+    **dict.fromkeys(("authOptions", "upgradeStrategy"), UNWRITTEN),
+)
+_SPEC = closed(
+    ("rayClusterSpec",),
+    rayClusterSpec=_CLUSTER,
+    entrypoint=TEXT,
+    runtimeEnvYAML=TEXT,
+    jobId=TEXT,
+    metadata=TEXTS,
+    submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"]},
+    activeDeadlineSeconds=whole(1),
+    backoffLimit=whole(0),
+    ttlSecondsAfterFinished=whole(0),
+    shutdownAfterJobFinishes=FLAG,
+    suspend=FLAG,
+    entrypointNumCpus=NUMBER,
+    entrypointNumGpus=NUMBER,
+    entrypointResources=TEXT,
+    managedBy={"enum": ["ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue"]},
+    submitterPodTemplate=UNWRITTEN,  # nor the next: SidecarMode refuses them
+    submitterConfig=UNWRITTEN,
+    clusterSelector=UNWRITTEN,  # for a cluster that is there: no retries, and not beside rayClusterSpec
+    deletionStrategy=UNWRITTEN,  # behind a feature gate
+)
+_NEEDS_SHUTDOWN = {
+    "if": {
+        "anyOf": [
+            {"required": ["ttlSecondsAfterFinished"], "properties": {"ttlSecondsAfterFinished": {"minimum": 1}}},
+            {"required": ["suspend"], "properties": {"suspend": {"const": True}}},
+        ]
+    },
+    "then": {"required": ["shutdownAfterJobFinishes"], "properties": {"shutdownAfterJobFinishes": {"const": True}}},
+}
+RAYJOB = closed(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=closed(
+        ("name",),
+        # a DNS label of RFC 1035; the cluster's name is it and six characters, its services' up to ten more
+        name={"type": "string", "pattern": r"^[a-z]([-a-z0-9]*[a-z0-9])?$", "maxLength": 47},
+        namespace=TEXT,
+        labels=TEXTS,
+        annotations=TEXTS,
     ),
-)
-
-_RESOURCES = closed(
-    accelerators={"anyOf": [TEXT, {"type": "object", "additionalProperties": {"type": "number"}}]},
-    cpus={"anyOf": [TEXT, {"type": "number"}]},
-    memory={"anyOf": [TEXT, {"type": "number"}]},
-    infra=TEXT,
-    instance_type=TEXT,
-    use_spot=FLAG,
-    image_id=TEXT,
-    disk_size=WHOLE,
-    max_hourly_cost={"type": "number", "exclusiveMinimum": 0},
-    job_recovery=closed(
-        strategy=TEXT,
-        max_restarts_on_errors={"type": "integer", "minimum": 0},
-        recover_on_exit_codes=listed({"type": "integer", "minimum": 0, "maximum": 255}),
-    ),
-)
-SKYPILOT = closed(
-    name=TEXT,
-    workdir=TEXT,
-    num_nodes=WHOLE,
-    resources=_RESOURCES,
-    file_mounts=ANY,
-    setup=TEXT,
-    run=TEXT,
-    envs={"type": "object", "patternProperties": {"^[a-zA-Z_][a-zA-Z0-9_]*$": TEXT}, "additionalProperties": False},
-    secrets={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
-    volumes=ANY,
+    spec={**_SPEC, **_NEEDS_SHUTDOWN},
 )
 
 
-def unknown_keys(value: Any, model: str = "V1PodSpec", at: str = "spec") -> list[str]:
-    """Keys of a pod that the installed Kubernetes client does not know, with where they stand."""
-    if (inner := re.fullmatch(r"[Ll]ist\[(\w+)\]", model)) is not None:
-        return [each for number, one in enumerate(value) for each in unknown_keys(one, inner[1], f"{at}[{number}]")]
-    if not model.startswith("V1") or not isinstance(value, dict):
-        return []
-    known = getattr(importlib.import_module("kubernetes.client.models"), model)
-    names = {shown: name for name, shown in known.attribute_map.items()}
-    found = [f"{at}.{key}" for key in value if key not in names]
-    for key in value.keys() & names.keys():
-        found += unknown_keys(value[key], known.openapi_types[names[key]], f"{at}.{key}")
-    return found
+def pod_faults(pod: Any) -> list[tuple[str, str]]:
+    """What the installed Kubernetes client's models refuse of a pod: where, and why."""
+    from kubernetes.client.models import V1PodSpec
+    from pydantic import ValidationError
+
+    try:
+        V1PodSpec.model_validate(pod, by_name=False, by_alias=True)
+    except ValidationError as error:
+        return [(".".join(map(str, one["loc"])), one["type"]) for one in error.errors()]
+    return []

@@ -31,12 +31,16 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
 
 
 def run_state(path: Path | None) -> StateConfig:
-    """The state of a job file of any kind, else of this folder."""
+    """The state of a job file of any kind, else of this folder; of a job for a cluster that in which nodes work."""
     from llmops.cli.jobs import any_job
+    from llmops.finetune.launch.order import running_state
 
     if path is None:
         return StateConfig()
-    found: StateConfig = any_job(path).value.state  # type: ignore[attr-defined]
+    job = any_job(path).value
+    if isinstance(job, FinetuneConfig):
+        return running_state(job)
+    found: StateConfig = job.state  # type: ignore[attr-defined]
     return found
 
 

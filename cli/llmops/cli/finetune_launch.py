@@ -13,6 +13,7 @@ from llmops.core.errors import UserError
 
 if TYPE_CHECKING:
     from llmops.finetune.config import FinetuneConfig
+    from llmops.finetune.launch import Submitted
 
 
 def print_artefacts(job: FinetuneConfig, path: Path, *, as_json: bool) -> None:
@@ -31,32 +32,50 @@ def print_artefacts(job: FinetuneConfig, path: Path, *, as_json: bool) -> None:
     )
 
 
-def hand_over(job: FinetuneConfig, path: Path, *, sure: bool, as_json: bool) -> None:
+def hand_over(job: FinetuneConfig, path: Path | None, *, sure: bool, as_json: bool, only: str | None = None) -> None:
     """Write the files and hand them in.
 
     Args:
         sure: do not ask.
+        only: the run to go on with.
 
     Raises:
         UserError: nobody can be asked.
         NotFoundError, UnavailableError, StorageError: as `launch.submit`.
     """
-    from llmops.finetune.launch import artefact_of, submit
+    from llmops.finetune.launch import submit
 
-    if artefact_of(job, path).command is not None and not sure:
-        if not sys.stdin.isatty():
-            raise UserError(
-                f"launch.kind is {job.launch.kind}: this would be handed in, {_sized(job)}",
-                where=str(path),
-                hint="look at it with --plan, hand it in with --yes; to train on this machine: "
-                "--set launch.kind=local --set launch.nodes=1",
-                code="not_confirmed",
-            )
-        click.confirm(f"hand in to {job.launch.kind}: {_sized(job)}?", abort=True, err=True)
-    done = submit(job, path)
+    confirm(job, path, sure=sure)
+    done = submit(job, path, only)
     if as_json:
         print_json(done.as_json())
+    else:
+        print_submitted(done)
+
+
+def confirm(job: FinetuneConfig, path: Path | None, *, sure: bool) -> None:
+    """Ask before something is handed in that costs, unless a person hands it in by hand.
+
+    Raises:
+        UserError: nobody can be asked.
+    """
+    from llmops.finetune.launch import artefact_of
+
+    if sure or artefact_of(job, path).command is None:
         return
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"launch.kind is {job.launch.kind}: this would be handed in, {_sized(job)}",
+            where=None if path is None else str(path),
+            hint="look at it with --plan, hand it in with --yes; to train on this machine: "
+            "--set launch.kind=local --set launch.nodes=1",
+            code="not_confirmed",
+        )
+    click.confirm(f"hand in to {job.launch.kind}: {_sized(job)}?", abort=True, err=True)
+
+
+def print_submitted(done: Submitted) -> None:
+    """What the launcher said, and what to do next."""
     say(done.said or f"written: {', '.join(map(str, done.files))}")
     say(f"Next: {done.next}")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import orjson
@@ -21,19 +22,34 @@ if TYPE_CHECKING:
 
 @contextmanager
 def watching(*, events: bool = False) -> Iterator[Listener]:
-    """A listener for the time of a run: drawn on a terminal, told in lines elsewhere."""
+    """A listener for the time of a run: drawn on a terminal, told in lines elsewhere.
+
+    Who watches may go away: the training goes on, and what it would have said is in the run's folder.
+    """
     from llmops.finetune.progress import Lines, live
 
     def printed(event: Event) -> None:
         click.echo(orjson.dumps(dict(vars(event))).decode())
 
     if events:
-        yield printed
+        yield unheard(printed, sys.stdout)
     elif sys.stderr.isatty():
         with live() as listen:
             yield listen
     else:
-        yield Lines(say)
+        yield unheard(Lines(say), sys.stderr)
+
+
+def unheard(listen: Listener, stream: TextIO) -> Listener:
+    """A listener that goes on where nobody reads any more what it writes to a stream."""
+
+    def told(event: Event) -> None:
+        try:
+            listen(event)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+    return told
 
 
 def print_record(record: RunRecord, config: FinetuneConfig) -> None:

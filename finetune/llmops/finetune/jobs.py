@@ -18,10 +18,9 @@ from llmops.finetune.journal import Journal
 from llmops.finetune.models import BaseModel
 from llmops.finetune.quiet import quiet_transformers
 from llmops.finetune.results import Base
-from llmops.finetune.runs import RunFolder
+from llmops.finetune.runs import JOB, RunFolder
 from llmops.registry.gates.environment import environment
 
-FILE = "job.json"
 _TOKENIZER = "tokenizer"
 _PACKAGES = ("llmops", "torch", "transformers", "peft", "trl", "tokenizers", "safetensors", "deepspeed")
 
@@ -35,7 +34,7 @@ def write(job: Prepared, folder: RunFolder, path: Path | None = None) -> None:
     config = job.config.model_dump(mode="json")
     job.tokenizer.save_pretrained(folder.path / _TOKENIZER)
     folder.write(
-        FILE,
+        JOB,
         {
             "config": config,
             "hash": digest(config),
@@ -56,7 +55,7 @@ def write(job: Prepared, folder: RunFolder, path: Path | None = None) -> None:
 
 def read(folder: RunFolder) -> Prepared:
     """The job of a run's folder, as it was written."""
-    found = folder.read(FILE)
+    found = folder.read(JOB)
     config = FinetuneConfig.model_validate(found["config"])
     base = found["base"]
     record = None if base["record"] is None else Base(**base["record"])

@@ -80,12 +80,12 @@ def loop(config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listen
         return Looped(found, None)
     require_enough(found, config.loop)
     try:
-        run = run_job(over(config, found), principal=principal, listen=listen)
+        run = run_job(over(config, found.path), principal=principal, listen=listen)
     except GateFailedError as error:
         if error.error_code == GateFailedError.code:  # judged, not refused by preflight: these thumbs had their say
-            _remember(config, found)
+            remember(config, found.taken)
         raise
-    _remember(config, found)
+    remember(config, found.taken)
     return Looped(found, run)
 
 
@@ -107,7 +107,7 @@ def collect(config: FinetuneConfig) -> Collected:
     rows = pairs(judged) if config.task in ("dpo", "reward") else judged
     body = b"".join(sorted(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows))
     name = digest(body)
-    path = _folder(config) / f"{name[:16]}.jsonl"
+    path = folder(config) / f"{name[:16]}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_atomic(path, body, mode=0o600)
@@ -127,11 +127,11 @@ def collect(config: FinetuneConfig) -> Collected:
     )
 
 
-def over(config: FinetuneConfig, found: Collected) -> FinetuneConfig:
-    """The job, with the collected set in the place of its feedback."""
+def over(config: FinetuneConfig, path: Path) -> FinetuneConfig:
+    """The job, with a collected set in the place of its feedback."""
     kind = "preference" if config.task in ("dpo", "reward") else "thumbs"
     made = [
-        one.model_copy(update={"uri": str(found.path), "format": kind}) if one.uri.startswith(SCHEME) else one
+        one.model_copy(update={"uri": str(path), "format": kind}) if one.uri.startswith(SCHEME) else one
         for one in config.data.sources
     ]
     return config.model_copy(update={"data": config.data.model_copy(update={"sources": tuple(made)})})
@@ -239,17 +239,18 @@ def _source(config: FinetuneConfig) -> SourceConfig:
     return found[0]
 
 
-def _folder(config: FinetuneConfig) -> Path:
+def folder(config: FinetuneConfig) -> Path:
+    """Where a loop keeps what it collected, and what it took."""
     return runs_folder(config.state) / "feedback" / config.name
 
 
 def _seen(config: FinetuneConfig) -> frozenset[str]:
     """The feedback that earlier loops of this job took."""
-    path = _folder(config) / "taken.json"
+    path = folder(config) / "taken.json"
     return frozenset(orjson.loads(path.read_bytes())) if path.is_file() else frozenset()
 
 
-def _remember(config: FinetuneConfig, found: Collected) -> None:
+def remember(config: FinetuneConfig, taken: Iterable[str]) -> None:
     """Write down what was taken, once the run has come to an end: a loop that was killed takes it again."""
-    taken = sorted(_seen(config) | set(found.taken))
-    write_atomic(_folder(config) / "taken.json", orjson.dumps(taken), mode=0o600)
+    taken = sorted(_seen(config) | set(taken))
+    write_atomic(folder(config) / "taken.json", orjson.dumps(taken), mode=0o600)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,6 +45,7 @@ def run_placed(
     principal: Principal = LOCAL,
     listen: Listener,
     path: Path | None = None,
+    only: str | None = None,
 ) -> RunRecord | None:
     """Do this process' part of a job; None where that was to lend ranks.
 
@@ -54,8 +56,9 @@ def run_placed(
         Stopped: the training was asked to end, and saved.
     """
     place.require(config.launch)
+    carry = partial(run_job, config, principal=principal, path=path, only=only)
     if isinstance(place, Rank):
-        return _as_rank(place, config, principal, listen, path)
+        return _as_rank(place, config, listen, carry)
     if place.leads:
         with told_to_end(), leading(place) as leader:
 
@@ -64,7 +67,7 @@ def run_placed(
                 leader.over(ending(None))  # the others need not wait for what only one does
                 return trained
 
-            return run_job(config, principal=principal, listen=listen, path=path, train=train)
+            return carry(listen=listen, train=train)
 
     def ranks_for(folder: Path) -> Ranks:
         return ranks_of(config.launch, folder)
@@ -74,7 +77,7 @@ def run_placed(
 
 
 def _as_rank(
-    place: Rank, config: FinetuneConfig, principal: Principal, listen: Listener, path: Path | None
+    place: Rank, config: FinetuneConfig, listen: Listener, carry: Callable[..., RunRecord]
 ) -> RunRecord | None:
     """This process is a rank: it trains itself."""
     from torch.distributed import PrefixStore
@@ -98,12 +101,10 @@ def _as_rank(
         folder = RunFolder(same_folder(told, str(place), Patience().folder_s))
         worker.run(folder, PrefixStore(told["word"], store))
         return None
-    return _first(place, config, principal, listen, path, store)
+    return _first(place, listen, carry, store)
 
 
-def _first(
-    place: Rank, config: FinetuneConfig, principal: Principal, listen: Listener, path: Path | None, store: Any
-) -> RunRecord:
+def _first(place: Rank, listen: Listener, carry: Callable[..., RunRecord], store: Any) -> RunRecord:
     """Rank 0 carries the job; it tells the others once: of the run, or that there is nothing to do."""
     from torch.distributed import PrefixStore
 
@@ -119,7 +120,7 @@ def _first(
 
     with told_to_end():
         try:
-            record = run_job(config, principal=principal, listen=listen, path=path, train=train)
+            record = carry(listen=listen, train=train)
         except BaseException as error:
             if not told:
                 met.answer(others, {"over": ending(error)}, within_s=Patience().part_s)

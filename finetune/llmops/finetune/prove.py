@@ -30,6 +30,7 @@ from llmops.finetune.config import SUPERVISED, FinetuneConfig
 from llmops.finetune.data.sources import file_digest
 from llmops.finetune.engines import Event, Prepared, StepDone
 from llmops.finetune.journal import Journal
+from llmops.finetune.launch import require_here
 from llmops.finetune.runs import RunFolder, RunRecord
 
 PHASES = ("step", "begun", "written", "sealed", "named", "pruning")
@@ -109,6 +110,7 @@ def prove(
 
     if config.task not in SUPERVISED:
         raise UserError(f"task {config.task} cannot be proved so", hint="prove an sft, cpt or pretrain job")
+    require_here(config, "a proof")
     job = ready(_short(config, steps), principal=principal, listen=_silent)
     if job.plan.device != "cpu" or job.plan.ranks > 1:
         raise UserError(

@@ -28,6 +28,8 @@ from llmops.core.errors import NotFoundError, did_you_mean
 from llmops.core.files import exclusive_lock, write_atomic
 from llmops.core.state import StateConfig
 
+JOB = "job.json"
+"""The job that a run was begun with, once it is prepared; `jobs` writes it."""
 Stage = Literal["preparing", "training", "evaluating", "registering", "done", "failed", "interrupted"]
 
 
@@ -147,13 +149,22 @@ def find_run(state: StateConfig, run_id: str) -> RunFolder:
         NotFoundError: there is none, or several.
     """
     known = [folder.run_id for folder in list_runs(state)]
-    matching = [one for one in known if one == run_id or one.startswith(run_id)]
-    if len(matching) != 1:
-        what = f"no run is called `{run_id}`" if not matching else f"`{run_id}` begins the ids of several runs"
+    matching = [one for one in known if one.startswith(run_id)]
+    if len(matching) > 1 and run_id not in matching:
+        few = ", ".join(matching[:3]) + (", ..." if len(matching) > 3 else "")
         raise NotFoundError(
-            what, where=str(runs_folder(state)), hint=did_you_mean(run_id, known) or "see `llmops finetune list`"
+            f"`{run_id}` begins the ids of several runs",
+            where=str(runs_folder(state)),
+            hint=f"say more of one of them: {few}",
         )
-    return RunFolder(runs_folder(state) / matching[0])
+    if not matching:
+        raise NotFoundError(
+            f"no run is called `{run_id}`",
+            where=str(runs_folder(state)),
+            hint=did_you_mean(run_id, known)
+            or "see `llmops finetune list`; with --config JOB the runs of that job's state are meant",
+        )
+    return RunFolder(runs_folder(state) / (run_id if run_id in matching else matching[0]))
 
 
 def list_runs(state: StateConfig) -> list[RunFolder]:

@@ -21,6 +21,7 @@ from llmops.core.files import exclusive_lock
 from llmops.core.ids import digest
 from llmops.core.state import StateConfig
 from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.launch import require_here
 
 Tell = Callable[[int, float], None]
 """Told of a held-out loss at a step; raises where the trial is not worth going on."""
@@ -50,7 +51,9 @@ class Space:
         key, equals, values = text.partition("=")
         if not equals or not key or not values:
             raise ConfigError(f"`{text}` is no space", where="--space", hint="write key=low..high, or key=a,b,c")
-        if (found := _RANGE.fullmatch(values)) is None:
+        if (found := _RANGE.fullmatch(values)) is None and ".." in values:
+            raise ConfigError(f"`{values}` is no range", where=f"--space {key}", hint="write 1e-5..1e-3, or ...:log")
+        if found is None:
             return cls(key, choices=tuple(yaml.safe_load(one) for one in values.split(",")))
         low, high = float(found[1]), float(found[2])
         if low >= high or (found[3] and low <= 0):
@@ -100,6 +103,7 @@ def search(
     if not spaces:
         raise ConfigError("a search needs a space", hint="--space train.lr=1e-5..1e-3:log")
     config = load_config(FinetuneConfig, path, overrides=overrides).value
+    require_here(config, "a search")
     study = place(config.state, config, spaces)
     study.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(study.with_suffix(".lock"), what="searching"):

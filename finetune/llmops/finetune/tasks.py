@@ -44,6 +44,7 @@ def finetune(context: TaskContext) -> dict[str, Any]:
     Raises:
         GateFailedError: the result is not better than what there is; it is registered with that evidence.
     """
+    from llmops.finetune.launch import require_here
     from llmops.finetune.train import run_job
 
     job, dataset = _job(context)
@@ -53,6 +54,7 @@ def finetune(context: TaskContext) -> dict[str, Any]:
             for one in job.data.sources
         ]
         job = job.model_copy(update={"data": job.data.model_copy(update={"sources": tuple(sources)})})
+    require_here(job, f"task `{context.task}`")
     with working_in(context.catalog):
         record = run_job(job, principal=context.principal)
     return {"version": record.version, "run": record.run_id, "steps": record.steps}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from llmops.finetune.preflight import Preflight
 from llmops.finetune.preflight.everything import look
 from llmops.finetune.report.tracked import reported
 from llmops.finetune.results import FILE, Result
-from llmops.finetune.runs import RunFolder, RunRecord, find_run, list_runs, open_run
+from llmops.finetune.runs import JOB, RunFolder, RunRecord, find_run, list_runs, open_run
 
 Train = Callable[[Prepared, RunFolder, Listener], Trained]
 
@@ -65,20 +66,25 @@ def run_job(
     listen: Listener | None = None,
     path: Path | None = None,
     train: Train = jobs.train,
+    only: str | None = None,
 ) -> RunRecord:
     """Carry a job from nothing to a registered challenger; one that was begun is gone on with.
 
     Args:
         path: of the job file; paths in it are relative to the working folder.
         train: trains a prepared job, here or on other machines.
+        only: the run to go on with, where it may be no other.
 
     Raises:
+        ConflictError: the job, its data or its base is another one than that of `only`.
         GateFailedError: preflight or the gate said no; the run's folder says why.
         UserError: the job cannot be done as it is.
         Stopped: somebody asked it to end; a checkpoint holds what was done.
     """
     listen = listen or _silent
     job = ready(config, principal=principal, listen=listen)
+    if only is not None:
+        _require_run(job, only)
     folder = _opened(job, path, listen)
     return _carried(job, folder, principal, listen, train)
 
@@ -92,21 +98,38 @@ def resume_run(
         ConflictError: the data or the base changed meanwhile; names it.
     """
     listen = listen or _silent
+    folder, known = begun(run_id, state)
+    require_data(folder, known)
+    job = ready(known, principal=principal, listen=listen)
+    _require_run(job, folder.run_id)
+    return _carried(job, folder, principal, listen), known
+
+
+def begun(run_id: str, state: StateConfig) -> tuple[RunFolder, FinetuneConfig]:
+    """A run, and the job that it was begun with.
+
+    Raises:
+        NotFoundError: there is no such run, or it was ended before its job was written down.
+    """
     folder = find_run(state, run_id)
-    written = folder.read(jobs.FILE)
-    known = FinetuneConfig.model_validate(written["config"]).model_copy(update={"state": state})
+    if not (folder.path / JOB).is_file():
+        raise NotFoundError(
+            "the run was ended before it was prepared, and there is nothing to go on with",
+            where=str(folder.path),
+            hint="start it again: `llmops finetune CONFIG`",
+        )
+    known = FinetuneConfig.model_validate(folder.read(JOB)["config"])
+    return folder, known.model_copy(update={"state": state})
+
+
+def require_data(folder: RunFolder, known: FinetuneConfig) -> None:
+    """
+    Raises:
+        ConflictError: the data changed since the run began; names it.
+    """
     sources = [*known.data.sources, *known.data.heldout, *known.data.contamination]
     now = [open_source(source, known.state, Path()).identity() for source in sources]
-    require_unchanged([SourceRead.from_json(one) for one in written["sources"]], now)
-    job = ready(known, principal=principal, listen=listen)
-    if _run_id(job) != folder.run_id:
-        raise ConflictError(
-            "the base or the prepared data is another one than when the run began",
-            where=str(folder.path),
-            hint="put the base model back as it was, or start a new run: `llmops finetune CONFIG`",
-            code="base_changed",
-        )
-    return _carried(job, folder, principal, listen), known
+    require_unchanged([SourceRead.from_json(one) for one in folder.read(JOB)["sources"]], now)
 
 
 def plan_job(config: FinetuneConfig, *, principal: Principal = LOCAL, listen: Listener | None = None) -> Planned:
@@ -137,15 +160,25 @@ def _carried(
         folder.update(attempts=record.attempts + 1, steps=job.plan.steps, problem=None, stage="preparing")
         try:
             return _stages(job, folder, principal, listen, train)
-        except Stopped:
+        except Stopped as stopped:
             folder.update(stage="interrupted")
+            stopped.hint = _goes_on(folder)
             raise
         except KeyboardInterrupt:
-            folder.update(stage="interrupted", problem="interrupted")
-            raise
+            stage = folder.record().stage
+            folder.update(stage="interrupted", problem=f"interrupted while {stage}")
+            raise Stopped(f"interrupted while {stage}: what was done is kept", hint=_goes_on(folder)) from None
         except LlmopsError as error:
             folder.update(stage="failed", problem=error.what)
             raise
+        except OSError as error:
+            with suppress(OSError):  # the disk that refused may refuse this, too
+                folder.update(stage="failed", problem=error.strerror or str(error))
+            raise
+
+
+def _goes_on(folder: RunFolder) -> str:
+    return f"the same command goes on, and so does `llmops finetune resume {folder.run_id}`"
 
 
 def _stages(job: Prepared, folder: RunFolder, principal: Principal, listen: Listener, train: Train) -> RunRecord:
@@ -211,7 +244,7 @@ def _opened(job: Prepared, path: Path | None, listen: Listener) -> RunFolder:
         listen(
             Warned(0, f"a run of this name is unfinished, with other data or settings: {other[0]}; this is a new one")
         )
-    if not (folder.path / jobs.FILE).exists():
+    if not (folder.path / JOB).exists():
         jobs.write(job, folder, path)
     return folder
 
@@ -223,6 +256,16 @@ def _identity(job: Prepared) -> str:
 
 def _run_id(job: Prepared) -> str:
     return f"{job.config.name}-{_identity(job)[:12]}"
+
+
+def _require_run(job: Prepared, run_id: str) -> None:
+    if _run_id(job) != run_id:
+        raise ConflictError(
+            "the base, the prepared data or the job is another one than when the run began",
+            where=str(job.config.state.root / "finetune" / run_id),
+            hint="put it back as it was, or start a new run: `llmops finetune CONFIG`",
+            code="base_changed",
+        )
 
 
 def _told(listen: Listener) -> Callable[[str, int, int], None]:

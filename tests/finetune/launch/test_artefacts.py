@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from tests.support.launch_schemas import RAYJOB, SKYPILOT, unknown_keys
+from tests.support.launch_schemas import RAYJOB, pod_faults
 
 from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.state import StateConfig
@@ -24,6 +25,8 @@ from llmops.finetune.launch.torchrun import command
 
 SCHEMAS = Path(__file__).with_name("schemas")
 TRAINJOB = json.loads((SCHEMAS / "trainjob.json").read_text())
+SKYPILOT = json.loads((SCHEMAS / "skypilot.json").read_text())
+BY_KIND = {"trainjob": TRAINJOB, "ray": RAYJOB, "skypilot": SKYPILOT}
 KINDS = ("torchrun", "slurm", "trainjob", "ray", "skypilot")
 SECRET = "hf_" + "abcdefgh" * 4
 
@@ -47,30 +50,91 @@ def documents(kind: str, **launch: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("gpus", [0, 8])
-@pytest.mark.parametrize(("kind", "schema"), [("trainjob", TRAINJOB), ("ray", RAYJOB), ("skypilot", SKYPILOT)])
-def test_a_document_fits_its_schema(kind: str, schema: dict[str, Any], gpus: int) -> None:
-    found = documents(kind, gpus=gpus, queue="H200")
-    jsonschema.validate(found[-1], schema)
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_a_document_fits_its_schema(kind: str, gpus: int) -> None:
+    for more in ({"queue": "H200"}, {"environment": {}, "image": None, "nodes": 1, "restarts": 0}):
+        jsonschema.validate(documents(kind, gpus=gpus, **more)[-1], BY_KIND[kind])
 
 
-def test_a_wrong_key_would_be_seen() -> None:
-    found = documents("trainjob")[-1]
-    found["spec"]["trainer"]["numProcsPerNode"] = 8
-    with pytest.raises(jsonschema.ValidationError, match="numProcsPerNode"):
-        jsonschema.validate(found, TRAINJOB)
-    found = documents("trainjob")[-1]
-    found["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]["replicas"] = 2
-    with pytest.raises(jsonschema.ValidationError, match="replicas"):
-        jsonschema.validate(found, TRAINJOB)
+def objects(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the objects of a document stand, but for what its schema leaves open: maps of texts, and pods."""
+    if isinstance(value, list):
+        return [found for number, one in enumerate(value) for found in objects(one, (*path, number))]
+    if not isinstance(value, dict) or path[-1:] in [("rayStartParams",), ("labels",), ("envs",), ("secrets",)]:
+        return []
+    if path[-2:] == ("template", "spec") or path[-1:] in [("volumes",), ("accelerators",), ("requests",), ("limits",)]:
+        return []
+    return [path, *(found for key, one in value.items() for found in objects(one, (*path, key)))]
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_an_unknown_key_would_be_seen_wherever_it_stood(kind: str) -> None:
+    whole = documents(kind)[-1]
+    places = objects(whole)
+    assert len(places) >= 3
+    for path in places:
+        found = place = copy.deepcopy(whole)
+        for step in path:
+            place = place[step]
+        place["unheardOf"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="unheardOf"):
+            jsonschema.validate(found, BY_KIND[kind])
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("activeDeadlineSeconds", 0),
+        ("backoffLimit", "3"),
+        ("shutdownAfterJobFinishes", False),  # a time to live needs it
+        ("submissionMode", "K8SJobMode"),
+        ("clusterSelector", {"ray.io/cluster": "a"}),
+        ("rayClusterSpec.workerGroupSpecs.0.replicas", "2"),
+        ("rayClusterSpec.workerGroupSpecs.0.maxReplicas", None),
+        ("rayClusterSpec.headGroupSpec.rayStartParams", {"num-cpus": 0}),
+        ("rayClusterSpec.headGroupSpec.resources", {"CPU": "1"}),
+    ],
+)
+def test_a_wrong_value_of_a_rayjob_would_be_seen(path: str, wrong: Any) -> None:
+    found = documents("ray")[-1]
+    place, *steps = found["spec"], *path.split(".")
+    for step in steps[:-1]:
+        place = place[int(step) if step.isdigit() else step]
+    place[steps[-1]] = wrong
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, RAYJOB)
+
+
+@pytest.mark.parametrize("kind", ["ray", "trainjob", "skypilot"])
+def test_a_name_that_the_cluster_would_refuse_is_refused_here(kind: str) -> None:
+    fits = job(kind).model_copy(update={"name": "a" * 47})
+    document = list(yaml.safe_load_all("".join(render(fits).values())))[-1]
+    jsonschema.validate(document, BY_KIND[kind])
+    for name in ("7b-chat", "a" * {"ray": 48, "trainjob": 49, "skypilot": 64}[kind]):
+        with pytest.raises(ConfigError, match="cannot be the name of a job"):
+            render(job(kind).model_copy(update={"name": name}))
+
+
+def test_no_time_is_not_all_the_time() -> None:
+    """Slurm reads 0 as without limit."""
+    with pytest.raises(ConfigError, match=r"launch\.hours: 0\.0001 is less than 6 min"):
+        render(job("slurm", hours=0.0001))
+    with pytest.raises(ConfigError, match="is less than 1 min"):
+        render(job("ray", hours=0.0001))
 
 
 def test_pods_hold_what_kubernetes_knows() -> None:
-    cluster = documents("ray")[-1]["spec"]["rayClusterSpec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        assert unknown_keys(group["template"]["spec"]) == []
-    patch = documents("trainjob")[-1]["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]
-    assert unknown_keys(patch["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]) == []
-    assert unknown_keys({"containers": [{"name": "a", "imagee": "b"}]}) == ["spec.containers[0].imagee"]
+    for gpus in (0, 8):
+        cluster = documents("ray", gpus=gpus)[-1]["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert pod_faults(group["template"]["spec"]) == []
+    assert documents("ray")[0]["kind"] == documents("trainjob")[0]["kind"] == "ConfigMap"
+    wrong = {"containers": [{"imagee": "b", "env": [{"name": "A", "value": 1}]}], "volumes": [{"name": "shm"}]}
+    assert sorted(pod_faults(wrong)) == [
+        ("containers.0.env.0.value", "string_type"),
+        ("containers.0.imagee", "extra_forbidden"),
+        ("containers.0.name", "missing"),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "slurm"])

@@ -11,12 +11,13 @@ from tests.support.tokenizers import CHATML, MARKED, byte_tokenizer, chat, finet
 
 from llmops.core.errors import GateFailedError
 from llmops.core.state import StateConfig
+from llmops.finetune.config import TrackConfig
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.data.packing import IGNORED, Batch, collate
 from llmops.finetune.data.prepare import prepare
 from llmops.finetune.data.template import Renderer
 from llmops.finetune.preflight import Check, Preflight
-from llmops.finetune.preflight.data_checks import data_checks, padding
+from llmops.finetune.preflight.data_checks import data_checks, heldout, padding
 from llmops.finetune.preflight.samples import as_ansi, as_html, samples
 
 GOOD = [chat(f"how {n}", f"hello {n}") for n in range(20)]
@@ -171,3 +172,14 @@ def test_samples_show_tokens_and_send_no_control_characters(tmp_path: Path) -> N
     assert "\\x1b" in ansi
     assert "<b>" not in html
     assert html.count('class="learned"') == sum(rows[0].supervised)
+
+
+def test_too_few_examples_for_the_gate_are_warned_of(tmp_path: Path) -> None:
+    """Known only after the training otherwise."""
+    planted = Planted(tmp_path, GOOD)
+    job = finetune_job(tmp_path / "rows.jsonl")
+    judged = job.model_copy(update={"track": TrackConfig(register_as="docs.bot")})
+    found = heldout(planted.dataset, judged)
+    assert found.verdict == "warn"
+    assert "the gate decides by 30 or more" in found.what
+    assert heldout(planted.dataset, job).verdict == planted.checks["data.heldout"].verdict == "pass"

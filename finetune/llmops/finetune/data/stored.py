@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from importlib import import_module
 from inspect import isgenerator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +24,7 @@ from llmops.core.names import Name
 from llmops.core.state import StateConfig
 from llmops.finetune.config import SourceConfig
 from llmops.finetune.data.sources import BadRowError, Found, Row, SourceRead
+from llmops.finetune.named import named
 
 _MAKER = re.compile(r"(?P<module>[\w.]+):(?P<function>\w+)(?:\?(?P<values>.*))?")
 _COLUMNS = ("request_id", "requester", "status_code", "request_json", "response_json", "asset_name", "asset_version")
@@ -221,7 +221,7 @@ class Made:
 
 def _made(match: re.Match[str], values: Mapping[str, Any], source: SourceConfig) -> list[Any]:
     try:
-        function = getattr(import_module(match["module"]), match["function"])
+        function = named(f"{match['module']}:{match['function']}")
     except (ImportError, AttributeError) as error:
         raise NotFoundError(f"there is no such function: {error}", where=source.uri) from error
     try:

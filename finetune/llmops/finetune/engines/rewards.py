@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from llmops.core.errors import NotFoundError, UserError
 from llmops.finetune.artefact import OPENER, Pinned
 from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.named import named
 
 _REGISTERED = re.compile(r"[^:\s]+(@[a-z][a-z0-9_-]*|/[1-9][0-9]*)")
 
@@ -30,13 +30,13 @@ def rewards(config: FinetuneConfig) -> list[Callable[..., Any]]:
 
 
 def _own(name: str) -> Callable[..., Any]:
-    module, colon, function = name.partition(":")
     try:
-        if not colon:
-            raise ImportError("a reward is module:function, or a registered version")
-        found: Callable[..., Any] = getattr(import_module(module), function)
+        found: Callable[..., Any] = named(name)
     except (ImportError, AttributeError) as error:
-        hint = "write package.module:function; it takes completions and gives a number for each"
+        hint = (
+            "write module:function, of the working folder or installed, which gives a number for each completion; "
+            "or a registered version, docs.taste@champion"
+        )
         raise NotFoundError(f"`{name}` is no reward: {error}", where="generation.rewards", hint=hint) from error
     return found
 

@@ -72,8 +72,9 @@ def export(
         raise UserError("these weights are whole already", where=str(model), hint=hint)
     if adapter and base is None:
         raise UserError("an adapter is merged into its base, which is not named", where=str(model))
-    if into.exists() and any(into.iterdir()):
-        raise UserError("the folder is not empty", where=str(into), hint="name another with --to")
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        what = "the folder is not empty" if into.is_dir() else "a file stands in the folder's place"
+        raise UserError(what, where=str(into), hint="name another with --to")
     figures: dict[str, Any] = {"merged": adapter, "pruned": zeros, "quantised": bits}
     with _whole(into) as aside:
         checks = _written(model, base if adapter else None, aside, bits, zeros)

@@ -18,10 +18,23 @@ from pathlib import Path
 from llmops.core.errors import ConfigError
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.launch.artefact import Artefact, Submitted, hand_in
-from llmops.finetune.launch.order import Order, order_of
+from llmops.finetune.launch.order import Order, order_of, running_state
 from llmops.finetune.launch.place import Node, Rank, inside
 
-__all__ = ["Artefact", "Node", "Order", "Rank", "Submitted", "artefact_of", "inside", "order_of", "render", "submit"]
+__all__ = [
+    "Artefact",
+    "Node",
+    "Order",
+    "Rank",
+    "Submitted",
+    "artefact_of",
+    "inside",
+    "order_of",
+    "render",
+    "require_here",
+    "running_state",
+    "submit",
+]
 
 _MODULES = {
     "torchrun": "torchrun",
@@ -33,11 +46,12 @@ _MODULES = {
 _READ_BY_NODES = ("torchrun", "slurm")
 
 
-def artefact_of(config: FinetuneConfig, path: Path | None = None) -> Artefact:
+def artefact_of(config: FinetuneConfig, path: Path | None = None, only: str | None = None) -> Artefact:
     """What `launch.kind` is given.
 
     Args:
         path: of the job file, to be named in the head of what is written.
+        only: the run to go on with; nodes refuse to begin another.
 
     Raises:
         ConfigError: the job runs on this machine; or the launcher needs a value that the job lacks.
@@ -49,7 +63,7 @@ def artefact_of(config: FinetuneConfig, path: Path | None = None) -> Artefact:
             hint="choose torchrun, slurm, trainjob, ray or skypilot",
         )
     module = import_module(f"{__name__}.{_MODULES[kind]}")
-    made: Artefact = module.render(order_of(config, path))
+    made: Artefact = module.render(order_of(config, path, only))
     return made
 
 
@@ -58,7 +72,28 @@ def render(config: FinetuneConfig, path: Path | None = None) -> dict[str, str]:
     return artefact_of(config, path).files
 
 
-def submit(config: FinetuneConfig, path: Path | None = None) -> Submitted:
+def require_here(config: FinetuneConfig, doing: str) -> None:
+    """For what one process of this machine does, whatever it trains.
+
+    Args:
+        doing: the subject of the sentence, `a search`.
+
+    Raises:
+        ConfigError: the job is for other machines, or this process is one of several that train together.
+    """
+    place = inside()
+    if place is not None and not place.alone:
+        raise ConfigError(f"{doing} is one process, and this one is {place}", hint="call it outside the launcher")
+    if place is None and (config.launch.kind != "local" or config.launch.nodes > 1):
+        raise ConfigError(
+            f"{doing} trains on this machine, and launch.kind is {config.launch.kind} "
+            f"with {config.launch.nodes} node{'s' * (config.launch.nodes > 1)}",
+            hint="add --set launch.kind=local --set launch.nodes=1; on a cluster, start this command on one of its "
+            "nodes: `srun --nodes 1 llmops finetune ...`",
+        )
+
+
+def submit(config: FinetuneConfig, path: Path | None = None, only: str | None = None) -> Submitted:
     """Write the artefacts and hand them to their cluster; for torchrun, write them and say how to start.
 
     What nodes read themselves goes into the folder that they share, else into the state of this machine.
@@ -69,4 +104,4 @@ def submit(config: FinetuneConfig, path: Path | None = None) -> Submitted:
         UnavailableError: the command refused, or has the job already; its words are in the error.
     """
     shared = config.launch.shared_dir if config.launch.kind in _READ_BY_NODES else None
-    return hand_in(artefact_of(config, path), shared or config.state.root / "launch")
+    return hand_in(artefact_of(config, path, only), shared or config.state.root / "launch")

@@ -71,11 +71,12 @@ def hand_in(artefact: Artefact, folder: Path) -> Submitted:
     files = tuple(folder / name for name in artefact.files)
     if artefact.command is None:
         return Submitted(files, None, "", artefact.start.format(folder=folder))
-    said = _run([part.format(folder=folder) for part in artefact.command], folder)
+    again = artefact.again and f"where the cluster has this job already, and it is to start again: {artefact.again}"
+    said = _run([part.format(folder=folder) for part in artefact.command], folder, again)
     if artefact.again is not None and _UNCHANGED.search(said):
         raise UnavailableError(
             f"the cluster has this job already: {said.splitlines()[-1]}",
-            hint=f"to have it started again, so that it goes on: {artefact.again}",
+            hint=again,
             code="job_there_already",
         )
     found = re.search(artefact.id_pattern, said) if artefact.id_pattern else None
@@ -99,7 +100,7 @@ _Dumper.add_representer(
 )
 
 
-def _run(command: list[str], folder: Path) -> str:
+def _run(command: list[str], folder: Path, again: str | None) -> str:
     program = shutil.which(command[0])
     if program is None:
         raise NotFoundError(
@@ -117,5 +118,5 @@ def _run(command: list[str], folder: Path) -> str:
         ) from error
     if done.returncode != 0:
         last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-        raise UnavailableError(f"`{command[0]}` refused: {' '.join(last)}", where=str(folder))
+        raise UnavailableError(f"`{command[0]}` refused: {' '.join(last)}", where=str(folder), hint=again)
     return done.stdout.strip()

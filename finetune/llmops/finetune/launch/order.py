@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from llmops.core.errors import ConfigError
-from llmops.finetune.config import FinetuneConfig
+from llmops.core.state import StateConfig
+from llmops.finetune.config import FinetuneConfig, LaunchConfig
 from llmops.finetune.launch.place import CLUSTER_KINDS
 
 SAVE_BEFORE_S = 180
@@ -37,6 +38,7 @@ class Order:
         processes: ranks of one node.
         plain: variables with their values; `secret` holds those that are references, by name.
         folder: where every node finds job file, state and logs.
+        only: the run to go on with; any other is refused.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Order:
     folder: PurePosixPath
     image: str | None = None
     queue: str | None = None
+    only: str | None = None
     plain: dict[str, str] = field(default_factory=dict)
     secret: dict[str, str] = field(default_factory=dict)
 
@@ -66,8 +69,9 @@ class Order:
         return int(self.hours * 3600)
 
     @property
-    def command(self) -> list[str]:
-        return ["llmops", "finetune", str(self.job_path)]
+    def options(self) -> list[str]:
+        """What stands after the job file in every node's command."""
+        return [] if self.only is None else ["--run", self.only]
 
     @property
     def head(self) -> str:
@@ -79,8 +83,11 @@ class Order:
         return "\n".join(lines) + "\n"
 
 
-def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
+def order_of(config: FinetuneConfig, path: Path | None = None, only: str | None = None) -> Order:
     """The order of a job.
+
+    Args:
+        only: the run to go on with.
 
     Raises:
         ConfigError: a cluster's nodes have no folder in common, or a secret is of a kind that cannot travel.
@@ -93,10 +100,13 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         )
     if launch.kind in _IN_PODS:
         _require_no_path_of_here(config)
+    name = config.name.replace("_", "-").strip("-")
+    _require_name(name, launch)
+    _require_time(launch)
     folder = PurePosixPath((launch.shared_dir or config.state.root / "launch").as_posix())
     plain, secret = _variables(launch.environment)
     return Order(
-        name=config.name.replace("_", "-").strip("-"),
+        name=name,
         origin=str(path) if path else config.name,
         job_yaml=_resolved(config),
         nodes=launch.nodes,
@@ -107,9 +117,17 @@ def order_of(config: FinetuneConfig, path: Path | None = None) -> Order:
         folder=folder,
         image=launch.image,
         queue=launch.queue,
+        only=only,
         plain=plain,
         secret=secret,
     )
+
+
+def running_state(config: FinetuneConfig) -> StateConfig:
+    """Where whoever trains a job keeps its runs: the job's state, or where it names none a folder that nodes share."""
+    if config.launch.shared_dir is None or config.state.dir != StateConfig().dir:
+        return config.state
+    return config.state.model_copy(update={"dir": config.launch.shared_dir / "state"})
 
 
 def _require_no_path_of_here(config: FinetuneConfig) -> None:
@@ -130,11 +148,40 @@ def _require_no_path_of_here(config: FinetuneConfig) -> None:
             )
 
 
+def _require_name(name: str, launch: LaunchConfig) -> None:
+    """Clusters make names of their own out of a job's, which have to be DNS labels of RFC 1035 still.
+
+    A RayJob's cluster adds six characters, and its service ten; a TrainJob's pod `-node-0-<number>-<5 characters>`.
+
+    Raises:
+        ConfigError: the name is none, or too long.
+    """
+    longest = {"ray": 47, "trainjob": 49 - len(str(launch.nodes - 1))}.get(launch.kind, 63)
+    if launch.kind in (*_IN_PODS, "skypilot") and (not name[:1].isalpha() or len(name) > longest):
+        raise ConfigError(
+            f"`{name}` cannot be the name of a job of launch.kind: {launch.kind}",
+            hint=f"set a `name` that begins with a letter and has at most {longest} characters",
+        )
+
+
+def _require_time(launch: LaunchConfig) -> None:
+    """
+    Raises:
+        ConfigError: an attempt would be over before it has begun; Slurm takes no time for all the time there is.
+    """
+    least = 2 * SAVE_BEFORE_S if launch.kind == "slurm" else 60
+    if launch.kind in CLUSTER_KINDS and launch.hours * 3600 < least:
+        raise ConfigError(
+            f"launch.hours: {launch.hours:g} is less than {least // 60} min",
+            hint="it is the time of one attempt, within which a checkpoint is saved, too",
+        )
+
+
 def _resolved(config: FinetuneConfig) -> str:
     """The job as the nodes read it: only what is not a default, the state in the shared folder."""
     values: dict[str, Any] = {"job": "finetune", **config.model_dump(mode="json", exclude_defaults=True)}
-    if config.launch.shared_dir is not None and config.state.dir == type(config.state)().dir:
-        values["state"] = {**values.get("state", {}), "dir": f"{config.launch.shared_dir.as_posix()}/state"}
+    if (state := running_state(config)) != config.state:
+        values["state"] = {**values.get("state", {}), "dir": state.dir.as_posix()}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -63,7 +63,7 @@ def render(order: Order) -> Artefact:
         cpus=order.processes,
         gpus=order.gpus,
         port=PORT,
-        command=repr(["llmops", "finetune", kubernetes.job_path(order)]),
+        command=repr(["llmops", "finetune", kubernetes.job_path(order), *order.options]),
     )
     text = as_yaml(order.head + kubernetes.needs(order), job_map, _job(order))
     apply = ("kubectl", "apply", "-f", f"{{folder}}/{name}")

@@ -44,7 +44,7 @@ def _task(order: Order) -> dict[str, Any]:
         "secrets": dict.fromkeys(sorted(set(order.secret.values()))),
         "volumes": {str(order.folder): order.name},
         "setup": f"cat > ~/{shlex.quote(order.job_name)} <<'END_OF_JOB'\n{order.job_yaml}END_OF_JOB\n",
-        "run": f"{_names(order)}{_WHO}\nexec llmops finetune ~/{shlex.quote(order.job_name)}\n",
+        "run": f"{_names(order)}{_WHO}\nexec llmops finetune ~/{shlex.join([order.job_name, *order.options])}\n",
     }
 
 

@@ -1,5 +1,6 @@
 """An sbatch script: one task a node, told to save before its time is up, which then requeues itself.
 
+Each rank has a core: a task would get one for all of its ranks, and srun does not take the number from sbatch any more.
 Slurm sends USR1 to the batch shell alone (`B:`), which passes it on to the nodes' tasks by `kill` of srun. They save a
 checkpoint and end with code 130; the shell asks for the same job again. After a task was killed it does so, too, up to
 `launch.restarts` times. After the failure of a node Slurm requeues by itself.
@@ -39,13 +40,14 @@ def _directives(order: Order) -> str:
         f"--job-name={order.name}",
         f"--nodes={order.nodes}",
         "--ntasks-per-node=1",
+        f"--cpus-per-task={order.processes}",
         f"--time={wall_time(order.seconds)}",
         f"--signal=B:USR1@{SAVE_BEFORE_S}",
         "--requeue",
         "--open-mode=append",
         f"--output={order.folder}/%x-%j.log",  # in a folder that is there: Slurm makes none
     ]
-    lines += [f"--gres=gpu:{order.gpus}"] if order.gpus else [f"--cpus-per-task={order.processes}"]
+    lines += [f"--gres=gpu:{order.gpus}"] if order.gpus else []
     lines += [f"--partition={order.queue}"] if order.queue else []
     return "".join(f"#SBATCH {line}\n" for line in lines)
 
@@ -59,9 +61,9 @@ LEAD="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 export LEAD
 ranks=
 trap '[ -n "$ranks" ] && kill -USR1 "$ranks"' USR1
-srun --kill-on-bad-exit=1{container} bash -c '
+srun --kill-on-bad-exit=1 --cpus-per-task={order.processes}{container} bash -c '
   export LLMOPS_NODE="$SLURM_NODEID/$SLURM_NNODES@$LEAD:{PORT}"
-  exec "$@"' - {shlex.join(order.command)} &
+  exec "$@"' - {shlex.join(["llmops", "finetune", str(order.job_path), *order.options])} &
 ranks=$!
 # `wait` ends when a signal comes: wait on until srun itself is gone.
 while true; do

@@ -50,5 +50,5 @@ def _script(order: Order) -> str:
 {order.head}#   on each node: HEAD=<node 0's address> bash {order.name}.sh
 set -euo pipefail
 {exports(order)}HEAD="${{HEAD:-127.0.0.1}}" PORT="${{PORT:-{PORT}}}"
-exec {words} "$(dirname "$0")"/{shlex.quote(order.job_name)}
+exec {words} "$(dirname "$0")"/{shlex.join([order.job_name, *order.options])}
 """

@@ -6,6 +6,7 @@ Source: kubeflow/trainer pkg/apis/trainer/v1alpha1/trainjob_types.go, pkg/runtim
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from llmops.finetune.launch import kubernetes
@@ -32,9 +33,10 @@ def _job(order: Order) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": order.name}
     if order.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": order.queue}
+    words = ["llmops", "finetune", kubernetes.job_path(order), *order.options]
     trainer: dict[str, Any] = {
         "image": order.image or IMAGE,
-        "command": ["bash", "-c", f"{_WHO}; exec llmops finetune {kubernetes.job_path(order)}"],
+        "command": ["bash", "-c", f"{_WHO}; exec {shlex.join(words)}"],
         "numNodes": order.nodes,
         "numProcPerNode": order.processes,
         "resourcesPerNode": kubernetes.resources(order),

@@ -18,6 +18,7 @@ from llmops.finetune.data.examples import Completion, Conversation, Example, Pre
 from llmops.finetune.data.packing import Batch, Document, collate
 from llmops.finetune.data.template import Renderer
 from llmops.finetune.data.words import passages
+from llmops.finetune.gate import LEAST
 from llmops.finetune.preflight import Check
 from llmops.finetune.preflight.known import CHECKS
 
@@ -52,7 +53,7 @@ def data_checks(
     checks = [
         not_empty(dataset),
         *undecided(dataset),
-        heldout(dataset),
+        heldout(dataset, config),
         bad_rows(dataset),
         duplicates(dataset, config),
         format_fits(some, config.task),
@@ -98,8 +99,12 @@ def undecided(dataset: Dataset) -> list[Check]:
     return checks
 
 
-def heldout(dataset: Dataset) -> Check:
+def heldout(dataset: Dataset, config: FinetuneConfig) -> Check:
+    """Enough to judge by, where the result is to be judged: that is known only after the training."""
     size = len(dataset.heldout_examples)
+    if 0 < size < LEAST and config.track.register_as is not None:
+        what = f"{size} examples are kept apart, and the gate decides by {LEAST} or more"
+        return Check("data.heldout", "warn", what, "raise data.heldout_share, or name data.heldout", {"examples": size})
     if size:
         return Check("data.heldout", "pass", f"{size} examples are kept apart", figures={"examples": size})
     hint = "name data.heldout, or raise data.heldout_share: without held-out examples no gate can pass"

@@ -7,6 +7,7 @@ trains, in evaluation mode, so that dropout is no part of a difference. Static f
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,9 @@ def merged(model: Any, rows: Any, pad: int, wanted: torch.Tensor) -> Check:
     """The adapter beside its base, and within it."""
     model.merge_adapter()
     apart = float((_logits(model, rows, pad) - wanted).abs().max())
-    model.unmerge_adapter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unmerge result can be inaccurate")  # the model is thrown away
+        model.unmerge_adapter()
     scale = max(1.0, float(wanted.abs().max()))
     figures = {"apart": apart, "scale": scale}
     if not apart <= _tolerance(model, 1e-3, 1e-1) * scale:

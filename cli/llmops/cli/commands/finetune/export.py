@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from llmops.cli.finetune_job import config_option, run_state
 from llmops.cli.output import json_option, print_json, say
-
-if TYPE_CHECKING:
-    from llmops.core.state import StateConfig
 
 
 @click.command("export")
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--prune", metavar="2:4|SHARE", help="Set the smallest weights to zero: two of four, or a share.")
 @click.option("--to", "into", type=click.Path(path_type=Path), help="Folder to write; default: exports/<name>.")
 @click.option("--verify/--no-verify", default=True, help="Load what was written in a fresh process, and compare.")
-@click.option("--config", type=click.Path(path_type=Path), help="Job file whose `state:` is meant; default: .llmops.")
+@config_option
 @json_option
 def command(what: str, config: Path | None, as_json: bool, **how: Any) -> None:
     """Write the result of RUN, or a registered VERSION (`name@champion`), for other engines, with proof.
@@ -34,7 +32,7 @@ def command(what: str, config: Path | None, as_json: bool, **how: Any) -> None:
 
     if not how["merge"] and how["quantise"] is None and how["prune"] is None:
         raise UserError("say what to make of it", hint="add --merge, --quantise int8 or int4, or --prune 2:4")
-    model, base = locate_result(what, _state(config))
+    model, base = locate_result(what, run_state(config))
     into = how["into"] or Path("exports") / what.replace("/", "-").replace("@", "-")
     done = write(model, base, into, bits=how["quantise"], zeros=how["prune"], verify=how["verify"])
     if as_json:
@@ -43,11 +41,3 @@ def command(what: str, config: Path | None, as_json: bool, **how: Any) -> None:
     click.echo(done.checks.text())
     say(f"{done.folder}: {done.size_bytes:,} bytes of weights, digest {done.digest[:12]}")
     say(f"Next: `vllm serve {done.folder}`; for llama.cpp: `{gguf_hint(done.folder)}`")
-
-
-def _state(config: Path | None) -> StateConfig:
-    from llmops.core.config import load_config
-    from llmops.core.state import StateConfig
-    from llmops.finetune.config import FinetuneConfig
-
-    return StateConfig() if config is None else load_config(FinetuneConfig, config).value.state

@@ -27,8 +27,10 @@ def command(file: Path, folder: Path | None, overrides: tuple[str, ...], as_json
     from llmops.finetune.prove import prove
 
     config = load_job(file, overrides)
+    place = folder or config.state.root / "finetune" / "certificates"
+    place.mkdir(parents=True, exist_ok=True)  # before the work is done, not after it
     certificate = prove(config, **how, principal=acting(config.state), told=say)
-    written = certificate.write(folder or config.state.root / "finetune" / "certificates")
+    written = certificate.write(place)
     if as_json:
         print_json(certificate.as_json())
     else:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("file", metavar="CONFIG", type=click.Path(path_type=Path))
 @click.option("--plan", is_flag=True, help="Prepare and check everything, say what it would take; train nothing.")
 @click.option("--yes", is_flag=True, help="Hand the job to its cluster without asking.")
+@click.option("--run", "only", metavar="RUN", help="Only go on with this run: another job, data or base is refused.")
 @click.option("--events", is_flag=True, help="Print one JSON line on stdout for each step and event, as it happens.")
 @set_option
 @json_option
@@ -40,7 +41,7 @@ def command(file: Path, overrides: tuple[str, ...], as_json: bool, **how: Any) -
         if how["plan"]:
             print_artefacts(config, file, as_json=as_json)
         else:
-            hand_over(config, file, sure=how["yes"], as_json=as_json)
+            hand_over(config, file, sure=how["yes"], as_json=as_json, only=how["only"])
         return 0
     if place is None and config.launch.nodes > 1:
         raise ConfigError(
@@ -50,7 +51,7 @@ def command(file: Path, overrides: tuple[str, ...], as_json: bool, **how: Any) -
         )
     if how["plan"]:
         return _planned(config, as_json, how["events"])
-    return _run(config, file, place, as_json=as_json, events=how["events"])
+    return _run(config, file, place, as_json=as_json, **how)
 
 
 def _planned(config: FinetuneConfig, as_json: bool, events: bool) -> int:
@@ -65,18 +66,19 @@ def _planned(config: FinetuneConfig, as_json: bool, events: bool) -> int:
     return 3 if planned.preflight.failures else 0
 
 
-def _run(config: FinetuneConfig, file: Path, place: Node | Rank | None, *, as_json: bool, events: bool) -> int:
+def _run(config: FinetuneConfig, file: Path, place: Node | Rank | None, *, as_json: bool, **how: Any) -> int:
     if place is not None:
         place.require(config.launch)
-    with watching(events=events) as listen:
+    more = {"principal": acting(config.state), "path": file, "only": how["only"]}
+    with watching(events=how["events"]) as listen:
         if place is None or place.alone:
             from llmops.finetune.train import run_job
 
-            record = run_job(config, principal=acting(config.state), listen=listen, path=file)
+            record = run_job(config, listen=listen, **more)
         else:
             from llmops.finetune.nodes import run_placed
 
-            lent = run_placed(place, config, principal=acting(config.state), listen=listen, path=file)
+            lent = run_placed(place, config, listen=listen, **more)
             if lent is None:
                 say(f"{place}: its part is done; the first one goes on")
                 return 0
