@@ -71,15 +71,6 @@ class LazyGroup(click.Group):
         command: click.Command = import_module(f"llmops.cli.commands.{cmd_name}").command
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the reader went away: nothing left to say. click would end with 1
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.dup2(nowhere, sys.stderr.fileno())
-            return 0
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -143,12 +134,6 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
         return 130
     except Exception as error:  # noqa: BLE001 - the process boundary
         return _show_unforeseen(error)
-    except Exception:  # noqa: BLE001 - the process boundary: an unforeseen error is shown whole, and counts as ours
-        from llmops.core.logs import redact_text
-
-        click.echo(redact_text(traceback.format_exc()), err=True)
-        click.echo("error: this is a defect of llmops; please report it with the lines above", err=True)
-        return 2
     return outcome if isinstance(outcome, int) else 0
 
 
