@@ -59,9 +59,9 @@ def test_scores_equal_a_naive_reference_over_the_live_rows(
     texts, places, live = corpus
     lexical = Lexical(split(texts, places), live)
     expected = naive({row: text for row, text in enumerate(texts) if live[row]}, query, len(texts))
-    assert np.array_equal(lexical.scores(query), expected)
+    assert np.array_equal(lexical.scored(query).every, expected)
     rows = np.array([*range(len(texts)), *range(len(texts))], dtype=np.int64)[::-1]
-    assert np.array_equal(lexical.scores_at(query, rows), expected[rows])
+    assert np.array_equal(lexical.scored(query).at(rows), expected[rows])
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,7 +80,7 @@ def test_top_is_the_head_of_all_scores_and_never_leaves_the_allowed(
     texts, places, live = corpus
     allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(texts), max_size=len(texts))), dtype=bool)
     lexical = Lexical(split(texts, places), live)
-    scores = lexical.scores(query)
+    scores = lexical.scored(query).every
     order = sorted((row for row in range(len(texts)) if scores[row] > 0 and allowed[row]), key=lambda r: -scores[r])
     rows, found = lexical.top(query, k, allowed)
     assert rows.tolist() == order[:k]
@@ -94,7 +94,7 @@ def test_any_text_survives_its_bytes(texts: list[str], query: str) -> None:
     again = Segment.from_bytes(memoryview(segment.to_bytes()))
     live = np.ones(len(texts), dtype=bool)
     assert again.to_bytes() == segment.to_bytes()
-    assert np.array_equal(Lexical([again], live).scores(query), Lexical([segment], live).scores(query))
+    assert np.array_equal(Lexical([again], live).scored(query).every, Lexical([segment], live).scored(query).every)
 
 
 def test_arrays_are_views_of_the_bytes_they_came_from() -> None:

@@ -39,6 +39,13 @@ class Hits(Protocol):
     def scores(self) -> NDArray[Any]: ...
 
 
+class WordScores(Protocol):
+    """What the words of a question say of every row of an index, the reader's or not: only `top` knows of access."""
+
+    def at(self, rows: Rows) -> NDArray[Any]: ...
+    def top(self, k: int, allowed: Mask | None) -> tuple[NDArray[Any], NDArray[Any]]: ...
+
+
 class Chunk(Protocol):
     """One indexed unit as the index keeps it."""
 
@@ -91,8 +98,7 @@ class SearchIndex(Protocol):
     def values(self, principal: Principal, names: Iterable[str], most: int) -> Mapping[str, Sequence[Hashable]]: ...
     def dense(self, vector: Scores, k: int, allowed: Mask | None) -> Hits: ...
     def dense_scores(self, vector: Scores, rows: NDArray[Any]) -> NDArray[Any]: ...
-    def lexical(self, query: str, k: int, allowed: Mask | None) -> Hits: ...
-    def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def lexical(self, query: str) -> WordScores: ...
     def chunks(self, rows: NDArray[Any]) -> Sequence[Chunk]: ...
     def document(self, uri: str, principal: Principal) -> StoredDocument: ...
 
@@ -217,18 +223,18 @@ def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None
     with span("dense"):
         by_meaning = np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64)
     with span("lexical"):
-        by_words = np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64)
+        words = index.lexical(question)
+        by_words = np.asarray(words.top(config.pool, allowed)[0], dtype=np.int64)
     with span("fuse"):
-        return _fused(index, question, vector, np.union1d(by_meaning, by_words), config)
+        pool = np.union1d(by_meaning, by_words)
+        dense = np.asarray(index.dense_scores(vector, pool), dtype=np.float32)
+        return _fused(pool, dense, np.asarray(words.at(pool), dtype=np.float32), config.dense_weight)
 
 
-def _fused(index: SearchIndex, question: str, vector: Scores, pool: Rows, config: RetrievalConfig) -> Ranking:
+def _fused(pool: Rows, dense: Scores, lexical: Scores, dense_weight: float) -> Ranking:
     if not len(pool):
-        nothing = np.zeros(0, dtype=np.float32)
-        return Ranking(pool, nothing, nothing, nothing)
-    dense = np.asarray(index.dense_scores(vector, pool), dtype=np.float32)
-    lexical = np.asarray(index.lexical_scores(question, pool), dtype=np.float32)
-    fused = fuse(dense, lexical, config.dense_weight)
+        return Ranking(pool, dense, dense, lexical)
+    fused = fuse(dense, lexical, dense_weight)
     order = np.lexsort((pool, -fused))
     return Ranking(pool[order], fused[order], dense[order], lexical[order])
 

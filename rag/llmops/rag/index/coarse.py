@@ -60,12 +60,11 @@ class Codes:
 
     def _distances(self, vector: Vectors) -> NDArray[np.uint16]:
         """The number of unequal signs, by slot."""
-        wanted = _bits(vector[None, :])[:, 0]
-        distances = np.zeros(self.size, dtype=np.uint16)
+        wanted = _bits(vector[None, :])
+        distances = np.empty(self.size, dtype=np.uint16)
         for start in range(0, self.size, _BLOCK):
-            block = distances[start : start + _BLOCK]
-            for word, bits in enumerate(wanted):
-                block += np.bitwise_count(self._words[word, start : start + _BLOCK] ^ bits)
+            unequal = np.bitwise_count(self._words[:, start : start + _BLOCK] ^ wanted)
+            np.add.reduce(unequal, axis=0, dtype=np.uint16, out=distances[start : start + _BLOCK])
         return distances
 
 

@@ -158,6 +158,7 @@ class Snapshot:
         self.slots = _by_row(size, rows, [row[3] for row in found])
         self.live: Mask = self.slots >= 0
         self.live_rows = np.flatnonzero(self.live)
+        self.live_slots = self.slots[self.live_rows]
         self.row_of: dict[str, int] = {row[1].hex(): row[0] for row in found}
         record = self._manifest.arena(self.settings["embedder"])
         self.vectors: Vectors = self._map_vectors(record)

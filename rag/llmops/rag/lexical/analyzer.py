@@ -25,7 +25,8 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u
 _UNSPACED += "\U00020000-\U0003ffff"
 # Vowel signs and accents are no letters to `re`; without them a Hindi or a pointed Hebrew word falls to pieces.
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_ASCII = str.maketrans({chr(code): chr(code).lower() if chr(code).isalnum() else " " for code in range(128)})
+"""Leaves words and spaces of an ASCII text: cut at those it takes two thirds of a regular expression's time."""
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
 
 _CACHE_WORDS = 400_000
@@ -37,11 +38,10 @@ FINGERPRINT = f"en-1+snowball-{Stemmer.version()}"
 def analyze(text: str) -> list[str]:
     """The terms of a text, in order: lower-case words and numbers, stemmed, without stop words."""
     if text.isascii():
-        words = _ASCII_WORD.findall(text.lower())
+        words = text.translate(_ASCII).split()
     else:
         words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
-    terms = _terms
-    return [term for word in words if (term := terms[word])]
+    return [term for term in map(_terms.__getitem__, words) if term]
 
 
 class _Terms(dict[str, str]):
