@@ -37,6 +37,9 @@ _COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 5.38, 0.43, 4.37, 0.57, -8.2
 _ANSWERS = -3.0
 _CLOSE = 1.2
 _EMBEDDED = 8
+_AT_ONCE = 2
+"""Sentences embedded first: they mostly decide, and what could not pass them at a cosine of 1 is not embedded at all."""
+_MOST_COSINE = 1.001
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
@@ -85,43 +88,24 @@ class QuotingAnswerer:
         yield Answered(Usage(read.input_tokens, written, True), refused=False, quoted=True)
 
     def pick(self, asked: Asked) -> list[Sentence]:
-        """The sentences that answer, best first; none where the passages do not answer."""
-        ranked = self.rank(asked)
-        if not ranked or ranked[0].score < _ANSWERS:
-            return []
-        quotes: list[Sentence] = []
-        chars = 0
-        for sentence in ranked:
-            chars += sentence.end - sentence.start
-            full = len(quotes) == _MOST_QUOTES or chars > _MOST_CHARS
-            if quotes and (full or sentence.score < max(_ANSWERS, ranked[0].score - _CLOSE)):
-                break
-            if not any(sentence.text == quote.text for quote in quotes):
-                quotes.append(_with_what_it_announces(sentence))
-        return quotes
+        """The sentences that answer, best first; none where the passages do not answer.
 
-    def rank(self, asked: Asked) -> list[Sentence]:
-        """Candidate sentences with their scores, best first.
-
-        All are scored by words; only the best of them by meaning too, since each embedding costs milliseconds.
+        All are scored by words, the best of them by meaning too, since each embedding costs milliseconds: a few first,
+        then those that could still be quoted beside them. So the quotes are those of embedding all.
         """
-        question = asked.question
-        kinds = asked_kinds(question)
-        wanted = _wanted(question, asked.found.question)
-        scored = [
-            replace(sentence, score=_cheap(sentence, question, kinds))
-            for sentence in _covered(wanted, _candidates(asked.found.passages))
-            if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
-        ]
-        best = sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
-        if not best:
-            return []
-        likeness = self._likeness(best, asked)
-        whole = [
+        waiting, judged, count = _by_words(asked), list[Sentence](), _AT_ONCE
+        while waiting:
+            floor = _floor(judged)
+            waiting = [sentence for sentence in waiting if sentence.score + _COSINE * _MOST_COSINE >= floor]
+            now, waiting, count = waiting[:count], waiting[count:], _EMBEDDED
+            judged += self._by_meaning(now, asked) if now else []
+        return _quotes(judged)
+
+    def _by_meaning(self, candidates: Sequence[Sentence], asked: Asked) -> list[Sentence]:
+        return [
             replace(sentence, score=sentence.score + _COSINE * float(cosine))
-            for sentence, cosine in zip(best, likeness, strict=True)
+            for sentence, cosine in zip(candidates, self._likeness(candidates, asked), strict=True)
         ]
-        return sorted(whole, key=lambda sentence: -sentence.score)
 
     def _likeness(self, candidates: Sequence[Sentence], asked: Asked) -> NDArray[np.float32]:
         """How close each is in meaning, by itself or read under its heading."""
@@ -139,6 +123,41 @@ class QuotingAnswerer:
         both = self._embedder.embed_query(asked.question) + asked.found.vector
         unit: NDArray[np.float32] = both / max(float(np.linalg.norm(both)), 1e-9)
         return unit
+
+
+def _by_words(asked: Asked) -> list[Sentence]:
+    """The candidates that are scored by meaning too, with the rest of their scores, best first."""
+    question = asked.question
+    kinds = asked_kinds(question)
+    wanted = _wanted(question, asked.found.question)
+    scored = [
+        replace(sentence, score=_cheap(sentence, question, kinds))
+        for sentence in _covered(wanted, _candidates(asked.found.passages))
+        if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
+    ]
+    return sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
+
+
+def _quotes(judged: Sequence[Sentence]) -> list[Sentence]:
+    """Those that answer, best first, as many as an answer quotes; of equal ones the first named."""
+    quotes: list[Sentence] = []
+    chars = 0
+    for sentence in sorted(judged, key=lambda sentence: -sentence.score):
+        chars += sentence.end - sentence.start
+        full = len(quotes) == _MOST_QUOTES or chars > _MOST_CHARS
+        if (quotes and full) or sentence.score < (max(_ANSWERS, quotes[0].score - _CLOSE) if quotes else _ANSWERS):
+            break
+        if not any(sentence.text == quote.text for quote in quotes):
+            quotes.append(_with_what_it_announces(sentence))
+    return quotes
+
+
+def _floor(judged: Sequence[Sentence]) -> float:
+    """The score below which a further sentence would not be quoted beside these."""
+    quotes = _quotes(judged)
+    if len(quotes) == _MOST_QUOTES:
+        return quotes[-1].score
+    return max(_ANSWERS, quotes[0].score - _CLOSE) if quotes else _ANSWERS
 
 
 def _candidates(passages: Sequence[Found]) -> list[Sentence]:
