@@ -17,7 +17,7 @@ from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
 from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
-from llmops.rag.lexical import analyze
+from llmops.rag.lexical import vocabulary
 from llmops.rag.refine import CrossScores, refine, wanted, widen
 from llmops.rag.turns import Turns
 
@@ -259,7 +259,7 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
             break
         rows = ranking.rows[start : start + top_k]
         for place, chunk in enumerate(index.chunks(rows), start):
-            terms = frozenset(analyze(chunk.text))
+            terms = vocabulary(chunk.text)
             if any(_share_words(terms, other) for other in seen):
                 continue
             seen.append(terms)
@@ -270,11 +270,12 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
 
 def alike(text: str, other: str) -> bool:
     """Whether two passages say nearly the same words."""
-    return text == other or _share_words(frozenset(analyze(text)), frozenset(analyze(other)))
+    return text == other or _share_words(vocabulary(text), vocabulary(other))
 
 
 def _share_words(terms: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two passages share nearly all their words (Jaccard index)."""
     if not terms or not other or min(len(terms), len(other)) < _NEAR_DUPLICATE * max(len(terms), len(other)):
         return terms == other
-    return len(terms & other) >= _NEAR_DUPLICATE * len(terms | other)
+    shared = len(terms & other)
+    return shared >= _NEAR_DUPLICATE * (len(terms) + len(other) - shared)

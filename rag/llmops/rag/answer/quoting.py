@@ -23,7 +23,7 @@ from llmops.rag.answer.cues import ASKING, answers_kind, asked_kinds
 from llmops.rag.answer.markdown import block_quote
 from llmops.rag.answer.sentences import sentences
 from llmops.rag.answer.tokens import estimate_tokens
-from llmops.rag.lexical import analyze
+from llmops.rag.lexical import analyze, vocabulary
 from llmops.rag.outline import markdown_outline
 from llmops.rag.retrieve import Found, QueryEmbedder
 
@@ -38,7 +38,7 @@ _ANSWERS = -3.0
 _CLOSE = 1.2
 _EMBEDDED = 8
 _AT_ONCE = 2
-"""Sentences embedded first: they mostly decide, and what could not pass them at a cosine of 1 is not embedded at all."""
+"""Sentences embedded first: they mostly decide. What could not be quoted beside them at a cosine of 1 never is."""
 _MOST_COSINE = 1.001
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
@@ -59,7 +59,6 @@ class Sentence:
     end: int
     terms: frozenset[str]
     heading: str = ""
-    coverage: float = 0.0
     score: float = 0.0
 
     @property
@@ -130,12 +129,14 @@ def _by_words(asked: Asked) -> list[Sentence]:
     question = asked.question
     kinds = asked_kinds(question)
     wanted = _wanted(question, asked.found.question)
+    candidates = _candidates(asked.found.passages)
     scored = [
-        replace(sentence, score=_cheap(sentence, question, kinds))
-        for sentence in _covered(wanted, _candidates(asked.found.passages))
+        (_cheap(sentence, coverage, question, kinds), sentence)
+        for sentence, coverage in zip(candidates, _coverages(wanted, candidates), strict=True)
         if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
     ]
-    return sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
+    best = sorted(scored, key=lambda pair: -pair[0])[:_EMBEDDED]
+    return [replace(sentence, score=score) for score, sentence in best]
 
 
 def _quotes(judged: Sequence[Sentence]) -> list[Sentence]:
@@ -172,7 +173,7 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
             code_here = code or fences or _is_indented_code(text, start, said)
             if not (code_here or said.startswith("#")) and any(map(str.isalnum, said)):
                 heading = ([*above, *structure.path_at(start)] or [""])[-1]
-                found.append(Sentence(passage, start, end, frozenset(analyze(said)), heading))
+                found.append(Sentence(passage, start, end, vocabulary(said), heading))
             code ^= fences % 2 == 1
     return found
 
@@ -185,27 +186,27 @@ def _is_indented_code(text: str, start: int, said: str) -> bool:
 
 def _wanted(question: str, standalone: str) -> dict[str, float]:
     """The terms to look for; those that a follow-up takes over from before count less than its own."""
-    own = frozenset(analyze(question))
+    own = vocabulary(question)
     terms = [term for term in analyze(standalone) if term not in ASKING] or analyze(standalone)
     return {term: 1.0 if term in own else _TAKEN_OVER for term in terms}
 
 
-def _covered(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[Sentence]:
-    """Give each candidate its share of the question's terms, rare ones among the candidates weighing more."""
-    headings = {c.heading: frozenset(analyze(c.heading)) for c in candidates}
-    held = [(c, wanted.keys() & (c.terms | headings[c.heading])) for c in candidates]
-    counts = Counter(term for _, terms in held for term in terms)
+def _coverages(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[float]:
+    """Each candidate's share of the question's terms, rare ones among the candidates weighing more."""
+    headings = {heading: vocabulary(heading) for heading in {c.heading for c in candidates}}
+    held = [(wanted.keys() & c.terms) | (wanted.keys() & headings[c.heading]) for c in candidates]
+    counts = Counter(term for terms in held for term in terms)
     weights = {
         term: worth * math.log(1.0 + (len(candidates) - counts[term] + 0.5) / (counts[term] + 0.5))
         for term, worth in wanted.items()
     }
     total = sum(weights.values()) or 1.0
-    return [replace(c, coverage=sum(weights[term] for term in sorted(terms)) / total) for c, terms in held]
+    return [sum(weights[term] for term in sorted(terms)) / total for terms in held]
 
 
-def _cheap(sentence: Sentence, question: str, kinds: frozenset[str]) -> float:
+def _cheap(sentence: Sentence, coverage: float, question: str, kinds: frozenset[str]) -> float:
     cue = answers_kind(kinds, question, sentence.text)
-    return _OFFSET + _COVERAGE * sentence.coverage + _PASSAGE * sentence.passage.score + _CUE * cue
+    return _OFFSET + _COVERAGE * coverage + _PASSAGE * sentence.passage.score + _CUE * cue
 
 
 def _with_what_it_announces(sentence: Sentence) -> Sentence:

@@ -50,9 +50,15 @@ class Codes:
     def size(self) -> int:
         return int(self._words.shape[1])
 
-    def likely(self, vector: Vectors, slots: Slots, count: int) -> NDArray[np.int64]:
-        """Places in `slots` of those whose signs agree most with the vector's: `count` or, where many tie, more."""
-        distances = self._distances(vector)[slots]
+    def likely(self, vector: Vectors, slots: Slots | None, count: int) -> NDArray[np.int64]:
+        """Places in `slots` of those whose signs agree most with the vector's: `count` or, where many tie, more.
+
+        Args:
+            slots: None for all of them, in order.
+        """
+        distances = self._distances(vector)
+        if slots is not None:
+            distances = distances[slots]
         if len(distances) <= count:
             return np.arange(len(distances))
         edge = np.partition(distances, count - 1)[count - 1]
@@ -70,5 +76,6 @@ class Codes:
 
 def _bits(vectors: Vectors) -> Words:
     packed = np.packbits(vectors > 0, axis=1)
-    spare = -packed.shape[1] % 8
-    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, spare))).view(np.uint64).T)
+    if spare := -packed.shape[1] % 8:
+        packed = np.pad(packed, ((0, 0), (0, spare)))
+    return np.ascontiguousarray(packed.view(np.uint64).T)

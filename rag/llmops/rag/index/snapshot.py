@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,10 @@ _MANY = 500
 
 
 class Snapshot:
-    """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead."""
+    """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead.
+
+    `live_slots` are those of `live_rows`; None where that is every slot of the file, in order.
+    """
 
     def __init__(
         self,
@@ -158,11 +162,13 @@ class Snapshot:
         self.slots = _by_row(size, rows, [row[3] for row in found])
         self.live: Mask = self.slots >= 0
         self.live_rows = np.flatnonzero(self.live)
-        self.live_slots = self.slots[self.live_rows]
+        self.live_slots: NDArray[np.int64] | None = self.slots[self.live_rows]
         self.row_of: dict[str, int] = {row[1].hex(): row[0] for row in found}
         record = self._manifest.arena(self.settings["embedder"])
         self.vectors: Vectors = self._map_vectors(record)
         self.coded = self._code(record, coded)
+        if np.array_equal(self.live_slots, np.arange(len(self.vectors))):
+            self.live_slots = None
         self.access = self._load_access(_by_row(size, rows, [row[2] for row in found]))
         self.segments = self._load_segments(known)
         self.lexical = Lexical(list(self.segments.values()), self.live)
@@ -209,4 +215,8 @@ def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArra
 
 def _chunk(identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
     page, start, end, text, context, facts, parsed = rest
-    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, merged(facts, parsed))
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, _merged(facts, parsed))
+
+
+_merged = lru_cache(1024)(merged)
+"""Chunks of one document, and documents of one source, mostly have the same facts; nobody writes into them."""

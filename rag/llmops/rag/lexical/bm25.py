@@ -28,7 +28,7 @@ K1 = 1.5
 B = 0.75
 
 _KEPT_POSTINGS = 3_000_000
-"""Postings whose shares are kept, of 12 bytes each: those of common terms, which cost most and come with most queries."""
+"""Postings whose shares are kept, of 12 bytes each: the common terms' cost most, and come with most queries."""
 _EACH_TERM = 32
 """What a term costs besides, in postings: rare and unknown ones must not fill the memory either."""
 
@@ -42,12 +42,17 @@ class _Term:
     rarity: float
 
 
+_UNKNOWN = _Term(np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.float64), 0.0)
+
+
 class Scored:
     """What the words of one query say of every row; reckoned once, asked as often as one likes."""
 
-    def __init__(self, every: Scores) -> None:
+    def __init__(self, every: Scores, held: Sequence[NDArray[np.uint32]]) -> None:
+        """Take the scores, and the rows that hold each term of the query."""
         self.every = every
         """By row; 0 where it is dead or shares no term with the query."""
+        self._held = held
 
     def at(self, rows: NDArray[Any]) -> Scores:
         return self.every[rows]
@@ -59,13 +64,23 @@ class Scored:
             allowed: by row number; what it leaves out is never returned (its statistics still count).
         """
         scores = self.every
-        matching = scores > 0.0
+        floor = self._floor(k, allowed)
+        matching = scores >= floor if floor > 0.0 else scores > 0.0
         found = np.flatnonzero(matching if allowed is None else matching & allowed)
         if len(found) > k > 0:
             edge = np.partition(scores[found], len(found) - k)[len(found) - k]
             found = found[scores[found] >= edge]
         best = found[np.lexsort((found, -scores[found]))][: max(k, 0)]
         return best, scores[best]
+
+    def _floor(self, k: int, allowed: Mask | None) -> float:
+        """What the k-th best has at least, as k rows with a rare term do: spares a look at all that match a little."""
+        for rows in sorted(self._held, key=len):
+            if len(rows) >= k > 0:
+                some = rows if allowed is None else rows[allowed[rows]]
+                if len(some) >= k:
+                    return float(np.partition(self.every[some], len(some) - k)[len(some) - k])
+        return 0.0
 
 
 class Lexical:
@@ -107,11 +122,12 @@ class Lexical:
     def scored(self, query: str) -> Scored:
         """The scores of all rows."""
         total = np.zeros(len(self._live), dtype=np.float64)
+        held = []
         for word, repeats in Counter(analyze(query)).items():
             term = self._term(word)
-            if len(term.rows):
-                np.add.at(total, term.rows, (repeats * term.rarity) * term.shares)
-        return Scored(total.astype(np.float32))
+            np.add.at(total, term.rows, (repeats * term.rarity) * term.shares)
+            held.append(term.rows)
+        return Scored(total.astype(np.float32), held)
 
     def top(self, query: str, k: int, allowed: Mask | None = None) -> tuple[Rows, Scores]:
         """See `Scored.top`."""
@@ -142,9 +158,11 @@ class Lexical:
             if not whole:
                 kept = alive(rows, self._live)
                 rows, counts = rows[kept], counts[kept]
-            held.append(rows)
-            counted.append(counts)
-        every_row = np.concatenate(held) if held else np.zeros(0, dtype=np.uint32)
-        every_count = np.concatenate(counted) if counted else np.zeros(0, dtype=np.uint16)
+            if len(rows):
+                held.append(rows)
+                counted.append(counts)
+        if not held:
+            return _UNKNOWN
+        every_row, every_count = np.concatenate(held), np.concatenate(counted)
         shares = every_count / (every_count + self._norms[every_row])
         return _Term(every_row, shares, math.log(1.0 + (self.size - len(shares) + 0.5) / (len(shares) + 0.5)))
