@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,10 @@ from llmops.rag.records import merged, pages_of, text_of
 CODED_FROM = 20_000
 """Chunks from which on sign codes are made: fewer are scored one by one, in a millisecond or two."""
 _MANY = 500
+_READ = 1_000
+"""Metadata kept as read, which nobody writes into. It goes with its state: what was forgotten must not stay."""
+
+Metadata = Callable[[str, str], Mapping[str, Any]]
 
 
 class Snapshot:
@@ -57,6 +61,7 @@ class Snapshot:
         """
         self._lock = threading.Lock()
         self._manifest = manifest
+        self._metadata: Metadata = lru_cache(_READ)(merged)  # chunks of a document, and often of a source, share theirs
         try:
             self._manifest.db.hold()
             self.number = self._manifest.generation(generation)
@@ -113,7 +118,7 @@ class Snapshot:
                 )
                 found.update((row[0], row) for row in got)
         ordered = [found[int(row)] for row in rows]
-        return [_chunk(*row[1:]) for row in ordered]
+        return [_chunk(self._metadata, *row[1:]) for row in ordered]
 
     def document(self, uri: str, principal: Principal) -> StoredDocument:
         """A document of this head.
@@ -213,10 +218,6 @@ def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArra
     return out
 
 
-def _chunk(identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
+def _chunk(read: Metadata, identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
     page, start, end, text, context, facts, parsed = rest
-    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, _merged(facts, parsed))
-
-
-_merged = lru_cache(1024)(merged)
-"""Chunks of one document, and documents of one source, mostly have the same facts; nobody writes into them."""
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, read(facts, parsed))

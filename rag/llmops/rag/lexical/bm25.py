@@ -55,7 +55,8 @@ class Scored:
         self._held = held
 
     def at(self, rows: NDArray[Any]) -> Scores:
-        return self.every[rows]
+        scores: Scores = self.every[rows]
+        return scores
 
     def top(self, k: int, allowed: Mask | None = None) -> tuple[Rows, Scores]:
         """The k best rows that share a term with the query, best first, the lower row first among equals.

@@ -157,7 +157,7 @@ class Segment:
         for place in range(_BEGINNING):
             long = np.flatnonzero(sizes > place)
             first[long, place] = blob[starts[long] + place]
-        return memoryview(first.view(">u8")[:, 0].astype(np.uint64)), memoryview(self.posting_offsets)
+        return first.view(">u8")[:, 0].astype(np.uint64).data, self.posting_offsets.data
 
     def _term(self, place: int) -> bytes:
         return bytes(self.blob[int(self.term_offsets[place]) : int(self.term_offsets[place + 1])])
