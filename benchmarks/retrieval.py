@@ -108,7 +108,7 @@ def _rankings(opened: Opened, question: str) -> dict[str, Any]:
     reader = opened.reader()
     vector = opened.embedder.embed_query(question)
     dense = reader.dense(vector, SETTINGS.pool, None).rows
-    lexical = reader.lexical(question, SETTINGS.pool, None).rows
+    lexical = reader.lexical(question).top(SETTINGS.pool)[0]
     fused = rank(reader, question, vector, None, SETTINGS).rows
     return {"fused": fused, "dense": dense, "BM25": lexical, "RRF": _reciprocal_ranks(dense, lexical)}
 

@@ -211,7 +211,7 @@ def test_a_running_reader_moves_to_the_state_without_it(place):
         with pytest.raises(NotFoundError):
             index.reader().document(uri(place), EVERYBODY)
         assert index.reader().head.documents == 4
-        assert index.reader().lexical("paragraph", 3).rows.size == 3
+        assert index.reader().lexical("paragraph").top(3)[0].size == 3
     finally:
         index.close()
 

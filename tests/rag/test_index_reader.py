@@ -86,14 +86,15 @@ def test_chroma_and_the_exact_scan_agree(place, opened):
 
 def test_chunks_and_documents_are_what_was_ingested(place, opened):
     reader = opened().reader()
-    hits = reader.lexical("topic3 paragraph2", 3)
-    chunk = reader.chunks(hits.rows)[0]
+    words = reader.lexical("topic3 paragraph2")
+    rows, scores = words.top(3)
+    chunk = reader.chunks(rows)[0]
     document = reader.document(chunk.uri, LOCAL)
     assert chunk.uri.endswith("d3.md")
     assert document.text[chunk.start : chunk.end] == chunk.text
     assert chunk.context.startswith("Title 3")
-    assert reader.dense_scores(place.embedder.embed_query(f"{chunk.context}\n{chunk.text}"), hits.rows)[0] > 0.999
-    assert reader.lexical_scores("topic3 paragraph2", hits.rows).tolist() == hits.scores.tolist()
+    assert reader.dense_scores(place.embedder.embed_query(f"{chunk.context}\n{chunk.text}"), rows)[0] > 0.999
+    assert words.at(rows).tolist() == scores.tolist()
 
 
 def test_a_private_document_is_never_scored_nor_told_from_a_missing_one(place, opened, tmp_path):
@@ -114,7 +115,7 @@ def test_a_private_document_is_never_scored_nor_told_from_a_missing_one(place, o
         assert hidden
         vector = place.embedder.embed_query("topic3 paragraph2 salary")
         assert hidden.isdisjoint(reader.dense(vector, 100, allowed).rows.tolist())
-        assert hidden.isdisjoint(reader.lexical("salary", 100, allowed).rows.tolist())
+        assert hidden.isdisjoint(reader.lexical("salary").top(100, allowed)[0].tolist())
         for uri in (str(secret / "pay.md"), "no such"):
             with pytest.raises(NotFoundError, match="there is no such document"):
                 reader.document(uri, LOCAL)
@@ -150,7 +151,7 @@ def test_a_reader_goes_on_while_another_process_ingests_and_sees_the_new_head(pl
     assert index.reader().head.seq == 2
     assert first.head.seq == 1
     assert [chunk.id for chunk in first.chunks(first.dense(vector, 3).rows)] == best
-    assert index.reader().lexical("fresh7", 3).rows.size == 3
+    assert index.reader().lexical("fresh7").top(3)[0].size == 3
     wait_for(lambda: has_store(index))
     assert index.reader().dense(place.embedder.embed_query("fresh7 p3"), 3).rows.size == 3
     assert index.reader().store_queries >= 1
@@ -260,7 +261,7 @@ def test_an_empty_index_answers_with_nothing(tmp_path):
     reader = index.reader()
     assert reader.size == 0
     assert reader.dense(place.embedder.embed_query("anything"), 5, reader.allowed(LOCAL, {})).rows.size == 0
-    assert reader.lexical("anything", 5).rows.size == 0
+    assert reader.lexical("anything").top(5)[0].size == 0
     place.write("a.md", "# A\n\nfirst words")
     place.refresh()
     wait_for(lambda: index.reader().size == 1)
@@ -279,7 +280,7 @@ def test_many_threads_read_while_heads_move(place, opened):
             try:
                 reader = index.reader()
                 assert len(reader.chunks(reader.dense(vector, 5).rows)) == 5
-                assert len(reader.chunks(reader.lexical("word", 5).rows)) == 5
+                assert len(reader.chunks(reader.lexical("word").top(5)[0])) == 5
             except BaseException as error:
                 failures.append(error)
                 return

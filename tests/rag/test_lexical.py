@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 import zlib
 from collections import Counter
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.core.errors import IntegrityError, UserError
-from llmops.rag.lexical import Lexical, Segment, analyze, merge
+from llmops.rag.lexical import Lexical, Segment, analyze, analyzer, bm25, merge, vocabulary
 
 WORDS = ("budget", "budgets", "the", "café", "42", "日本", "run", "running", "zebra", "")
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -59,9 +60,9 @@ def test_scores_equal_a_naive_reference_over_the_live_rows(
     texts, places, live = corpus
     lexical = Lexical(split(texts, places), live)
     expected = naive({row: text for row, text in enumerate(texts) if live[row]}, query, len(texts))
-    assert np.array_equal(lexical.scores(query), expected)
+    assert np.array_equal(lexical.scored(query).every, expected)
     rows = np.array([*range(len(texts)), *range(len(texts))], dtype=np.int64)[::-1]
-    assert np.array_equal(lexical.scores_at(query, rows), expected[rows])
+    assert np.array_equal(lexical.scored(query).at(rows), expected[rows])
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,11 +81,45 @@ def test_top_is_the_head_of_all_scores_and_never_leaves_the_allowed(
     texts, places, live = corpus
     allowed = np.array(data.draw(st.lists(st.booleans(), min_size=len(texts), max_size=len(texts))), dtype=bool)
     lexical = Lexical(split(texts, places), live)
-    scores = lexical.scores(query)
+    scores = lexical.scored(query).every
     order = sorted((row for row in range(len(texts)) if scores[row] > 0 and allowed[row]), key=lambda r: -scores[r])
     rows, found = lexical.top(query, k, allowed)
     assert rows.tolist() == order[:k]
     assert np.array_equal(found, scores[rows])
+
+
+def test_terms_that_begin_alike_are_told_apart() -> None:
+    beginnings = ["zq", "zq77777", "zq777777", "zq7777777"]
+    words = [*beginnings, *(f"zq777777{n}" for n in range(10, 50))]
+    lexical = Lexical(split(words, [n % 3 for n in range(len(words))]), np.ones(len(words), dtype=bool))
+    for row, word in enumerate(words):
+        assert np.flatnonzero(lexical.scored(word).every).tolist() == [row]
+    for unknown in ("z", "zq7", "zq777777x", "zq77777700", "zz"):
+        assert not lexical.scored(unknown).every.any()
+
+
+def test_what_is_kept_of_terms_is_bounded_and_changes_no_score(monkeypatch) -> None:
+    texts = [f"common {'even' if n % 2 else 'odd'} word{n} word{n // 7}" for n in range(200)]
+    live = np.arange(200) % 5 > 0
+    queries = [f"common word{n} even unknown{n} odd word{n}" for n in range(60)] * 2
+    lexical = Lexical(split(texts, [n % 4 for n in range(200)]), live)
+    expected = [lexical.scored(query).every for query in queries]
+    assert np.array_equal(expected[3], naive({n: text for n, text in enumerate(texts) if live[n]}, queries[3], 200))
+    for room in (1, 400, 700):
+        monkeypatch.setattr(bm25, "_KEPT_POSTINGS", room)
+        bounded = Lexical(split(texts, [n % 4 for n in range(200)]), live)
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(bounded.scored, queries))
+        assert all(np.array_equal(scored.every, wanted) for scored, wanted in zip(found, expected, strict=True))
+        assert sum(len(term.rows) for term in bounded._kept.values()) + len(bounded._kept) * bm25._EACH_TERM <= room
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80))
+def test_ascii_words_are_cut_as_a_pattern_cuts_them_and_a_vocabulary_is_of_the_terms(text: str) -> None:
+    assert vocabulary(text) == frozenset(analyze(text))
+    plain = text.encode("ascii", "replace").decode()
+    assert analyzer._words(plain) == re.findall("[a-z0-9]+", plain.lower())
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,7 +129,7 @@ def test_any_text_survives_its_bytes(texts: list[str], query: str) -> None:
     again = Segment.from_bytes(memoryview(segment.to_bytes()))
     live = np.ones(len(texts), dtype=bool)
     assert again.to_bytes() == segment.to_bytes()
-    assert np.array_equal(Lexical([again], live).scores(query), Lexical([segment], live).scores(query))
+    assert np.array_equal(Lexical([again], live).scored(query).every, Lexical([segment], live).scored(query).every)
 
 
 def test_arrays_are_views_of_the_bytes_they_came_from() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from tests.support.memory_index import HashingEmbedder, MemoryDocument, MemoryIn
 from llmops.core.chain import Cancelled, CancelToken, ChainContext, Citation, Delta
 from llmops.core.identity import LOCAL
 from llmops.core.llm import Sampling
+from llmops.rag.answer import quoting
 from llmops.rag.answer.asked import DONT_KNOW, Answered, Asked, Piece
 from llmops.rag.answer.cues import answers_kind, asked_kinds
 from llmops.rag.answer.markdown import block_quote, inline
@@ -56,6 +60,54 @@ def test_answering_sentence_is_quoted_with_its_place(question: str, answer: str)
     end = pieces[-1]
     assert isinstance(end, Answered)
     assert (end.quoted, end.refused) == (True, False)
+
+
+class CountingEmbedder(HashingEmbedder):
+    """Remembers which texts it was given."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def embed(self, texts, on_batch=None):
+        self.texts += texts
+        return super().embed(texts, on_batch)
+
+
+def picked(asked: Asked) -> tuple[list[str], int]:
+    """The quotes, and how many texts were embedded for them."""
+    embedder = CountingEmbedder()
+    return [quote.text for quote in QuotingAnswerer(embedder).pick(asked)], len(embedder.texts)
+
+
+WORDS = "pump valve water tank turbine hall mayor winter button steel litre night 1987 Tromso Ingrid"
+
+
+def questions_about_much() -> list[Asked]:
+    """Random words, or the beginnings of sentences, asked of random sentences: none, one or several may be quoted."""
+    chance, embedder = random.Random(5), HashingEmbedder()
+
+    def said(count: int) -> str:
+        return " ".join(chance.choices(WORDS.split(), k=count)).capitalize()
+
+    text = "\n\n".join(". ".join(said(9) for _ in range(4)) + "." for _ in range(6))
+    index = MemoryIndex([*DOCUMENTS, MemoryDocument("many.md", text, title="Many > Things")])
+    retriever, asked = Retriever(lambda: index, embedder), []
+    for _ in range(40):
+        beginning = " ".join(chance.choice(text.split(". ")).split()[:7])
+        question = f"{chance.choice([said(chance.randint(2, 6)), beginning])}?"
+        found = retriever.retrieve(question, LOCAL)
+        asked.append(Asked(question, [], found, Sampling(), ChainContext(cancel=CancelToken())))
+    return asked
+
+
+def test_quotes_are_those_of_embedding_every_candidate_at_fewer_embeddings(monkeypatch) -> None:
+    questions = questions_about_much()
+    few = [picked(asked) for asked in questions]
+    monkeypatch.setattr(quoting, "_floor", lambda judged: -math.inf)
+    wholly = [picked(asked) for asked in questions]
+    assert [quotes for quotes, _ in few] == [quotes for quotes, _ in wholly]
+    assert sum(count for _, count in few) < 0.8 * sum(count for _, count in wholly)
+    assert len({len(quotes) for quotes, _ in few}) > 2, "questions with different numbers of quotes are among them"
 
 
 def test_page_travels_with_the_citation() -> None:

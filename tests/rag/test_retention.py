@@ -66,7 +66,7 @@ def test_keeps_what_is_in_use_and_the_newest(place: Workplace) -> None:
         assert {path.name for path in (place.folder / "chroma").glob("*/")} == set(generations(place))
         assert contents(place.state, made[0]) == before
         assert sum(path.stat().st_size for path in (place.folder / "vectors").glob("*")) <= vectors
-        assert len(held.reader().lexical("alpha", 3).rows) == 3  # whoever holds it is not disturbed
+        assert len(held.reader().lexical("alpha").top(3)[0]) == 3  # whoever holds it is not disturbed
         held.close()
         assert retain(job(place, generations=1), registry).generations == ()
         assert place.refresh().unchanged == 3

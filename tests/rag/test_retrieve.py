@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.rag.test_lexical import naive
 from tests.support.handbook import handbook
+from tests.support.indexes import NAME, Workplace
 from tests.support.memory_index import MemoryDocument, MemoryIndex
 
 from llmops.core.identity import LOCAL, Principal
 from llmops.rag.config import RetrievalConfig
+from llmops.rag.index import snapshot
+from llmops.rag.index.reader import Index
 from llmops.rag.retrieve import Retriever, fuse, rank
 
 HR = Principal("kari", groups=frozenset({"hr"}))
@@ -51,6 +55,43 @@ def test_copies_leave_room_for_others() -> None:
     config = RetrievalConfig(top_k=3)
     found = Retriever(lambda: index, embedder, config).retrieve("red valve water pipe", LOCAL)
     assert [passage.chunk.uri for passage in found.passages] == ["0.md", "other.md"]
+
+
+def test_a_ranking_is_that_of_its_formulas_over_all_rows(tmp_path, monkeypatch) -> None:
+    """As they stand: every row scored by both searches, whatever is kept, skipped or looked at first."""
+    monkeypatch.setattr(snapshot, "CODED_FROM", 1)
+    place = Workplace.at(tmp_path)
+    for n in range(60):
+        words = (f"topic{n % 9} word{n % 4} thing{n % 13} note{n * p}" for p in range(4))
+        place.write(f"d{n}.md", f"# Title {n}\n\n" + "\n\n".join(f"{text} " * 4 for text in words))
+    index, config = Index.open(place.state, NAME, place.refresh().head.generation), RetrievalConfig(pool=12)
+    try:
+        reader = index.reader()
+        texts = {n: f"{chunk.context}\n{chunk.text}" for n, chunk in enumerate(reader.chunks(range(reader.size)))}
+        vectors = place.embedder.embed(list(texts.values()))
+        questions = ("topic3 word2", "thing5 note12 topic1", "title 7", "nothing known", "word1 word1")
+        for n, question in enumerate(questions):
+            allowed = None if n % 2 else np.arange(reader.size) % 3 > 0
+            vector = place.embedder.embed_query(question)
+            rows, scores = formulas(texts, vectors @ vector, question, allowed, config)
+            ranking = rank(reader, question, vector, allowed, config)
+            assert sorted(ranking.rows.tolist()) == sorted(rows.tolist())
+            assert np.allclose(ranking.scores[np.argsort(ranking.rows)], scores[np.argsort(rows)], atol=1e-5)
+            assert (np.diff(ranking.scores) <= 0).all()
+    finally:
+        index.close()
+
+
+def formulas(texts: dict[int, str], dense, question: str, allowed, config: RetrievalConfig):
+    """(rows, scores), best first."""
+    lexical = naive(texts, question, len(texts))
+    may = [row for row in texts if allowed is None or allowed[row]]
+    by_meaning = sorted(may, key=lambda row: (-dense[row], row))[: config.pool]
+    by_words = sorted((row for row in may if lexical[row] > 0), key=lambda row: (-lexical[row], row))[: config.pool]
+    pool = np.array(sorted({*by_meaning, *by_words}))
+    fused = fuse(dense[pool], lexical[pool], config.dense_weight)
+    order = np.lexsort((pool, -fused))
+    return pool[order], fused[order]
 
 
 def test_order_is_the_same_every_time() -> None:

@@ -88,7 +88,8 @@ def contents(state: StateConfig, generation: str) -> dict[str, Any]:
         rows = sorted(snapshot.row_of.values())
         chunks = dict(zip(rows, snapshot.chunks(rows), strict=True))
         id_of = {row: chunk.id for row, chunk in chunks.items()}
-        lexical = {q: {id_of[row]: snapshot.lexical.scores(q)[row] for row in rows} for q in QUERIES}
+        scores = {q: snapshot.lexical.scored(q) for q in QUERIES}
+        lexical = {q: {id_of[row]: scored.every[row] for row in rows} for q, scored in scores.items()}
         vectors = {id_of[row]: snapshot.vectors[snapshot.slots[row]].tobytes() for row in rows}
         held = stored(state, generation)
         for chunk in chunks.values():

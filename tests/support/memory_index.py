@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llmops.core.errors import NotFoundError
 from llmops.core.identity import Principal
-from llmops.rag.lexical import Lexical, Segment, analyze
+from llmops.rag.lexical import Lexical, Scored, Segment, analyze
 
 DIMENSION = 512
 
@@ -146,11 +146,8 @@ class MemoryIndex:
         scores: NDArray[np.float32] = self._vectors[rows] @ vector
         return scores
 
-    def lexical(self, query: str, k: int, allowed: NDArray[np.bool_] | None) -> MemoryHits:
-        return MemoryHits(*self._lexical.top(query, k, allowed))
-
-    def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[np.float32]:
-        return self._lexical.scores_at(query, rows)
+    def lexical(self, query: str) -> Scored:
+        return self._lexical.scored(query)
 
     def chunks(self, rows: NDArray[Any]) -> list[MemoryChunk]:
         return [self._chunks[int(row)] for row in rows]

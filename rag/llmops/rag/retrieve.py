@@ -17,7 +17,7 @@ from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
 from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
-from llmops.rag.lexical import analyze
+from llmops.rag.lexical import vocabulary
 from llmops.rag.refine import CrossScores, refine, wanted, widen
 from llmops.rag.turns import Turns
 
@@ -37,6 +37,13 @@ class Hits(Protocol):
     def rows(self) -> NDArray[Any]: ...
     @property
     def scores(self) -> NDArray[Any]: ...
+
+
+class WordScores(Protocol):
+    """What the words of a question say of every row of an index, the reader's or not: only `top` knows of access."""
+
+    def at(self, rows: Rows) -> NDArray[Any]: ...
+    def top(self, k: int, allowed: Mask | None) -> tuple[NDArray[Any], NDArray[Any]]: ...
 
 
 class Chunk(Protocol):
@@ -91,8 +98,7 @@ class SearchIndex(Protocol):
     def values(self, principal: Principal, names: Iterable[str], most: int) -> Mapping[str, Sequence[Hashable]]: ...
     def dense(self, vector: Scores, k: int, allowed: Mask | None) -> Hits: ...
     def dense_scores(self, vector: Scores, rows: NDArray[Any]) -> NDArray[Any]: ...
-    def lexical(self, query: str, k: int, allowed: Mask | None) -> Hits: ...
-    def lexical_scores(self, query: str, rows: NDArray[Any]) -> NDArray[Any]: ...
+    def lexical(self, query: str) -> WordScores: ...
     def chunks(self, rows: NDArray[Any]) -> Sequence[Chunk]: ...
     def document(self, uri: str, principal: Principal) -> StoredDocument: ...
 
@@ -217,18 +223,18 @@ def rank(index: SearchIndex, question: str, vector: Scores, allowed: Mask | None
     with span("dense"):
         by_meaning = np.asarray(index.dense(vector, config.pool, allowed).rows, dtype=np.int64)
     with span("lexical"):
-        by_words = np.asarray(index.lexical(question, config.pool, allowed).rows, dtype=np.int64)
+        words = index.lexical(question)
+        by_words = np.asarray(words.top(config.pool, allowed)[0], dtype=np.int64)
     with span("fuse"):
-        return _fused(index, question, vector, np.union1d(by_meaning, by_words), config)
+        pool = np.union1d(by_meaning, by_words)
+        dense = np.asarray(index.dense_scores(vector, pool), dtype=np.float32)
+        return _fused(pool, dense, np.asarray(words.at(pool), dtype=np.float32), config.dense_weight)
 
 
-def _fused(index: SearchIndex, question: str, vector: Scores, pool: Rows, config: RetrievalConfig) -> Ranking:
+def _fused(pool: Rows, dense: Scores, lexical: Scores, dense_weight: float) -> Ranking:
     if not len(pool):
-        nothing = np.zeros(0, dtype=np.float32)
-        return Ranking(pool, nothing, nothing, nothing)
-    dense = np.asarray(index.dense_scores(vector, pool), dtype=np.float32)
-    lexical = np.asarray(index.lexical_scores(question, pool), dtype=np.float32)
-    fused = fuse(dense, lexical, config.dense_weight)
+        return Ranking(pool, dense, dense, lexical)
+    fused = fuse(dense, lexical, dense_weight)
     order = np.lexsort((pool, -fused))
     return Ranking(pool[order], fused[order], dense[order], lexical[order])
 
@@ -253,7 +259,7 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
             break
         rows = ranking.rows[start : start + top_k]
         for place, chunk in enumerate(index.chunks(rows), start):
-            terms = frozenset(analyze(chunk.text))
+            terms = vocabulary(chunk.text)
             if any(_share_words(terms, other) for other in seen):
                 continue
             seen.append(terms)
@@ -264,11 +270,12 @@ def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, 
 
 def alike(text: str, other: str) -> bool:
     """Whether two passages say nearly the same words."""
-    return text == other or _share_words(frozenset(analyze(text)), frozenset(analyze(other)))
+    return text == other or _share_words(vocabulary(text), vocabulary(other))
 
 
 def _share_words(terms: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two passages share nearly all their words (Jaccard index)."""
     if not terms or not other or min(len(terms), len(other)) < _NEAR_DUPLICATE * max(len(terms), len(other)):
         return terms == other
-    return len(terms & other) >= _NEAR_DUPLICATE * len(terms | other)
+    shared = len(terms & other)
+    return shared >= _NEAR_DUPLICATE * (len(terms) + len(other) - shared)

@@ -89,8 +89,8 @@ def test_both_machines_answer_alike_after_a_refresh_by_either(place: Workplace, 
         assert (third.added, third.embedded) == (1, 1)
         index._check()
         assert index.reader().head == third.head
-        hits = index.reader().lexical("stones", 3)
-        assert next(chunk.uri for chunk in index.reader().chunks(hits.rows)).endswith("d9.md")
+        rows, _ = index.reader().lexical("stones").top(3)
+        assert next(chunk.uri for chunk in index.reader().chunks(rows)).endswith("d9.md")
     finally:
         index.close()
     assert other.refresh().head == third.head
@@ -267,7 +267,7 @@ def test_a_reader_outlives_its_server(tmp_path: Path) -> None:
             reader = index.reader()
             server.kill()
             assert index.reader() is reader
-            assert len(reader.lexical("rivers", 3).rows) == 1
+            assert len(reader.lexical("rivers").top(3)[0]) == 1
             with pytest.raises(UnavailableError, match="does not answer"):
                 reader.chunks([0])
             server.start()

@@ -23,7 +23,7 @@ from llmops.rag.answer.cues import ASKING, answers_kind, asked_kinds
 from llmops.rag.answer.markdown import block_quote
 from llmops.rag.answer.sentences import sentences
 from llmops.rag.answer.tokens import estimate_tokens
-from llmops.rag.lexical import analyze
+from llmops.rag.lexical import analyze, vocabulary
 from llmops.rag.outline import markdown_outline
 from llmops.rag.retrieve import Found, QueryEmbedder
 
@@ -37,6 +37,9 @@ _COVERAGE, _PASSAGE, _COSINE, _CUE, _OFFSET = 5.38, 0.43, 4.37, 0.57, -8.2
 _ANSWERS = -3.0
 _CLOSE = 1.2
 _EMBEDDED = 8
+_AT_ONCE = 2
+"""Sentences embedded first: they mostly decide. What could not be quoted beside them at a cosine of 1 never is."""
+_MOST_COSINE = 1.001
 _MOST_QUOTES = 3
 _MOST_CHARS = 900
 _TAKEN_OVER = 0.3
@@ -57,7 +60,6 @@ class Sentence:
     end: int
     terms: frozenset[str]
     heading: str = ""
-    coverage: float = 0.0
     score: float = 0.0
 
     @property
@@ -86,43 +88,24 @@ class QuotingAnswerer:
         yield Answered(Usage(read.input_tokens, written, True), refused=False, quoted=True)
 
     def pick(self, asked: Asked) -> list[Sentence]:
-        """The sentences that answer, best first; none where the passages do not answer."""
-        ranked = self.rank(asked)
-        if not ranked or ranked[0].score < _ANSWERS:
-            return []
-        quotes: list[Sentence] = []
-        chars = 0
-        for sentence in ranked:
-            chars += sentence.end - sentence.start
-            full = len(quotes) == _MOST_QUOTES or chars > _MOST_CHARS
-            if quotes and (full or sentence.score < max(_ANSWERS, ranked[0].score - _CLOSE)):
-                break
-            if not any(sentence.text == quote.text for quote in quotes):
-                quotes.append(_with_what_it_announces(sentence))
-        return quotes
+        """The sentences that answer, best first; none where the passages do not answer.
 
-    def rank(self, asked: Asked) -> list[Sentence]:
-        """Candidate sentences with their scores, best first.
-
-        All are scored by words; only the best of them by meaning too, since each embedding costs milliseconds.
+        All are scored by words, the best of them by meaning too, since each embedding costs milliseconds: a few first,
+        then those that could still be quoted beside them. So the quotes are those of embedding all.
         """
-        question = asked.question
-        kinds = asked_kinds(question)
-        wanted = _wanted(question, asked.found.question)
-        scored = [
-            replace(sentence, score=_cheap(sentence, question, kinds))
-            for sentence in _covered(wanted, _candidates(asked.found.passages))
-            if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
-        ]
-        best = sorted(scored, key=lambda sentence: -sentence.score)[:_EMBEDDED]
-        if not best:
-            return []
-        likeness = self._likeness(best, asked)
-        whole = [
+        waiting, judged, count = _by_words(asked), list[Sentence](), _AT_ONCE
+        while waiting:
+            floor = _floor(judged)
+            waiting = [sentence for sentence in waiting if sentence.score + _COSINE * _MOST_COSINE >= floor]
+            now, waiting, count = waiting[:count], waiting[count:], _EMBEDDED
+            judged += self._by_meaning(now, asked) if now else []
+        return _quotes(judged)
+
+    def _by_meaning(self, candidates: Sequence[Sentence], asked: Asked) -> list[Sentence]:
+        return [
             replace(sentence, score=sentence.score + _COSINE * float(cosine))
-            for sentence, cosine in zip(best, likeness, strict=True)
+            for sentence, cosine in zip(candidates, self._likeness(candidates, asked), strict=True)
         ]
-        return sorted(whole, key=lambda sentence: -sentence.score)
 
     def _likeness(self, candidates: Sequence[Sentence], asked: Asked) -> NDArray[np.float32]:
         """How close each is in meaning, by itself or read under its heading."""
@@ -142,6 +125,43 @@ class QuotingAnswerer:
         return unit
 
 
+def _by_words(asked: Asked) -> list[Sentence]:
+    """The candidates that are scored by meaning too, with the rest of their scores, best first."""
+    question = asked.question
+    kinds = asked_kinds(question)
+    wanted = _wanted(question, asked.found.question)
+    candidates = _candidates(asked.found.passages)
+    scored = [
+        (_cheap(sentence, coverage, question, kinds), sentence)
+        for sentence, coverage in zip(candidates, _coverages(wanted, candidates), strict=True)
+        if sentence.terms - wanted.keys() or sentence.text.endswith(":")  # a mere echo says nothing new
+    ]
+    best = sorted(scored, key=lambda pair: -pair[0])[:_EMBEDDED]
+    return [replace(sentence, score=score) for score, sentence in best]
+
+
+def _quotes(judged: Sequence[Sentence]) -> list[Sentence]:
+    """Those that answer, best first, as many as an answer quotes; of equal ones the first named."""
+    quotes: list[Sentence] = []
+    chars = 0
+    for sentence in sorted(judged, key=lambda sentence: -sentence.score):
+        chars += sentence.end - sentence.start
+        full = len(quotes) == _MOST_QUOTES or chars > _MOST_CHARS
+        if (quotes and full) or sentence.score < (max(_ANSWERS, quotes[0].score - _CLOSE) if quotes else _ANSWERS):
+            break
+        if not any(sentence.text == quote.text for quote in quotes):
+            quotes.append(_with_what_it_announces(sentence))
+    return quotes
+
+
+def _floor(judged: Sequence[Sentence]) -> float:
+    """The score below which a further sentence would not be quoted beside these."""
+    quotes = _quotes(judged)
+    if len(quotes) == _MOST_QUOTES:
+        return quotes[-1].score
+    return max(_ANSWERS, quotes[0].score - _CLOSE) if quotes else _ANSWERS
+
+
 def _candidates(passages: Sequence[Found]) -> list[Sentence]:
     """Every sentence that says something; a heading or code says nothing by itself."""
     found = []
@@ -154,7 +174,7 @@ def _candidates(passages: Sequence[Found]) -> list[Sentence]:
             code_here = code or fences or _is_indented_code(text, start, said)
             if not (code_here or said.startswith("#")) and any(map(str.isalnum, said)):
                 heading = ([*above, *structure.path_at(start)] or [""])[-1]
-                found.append(Sentence(passage, start, end, frozenset(analyze(said)), heading))
+                found.append(Sentence(passage, start, end, vocabulary(said), heading))
             code ^= fences % 2 == 1
     return found
 
@@ -185,27 +205,27 @@ def _indentation(line: str) -> int:
 
 def _wanted(question: str, standalone: str) -> dict[str, float]:
     """The terms to look for; those that a follow-up takes over from before count less than its own."""
-    own = frozenset(analyze(question))
+    own = vocabulary(question)
     terms = [term for term in analyze(standalone) if term not in ASKING] or analyze(standalone)
     return {term: 1.0 if term in own else _TAKEN_OVER for term in terms}
 
 
-def _covered(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[Sentence]:
-    """Give each candidate its share of the question's terms, rare ones among the candidates weighing more."""
-    headings = {c.heading: frozenset(analyze(c.heading)) for c in candidates}
-    held = [(c, wanted.keys() & (c.terms | headings[c.heading])) for c in candidates]
-    counts = Counter(term for _, terms in held for term in terms)
+def _coverages(wanted: Mapping[str, float], candidates: list[Sentence]) -> list[float]:
+    """Each candidate's share of the question's terms, rare ones among the candidates weighing more."""
+    headings = {heading: vocabulary(heading) for heading in {c.heading for c in candidates}}
+    held = [(wanted.keys() & c.terms) | (wanted.keys() & headings[c.heading]) for c in candidates]
+    counts = Counter(term for terms in held for term in terms)
     weights = {
         term: worth * math.log(1.0 + (len(candidates) - counts[term] + 0.5) / (counts[term] + 0.5))
         for term, worth in wanted.items()
     }
     total = sum(weights.values()) or 1.0
-    return [replace(c, coverage=sum(weights[term] for term in sorted(terms)) / total) for c, terms in held]
+    return [sum(weights[term] for term in sorted(terms)) / total for terms in held]
 
 
-def _cheap(sentence: Sentence, question: str, kinds: frozenset[str]) -> float:
+def _cheap(sentence: Sentence, coverage: float, question: str, kinds: frozenset[str]) -> float:
     cue = answers_kind(kinds, question, sentence.text)
-    return _OFFSET + _COVERAGE * sentence.coverage + _PASSAGE * sentence.passage.score + _CUE * cue
+    return _OFFSET + _COVERAGE * coverage + _PASSAGE * sentence.passage.score + _CUE * cue
 
 
 def _with_what_it_announces(sentence: Sentence) -> Sentence:

@@ -46,7 +46,10 @@ class Access:
         Raises:
             UserError: no document that this principal may read has a fact of that name, or a range is none.
         """
-        readable = self._readable(principal)
+        may = self._may(principal)
+        if not filters and may.all():
+            return None
+        readable = self._readable(may)
         chosen = readable
         for name, wanted in filters.items():
             self._check_name(name, readable)
@@ -58,11 +61,15 @@ class Access:
 
     def values(self, principal: Principal, names: Iterable[str], most: int) -> dict[str, list[Hashable]]:
         """Some values of each fact, the commonest first, as far as this principal may read a document that has them."""
-        readable = self._readable(principal)
+        readable = self._readable(self._may(principal))
         return {name: self._facts.commonest(name, readable, most) for name in names}
 
-    def _readable(self, principal: Principal) -> Mask:
-        may = np.array([principal.reads(groups) for groups in self._lists], dtype=np.bool_)
+    def _may(self, principal: Principal) -> Mask:
+        """Which access lists admit a principal."""
+        return np.array([principal.reads(groups) for groups in self._lists], dtype=np.bool_)
+
+    def _readable(self, may: Mask) -> Mask:
+        """Which documents have a list that admits."""
         return may[self._list_of] if len(may) else np.zeros(0, dtype=np.bool_)
 
     def _check_name(self, name: str, readable: Mask) -> None:

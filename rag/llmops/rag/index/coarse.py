@@ -50,9 +50,15 @@ class Codes:
     def size(self) -> int:
         return int(self._words.shape[1])
 
-    def likely(self, vector: Vectors, slots: Slots, count: int) -> NDArray[np.int64]:
-        """Places in `slots` of those whose signs agree most with the vector's: `count` or, where many tie, more."""
-        distances = self._distances(vector)[slots]
+    def likely(self, vector: Vectors, slots: Slots | None, count: int) -> NDArray[np.int64]:
+        """Places in `slots` of those whose signs agree most with the vector's: `count` or, where many tie, more.
+
+        Args:
+            slots: None for all of them, in order.
+        """
+        distances = self._distances(vector)
+        if slots is not None:
+            distances = distances[slots]
         if len(distances) <= count:
             return np.arange(len(distances))
         edge = np.partition(distances, count - 1)[count - 1]
@@ -60,16 +66,16 @@ class Codes:
 
     def _distances(self, vector: Vectors) -> NDArray[np.uint16]:
         """The number of unequal signs, by slot."""
-        wanted = _bits(vector[None, :])[:, 0]
-        distances = np.zeros(self.size, dtype=np.uint16)
+        wanted = _bits(vector[None, :])
+        distances = np.empty(self.size, dtype=np.uint16)
         for start in range(0, self.size, _BLOCK):
-            block = distances[start : start + _BLOCK]
-            for word, bits in enumerate(wanted):
-                block += np.bitwise_count(self._words[word, start : start + _BLOCK] ^ bits)
+            unequal = np.bitwise_count(self._words[:, start : start + _BLOCK] ^ wanted)
+            np.add.reduce(unequal, axis=0, dtype=np.uint16, out=distances[start : start + _BLOCK])
         return distances
 
 
 def _bits(vectors: Vectors) -> Words:
     packed = np.packbits(vectors > 0, axis=1)
-    spare = -packed.shape[1] % 8
-    return np.ascontiguousarray(np.pad(packed, ((0, 0), (0, spare))).view(np.uint64).T)
+    if spare := -packed.shape[1] % 8:
+        packed = np.pad(packed, ((0, 0), (0, spare)))
+    return np.ascontiguousarray(packed.view(np.uint64).T)

@@ -25,6 +25,7 @@ from llmops.rag.index import places
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.index.store import Store
 from llmops.rag.index.types import Chunk, Hits, Mask, Rows, Scores, StoredDocument
+from llmops.rag.lexical import Scored
 from llmops.rag.manifest import CURRENT, Head, Manifest
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ CANDIDATES = 4_000
 CANDIDATES_SHARE = 250
 """So many, and one more for so many rows, are scored exactly. Among a million vectors that are as clustered as real
 ones this finds .99 of the ten nearest, among 100,000 all of them."""
-_PICKED = 1_000
+_PICKED = 256
 """Rows picked and scored together: they stay in the cache, and BLAS starts no threads that wait for a busy core."""
 
 POLL_S = 0.5
@@ -109,7 +110,8 @@ class IndexReader:
         self.exact_scans += 1
         rows = self._snapshot.live_rows if allowed is None else np.flatnonzero(allowed & self._snapshot.live)
         if self._snapshot.codes is not None and len(rows) > SCANNED_WHOLE:
-            slots, most = self._snapshot.slots[rows], max(k, CANDIDATES + len(rows) // CANDIDATES_SHARE)
+            slots = self._snapshot.live_slots if allowed is None else self._snapshot.slots[rows]
+            most = max(k, CANDIDATES + len(rows) // CANDIDATES_SHARE)
             rows = rows[self._snapshot.codes.likely(vector, slots, most)]
         return _best(rows, self.dense_scores(vector, rows), k)
 
@@ -121,16 +123,16 @@ class IndexReader:
             whole: Scores = (vectors @ wanted)[slots]
             return whole  # the whole file once, in order, is faster than picking most of it
         scores = np.empty(len(slots), dtype=np.float32)
+        picked = np.empty((min(len(slots), _PICKED), vectors.shape[1]), dtype=np.float32)
         for start in range(0, len(slots), _PICKED):
-            scores[start : start + _PICKED] = vectors[slots[start : start + _PICKED]] @ wanted
+            some = slots[start : start + _PICKED]
+            vectors.take(some, axis=0, out=picked[: len(some)], mode="clip")  # "raise" would copy once more
+            np.dot(picked[: len(some)], wanted, out=scores[start : start + _PICKED])
         return scores
 
-    def lexical(self, query: str, k: int, allowed: Mask | None = None) -> Hits:
-        """The k allowed rows with the best BM25 scores; rows that share no term with the query are no hits."""
-        return Hits(*self._snapshot.lexical.top(query, k, allowed))
-
-    def lexical_scores(self, query: str, rows: NDArray[Any]) -> Scores:
-        return self._snapshot.lexical.scores_at(query, np.asarray(rows, dtype=np.int64))
+    def lexical(self, query: str) -> Scored:
+        """The BM25 scores of all rows. Rows that the reader may not see are among them: name the allowed ones."""
+        return self._snapshot.lexical.scored(query)
 
     def chunks(self, rows: NDArray[Any] | list[int]) -> list[Chunk]:
         """The chunks of live rows, in that order."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,17 @@ from llmops.rag.records import merged, pages_of, text_of
 CODED_FROM = 20_000
 """Chunks from which on sign codes are made: fewer are scored one by one, in a millisecond or two."""
 _MANY = 500
+_READ = 1_000
+"""Metadata kept as read, which nobody writes into. It goes with its state: what was forgotten must not stay."""
+
+Metadata = Callable[[str, str], Mapping[str, Any]]
 
 
 class Snapshot:
-    """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead."""
+    """The arrays are by row number, 0 to `head.size` - 1; `slots` is -1 where a row is dead.
+
+    `live_slots` are those of `live_rows`; None where that is every slot of the file, in order.
+    """
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class Snapshot:
         """
         self._lock = threading.Lock()
         self._manifest = manifest
+        self._metadata: Metadata = lru_cache(_READ)(merged)  # chunks of a document, and often of a source, share theirs
         try:
             self._manifest.db.hold()
             self.number = self._manifest.generation(generation)
@@ -109,7 +118,7 @@ class Snapshot:
                 )
                 found.update((row[0], row) for row in got)
         ordered = [found[int(row)] for row in rows]
-        return [_chunk(*row[1:]) for row in ordered]
+        return [_chunk(self._metadata, *row[1:]) for row in ordered]
 
     def document(self, uri: str, principal: Principal) -> StoredDocument:
         """A document of this head.
@@ -158,10 +167,13 @@ class Snapshot:
         self.slots = _by_row(size, rows, [row[3] for row in found])
         self.live: Mask = self.slots >= 0
         self.live_rows = np.flatnonzero(self.live)
+        self.live_slots: NDArray[np.int64] | None = self.slots[self.live_rows]
         self.row_of: dict[str, int] = {row[1].hex(): row[0] for row in found}
         record = self._manifest.arena(self.settings["embedder"])
         self.vectors: Vectors = self._map_vectors(record)
         self.coded = self._code(record, coded)
+        if np.array_equal(self.live_slots, np.arange(len(self.vectors))):
+            self.live_slots = None
         self.access = self._load_access(_by_row(size, rows, [row[2] for row in found]))
         self.segments = self._load_segments(known)
         self.lexical = Lexical(list(self.segments.values()), self.live)
@@ -206,6 +218,6 @@ def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArra
     return out
 
 
-def _chunk(identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
+def _chunk(read: Metadata, identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
     page, start, end, text, context, facts, parsed = rest
-    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, merged(facts, parsed))
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, read(facts, parsed))

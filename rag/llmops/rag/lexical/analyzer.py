@@ -25,9 +25,11 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u
 _UNSPACED += "\U00020000-\U0003ffff"
 # Vowel signs and accents are no letters to `re`; without them a Hindi or a pointed Hebrew word falls to pieces.
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
+_ASCII = str.maketrans({chr(code): chr(code).lower() if chr(code).isalnum() else " " for code in range(128)})
+"""Leaves words and spaces of an ASCII text: cut at those it takes two thirds of a regular expression's time."""
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
 
+_NOTHING = frozenset([""])
 _CACHE_WORDS = 400_000
 
 FINGERPRINT = f"en-1+snowball-{Stemmer.version()}"
@@ -36,12 +38,18 @@ FINGERPRINT = f"en-1+snowball-{Stemmer.version()}"
 
 def analyze(text: str) -> list[str]:
     """The terms of a text, in order: lower-case words and numbers, stemmed, without stop words."""
+    return [term for term in map(_terms.__getitem__, _words(text)) if term]
+
+
+def vocabulary(text: str) -> frozenset[str]:
+    """The distinct terms of a text."""
+    return frozenset(map(_terms.__getitem__, set(_words(text)))) - _NOTHING
+
+
+def _words(text: str) -> list[str]:
     if text.isascii():
-        words = _ASCII_WORD.findall(text.lower())
-    else:
-        words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
-    terms = _terms
-    return [term for word in words if (term := terms[word])]
+        return text.translate(_ASCII).split()
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 class _Terms(dict[str, str]):

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +31,7 @@ _HEADER = struct.Struct("<8sII32s4Q")
 _CRC_FROM = 12
 _MAX_COUNT = 65_535
 _ROW_BITS = np.uint64(32)
+_BEGINNING = 8
 
 Rows = NDArray[np.uint32]
 Counts = NDArray[np.uint16]
@@ -132,12 +134,30 @@ class Segment:
     def postings(self, term: str) -> tuple[Rows, Counts]:
         """The rows that hold a term, ascending, and how often each does; empty for a term never seen."""
         wanted = term.encode()
-        total = len(self.term_offsets) - 1
-        place = bisect_left(range(total), wanted, key=self._term)
-        if place == total or self._term(place) != wanted:
+        beginnings, offsets = self._lookup
+        beginning = int.from_bytes(wanted[:_BEGINNING].ljust(_BEGINNING, b"\0"))
+        first = bisect_left(beginnings, beginning)
+        after = bisect_right(beginnings, beginning, first)
+        place = bisect_left(range(after), wanted, first, key=self._term)
+        if place == after or self._term(place) != wanted:
             return self.postings_rows[:0], self.postings_counts[:0]
-        start, end = int(self.posting_offsets[place]), int(self.posting_offsets[place + 1])
+        start, end = offsets[place], offsets[place + 1]
         return self.postings_rows[start:end], self.postings_counts[start:end]
+
+    @cached_property
+    def _lookup(self) -> tuple[memoryview, memoryview]:
+        """The first bytes of each term as one number, ascending with the terms, and `posting_offsets`.
+
+        Views, since Python reads their items several times faster than an array's.
+        """
+        starts = self.term_offsets[:-1].astype(np.int64)
+        sizes = np.diff(self.term_offsets.astype(np.int64))
+        blob = np.frombuffer(self.blob, dtype=np.uint8)
+        first = np.zeros((len(sizes), _BEGINNING), dtype=np.uint8)
+        for place in range(_BEGINNING):
+            long = np.flatnonzero(sizes > place)
+            first[long, place] = blob[starts[long] + place]
+        return first.view(">u8")[:, 0].astype(np.uint64).data, self.posting_offsets.data
 
     def _term(self, place: int) -> bytes:
         return bytes(self.blob[int(self.term_offsets[place]) : int(self.term_offsets[place + 1])])
