@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import preferences, training
+from tests.support import preferences
 from tests.support.tiny_lm import tiny_base
 
 from llmops.core.chain import ChainContext, Delta, Message
@@ -21,10 +21,8 @@ from llmops.core.identity import LOCAL
 from llmops.core.state import StateConfig
 from llmops.finetune import jobs, registration, train
 from llmops.finetune.config import FinetuneConfig, GenerationConfig, TrackConfig
-from llmops.finetune.engines import others
 from llmops.finetune.engines.rewards import rewards
 from llmops.finetune.engines.trl import TrlEngine
-from llmops.finetune.journal import read_events, read_metrics
 from llmops.finetune.preflight.preference_checks import first_loss_check
 from llmops.finetune.results import Result
 from llmops.finetune.runs import RunFolder, find_run, open_run
@@ -173,43 +171,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(place: Path, base: Path, state: S
         TrlEngine().train(changed, broken, lambda event: None)
 
 
-@pytest.mark.kill
-def test_two_ranks_go_on_to_the_same_bits_after_one_was_killed(place: Path, base: Path, state: StateConfig) -> None:
-    """Rank 1 is killed while it writes its part of the second checkpoint."""
-    config = preferences.preferring(
-        "dpo", base, preferences.pairs(place / "pairs.jsonl"), state,
-        train={"global_tokens_per_step": 768, "lr": 5e-3, "budget": {"steps": 10}}, checkpoint={"every_steps": 4},
-        launch={"processes": 2},
-    )  # fmt: skip
-    whole, broken = written(config, "whole"), written(config, "broken")
-    assert jobs.read(whole).plan.strategy == "ddp"
-
-    def killed(rank: int) -> None:
-        write, calls = others.write_randomness, iter(range(9))
-
-        def half(into: Path, rank: int) -> None:
-            if next(calls) == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            write(into, rank)
-
-        if rank == 1:
-            others.write_randomness = half
-
-    undisturbed = training.ranks(whole)
-    first, second = training.ranks(broken, before=killed)
-    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == -signal.SIGKILL
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 2  # noticed, and may be started again
-    again = training.ranks(broken)
-    for rank in (*undisturbed, *again):
-        code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
-        assert code == 0, "".join(path.read_text() for path in broken.path.glob("rank-*.log"))
-    assert [one["step"] for one in read_events(broken) if one["kind"] == "resumed"] == [4]
-    assert training.weights(broken) == training.weights(whole)
-    losses = [line["loss"] for line in read_metrics(whole)]
-    assert [line["loss"] for line in read_metrics(broken)] == losses
-    assert losses[-1] < losses[0]
-
-
 def test_a_strategy_that_would_silently_be_another_is_refused(place: Path, base: Path, state: StateConfig) -> None:
     data = preferences.pairs(place / "pairs.jsonl")
     config = preferences.preferring("dpo", base, data, state, launch={"processes": 2}, parallel={"strategy": "fsdp2"})
@@ -246,21 +207,6 @@ def test_a_reference_that_is_another_model_ends_the_run_at_its_first_step(
     with pytest.raises(GateFailedError, match=r"preference\.first_loss.*0\.6931"):
         train.run_job(config, listen=heard.append)
     assert not [one for one in heard if one.kind == "step" and one.step > 1]
-
-
-@pytest.mark.parametrize("task", ["dpo", "kto", "reward"])
-def test_rows_at_once_and_one_after_the_other_give_one_gradient(
-    place: Path, base: Path, state: StateConfig, task: str
-) -> None:
-    data = preferences.thumbs(place / "t.jsonl") if task == "kto" else preferences.pairs(place / "p.jsonl")
-    norms = []
-    for at_once in (16, 2):
-        section = {"global_tokens_per_step": 768, "rows_per_device": at_once, "budget": {"steps": 1}}
-        config = preferences.preferring(task, base, data, state, train=section, name=f"{task}-{at_once}")
-        folder, heard = written(config, config.name), list[Any]()
-        TrlEngine().train(jobs.read(folder), folder, heard.append)
-        norms += [one.grad_norm for one in heard if one.kind == "step"]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def written(config: FinetuneConfig, name: str) -> RunFolder:
