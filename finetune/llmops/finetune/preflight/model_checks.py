@@ -103,7 +103,8 @@ def _whole_layers(model: Any) -> list[str]:
     """What stands once in a model, beside its repeated layers."""
     inner = model.get_base_model()
     found = [*inner.named_children(), *(pair for _, one in inner.named_children() for pair in one.named_children())]
-    return sorted({name for name, one in found if not list(one.named_modules())[1:] or "embed" in name})
+    named = {name for name, one in found if one._parameters or hasattr(one, "modules_to_save")}
+    return sorted(named - {"original_module"})
 
 
 def cache_off(model: Any) -> Check:
