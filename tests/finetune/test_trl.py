@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import preferences, training
+from pydantic import ValidationError
+from tests.support import preferences
 from tests.support.tiny_lm import tiny_base
 
 from llmops.core.chain import ChainContext, Delta, Message
@@ -21,11 +19,16 @@ from llmops.core.identity import LOCAL
 from llmops.core.state import StateConfig
 from llmops.finetune import jobs, registration, train
 from llmops.finetune.config import FinetuneConfig, GenerationConfig, TrackConfig
-from llmops.finetune.engines import others
+from llmops.finetune.engines import Plan
+from llmops.finetune.engines.memory import estimate, what_to_change
 from llmops.finetune.engines.rewards import rewards
+from llmops.finetune.engines.schedule import rate
 from llmops.finetune.engines.trl import TrlEngine
-from llmops.finetune.journal import read_events, read_metrics
+from llmops.finetune.export import export
+from llmops.finetune.models import base_of_folder, load_model
+from llmops.finetune.preflight.model_checks import learns, trained_model
 from llmops.finetune.preflight.preference_checks import first_loss_check
+from llmops.finetune.prove import prove
 from llmops.finetune.results import Result
 from llmops.finetune.runs import RunFolder, find_run, open_run
 from llmops.registry import Registry
@@ -38,22 +41,6 @@ GENERATING = {
         "max_new_tokens": 6,
     },
 }
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from llmops.finetune import jobs
-from llmops.finetune.engines.trl import TrlEngine
-from llmops.finetune.runs import RunFolder
-
-folder, stage, seen = RunFolder(Path(sys.argv[1])), sys.argv[2], []
-
-def pause(now):
-    seen.append(now)
-    if seen.count(stage) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-TrlEngine(pause).train(jobs.read(folder), folder, lambda event: None)
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,68 +133,100 @@ def test_generating_tasks_train_and_are_judged(place: Path, base: Path, state: S
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("stage", ["written"])
-def test_a_killed_run_goes_on_to_the_same_bits(place: Path, base: Path, state: StateConfig, stage: str) -> None:
-    config = preferences.preferring(
-        "dpo", base, preferences.pairs(place / "pairs.jsonl"), state,
-        train={"global_tokens_per_step": 768, "lr": 5e-3, "budget": {"steps": 12}}, checkpoint={"every_steps": 4},
-    )  # fmt: skip
-    whole, broken = written(config, "whole"), written(config, "broken")
-    TrlEngine().train(jobs.read(whole), whole, lambda event: None)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _KILLED, str(broken.path), stage], env=environment, check=False
-    )
-    assert ended.returncode == -signal.SIGKILL
-    # The checkpoint that was being written is not there; the one before it is gone on from, and it is said.
-    events: list[Any] = []
-    trained = TrlEngine().train(jobs.read(broken), broken, events.append)
-    assert trained.resumed_from == 4
-    assert next(one for one in events if one.kind == "resumed").step == 4
-    weights = [(one.model / "adapter_model.safetensors").read_bytes() for one in (whole, broken)]
-    assert weights[0] == weights[1]
-    # Divided otherwise it would not be the same run, and is refused.
-    other = jobs.read(broken)
-    changed = other.__class__(other.config, other.base, other.tokenizer, other.data, changed_plan(other.plan))
+def test_killed_in_every_phase_the_weights_are_the_same(place: Path, base: Path, state: StateConfig) -> None:
+    """Answers are sampled anew by each attempt, from the same randomness."""
+    config = preferences.preferring("grpo", base, preferences.asked(place / "asked.jsonl"), state, **GENERATING)
+    certificate = prove(config, kills=6, steps=8)
+    assert certificate.identical, certificate.text()
+    assert {kill.phase for kill in certificate.kills} >= {"begun", "written", "named"}
+    assert {"checkpoint's moments.safetensors", "checkpoint's weights.safetensors"} < certificate.undisturbed.keys()
+
+
+def test_divided_otherwise_it_is_not_gone_on_with(place: Path, base: Path, state: StateConfig) -> None:
+    section = {"global_tokens_per_step": 768, "budget": {"steps": 2}}
+    data = preferences.pairs(place / "pairs.jsonl")
+    folder = written(preferences.preferring("dpo", base, data, state, train=section), "divided")
+    job = jobs.read(folder)
+    TrlEngine().train(job, folder, lambda event: None)
     with pytest.raises(ConflictError, match="cannot be resumed exactly"):
-        TrlEngine().train(changed, broken, lambda event: None)
+        TrlEngine().train(replace(job, plan=changed_plan(job.plan)), folder, lambda event: None)
 
 
-@pytest.mark.kill
-def test_two_ranks_go_on_to_the_same_bits_after_one_was_killed(place: Path, base: Path, state: StateConfig) -> None:
-    """Rank 1 is killed while it writes its part of the second checkpoint."""
-    config = preferences.preferring(
-        "dpo", base, preferences.pairs(place / "pairs.jsonl"), state,
-        train={"global_tokens_per_step": 768, "lr": 5e-3, "budget": {"steps": 10}}, checkpoint={"every_steps": 4},
-        launch={"processes": 2},
-    )  # fmt: skip
-    whole, broken = written(config, "whole"), written(config, "broken")
-    assert jobs.read(whole).plan.strategy == "ddp"
+def test_the_first_step_learns_at_the_rate_of_the_schedule(place: Path, base: Path, state: StateConfig) -> None:
+    """TRL's own begins at zero, and a run of one step would leave the base as it was."""
+    section = {"global_tokens_per_step": 768, "lr": 5e-3, "warmup_share": 0.4, "budget": {"steps": 5}}
+    config = preferences.preferring("reward", base, preferences.pairs(place / "pairs.jsonl"), state, train=section)
+    folder, heard = written(config, "first"), list[Any]()
+    TrlEngine().train(jobs.read(folder), folder, heard.append)
+    rates = [one.lr for one in heard if one.kind == "step"]
+    assert rates == pytest.approx([rate(config.train, step, 5) for step in range(5)])
+    assert rates[0] > 0
 
-    def killed(rank: int) -> None:
-        write, calls = others.write_randomness, iter(range(9))
 
-        def half(into: Path, rank: int) -> None:
-            if next(calls) == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            write(into, rank)
+def test_a_reward_model_is_no_language_model(place: Path, base: Path, state: StateConfig, tmp_path: Path) -> None:
+    """Neither as an export, which would have lost its score, nor as a base, whose output layer would be made up."""
+    for kind in ("full", "lora"):
+        config = preferences.preferring(
+            "reward", base, preferences.pairs(place / "pairs.jsonl"), state, method={"kind": kind},
+            train={"global_tokens_per_step": 768, "budget": {"steps": 1}},
+        )  # fmt: skip
+        folder = written(config, f"scorer-{kind}")
+        TrlEngine().train(jobs.read(folder), folder, lambda event: None)
+        with pytest.raises(UserError, match="a reward model is not exported") as caught:
+            export(folder.model, base, tmp_path / "out", bits="int8")
+        assert "generation.rewards" in str(caught.value.hint)
+        if kind == "full":
+            with pytest.raises(UserError, match="gives a number and no words"):
+                load_model(base_of_folder(folder.model, "scorer"), config)
 
-        if rank == 1:
-            others.write_randomness = half
 
-    undisturbed = training.ranks(whole)
-    first, second = training.ranks(broken, before=killed)
-    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == -signal.SIGKILL
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 2  # noticed, and may be started again
-    again = training.ranks(broken)
-    for rank in (*undisturbed, *again):
-        code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
-        assert code == 0, "".join(path.read_text() for path in broken.path.glob("rank-*.log"))
-    assert [one["step"] for one in read_events(broken) if one["kind"] == "resumed"] == [4]
-    assert training.weights(broken) == training.weights(whole)
-    losses = [line["loss"] for line in read_metrics(whole)]
-    assert [line["loss"] for line in read_metrics(broken)] == losses
-    assert losses[-1] < losses[0]
+@pytest.mark.parametrize(
+    ("task", "method", "told"),
+    [
+        ("dpo", {"dropout": 0.1}, r"dropout would blur.*set method\.dropout: 0"),
+        ("rloo", {"dropout": 0.1}, r"dropout would blur.*set method\.dropout: 0"),
+        ("reward", {"kind": "qlora"}, r"full precision: set method\.kind: lora"),
+    ],
+)
+def test_a_method_that_the_task_would_pass_over_is_refused(task: str, method: dict[str, Any], told: str) -> None:
+    given = {**GENERATING, "method": method}
+    with pytest.raises(ValidationError, match=told):
+        preferences.preferring(task, Path("base"), Path("rows.jsonl"), StateConfig(), **given)
+
+
+def test_layers_to_save_that_are_not_there_are_refused(place: Path, base: Path, state: StateConfig) -> None:
+    """PEFT passes over them; of a reward model `lm_head` is gone."""
+    data = preferences.pairs(place / "pairs.jsonl")
+    for task, verdict in (("dpo", "pass"), ("reward", "fail")):
+        method = {"r": 4, "modules_to_save": ["lm_head"]}
+        job = train.ready(
+            preferences.preferring(task, base, data, state, method=method), principal=LOCAL, listen=lambda event: None
+        )
+        found = learns(trained_model(job))
+        assert found.verdict == verdict, found
+    assert "lm_head" in found.what
+    assert found.hint == "name some of: embed_tokens, norm, score"
+
+
+def test_what_is_held_beside_the_model_is_counted_and_hints_can_be_followed(tmp_path: Path) -> None:
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
+    plan = Plan(steps=1, ranks=1, rows_per_rank=2, accumulation=1, width=48)
+
+    def needed(task: str, kind: str = "full") -> int:
+        return estimate(shape, preferring(task, kind), plan).weights
+
+    def preferring(task: str, kind: str = "full") -> FinetuneConfig:
+        given = {**GENERATING, "method": {"kind": kind}}
+        return preferences.preferring(task, Path("base"), Path("rows.jsonl"), StateConfig(), **given)
+
+    assert needed("dpo") == needed("kto") == 2 * needed("grpo")
+    assert needed("dpo", "lora") == needed("grpo", "lora")
+    pair, answer = (estimate(shape, preferring(task), plan).activations for task in ("dpo", "kto"))
+    assert pair == 2 * answer
+    assert "gradient_checkpointing" in what_to_change(preferring("kto"), plan)  # a row at once is too few for kto
+    least = replace(plan, rows_per_rank=1, gradient_checkpointing=True)
+    assert what_to_change(preferring("dpo", "lora"), least).endswith("or method.kind: qlora on a GPU")
+    assert "fsdp2" not in what_to_change(preferring("dpo", "lora"), least)
 
 
 def test_a_strategy_that_would_silently_be_another_is_refused(place: Path, base: Path, state: StateConfig) -> None:
@@ -248,21 +267,6 @@ def test_a_reference_that_is_another_model_ends_the_run_at_its_first_step(
     assert not [one for one in heard if one.kind == "step" and one.step > 1]
 
 
-@pytest.mark.parametrize("task", ["dpo", "kto", "reward"])
-def test_rows_at_once_and_one_after_the_other_give_one_gradient(
-    place: Path, base: Path, state: StateConfig, task: str
-) -> None:
-    data = preferences.thumbs(place / "t.jsonl") if task == "kto" else preferences.pairs(place / "p.jsonl")
-    norms = []
-    for at_once in (16, 2):
-        section = {"global_tokens_per_step": 768, "rows_per_device": at_once, "budget": {"steps": 1}}
-        config = preferences.preferring(task, base, data, state, train=section, name=f"{task}-{at_once}")
-        folder, heard = written(config, config.name), list[Any]()
-        TrlEngine().train(jobs.read(folder), folder, heard.append)
-        norms += [one.grad_norm for one in heard if one.kind == "step"]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
-
-
 def written(config: FinetuneConfig, name: str) -> RunFolder:
     folder = open_run(config.state, name=name, task=config.task, identity="0" * 64)
     job = train.ready(config, principal=LOCAL, listen=lambda event: None)
@@ -271,6 +275,4 @@ def written(config: FinetuneConfig, name: str) -> RunFolder:
 
 
 def changed_plan(plan: Any) -> Any:
-    from dataclasses import replace
-
     return replace(plan, rows_per_rank=plan.rows_per_rank // 2, accumulation=plan.accumulation * 2)

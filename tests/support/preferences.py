@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def likes_alpha(completions: list[Any], **_: Any) -> list[float]:
     """A reward: how many letters of an answer are an a."""
     texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
     return [text.count("a") / (len(text) or 1) for text in texts]
+
+
+def longer(completions: list[Any], **_: Any) -> list[float]:
+    """A reward in which hardly two answers are alike."""
+    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    return [len(text) + text.count("e") / 2 for text in texts]
+
+
+def fails_on_rank_1(completions: list[Any], **more: Any) -> list[float]:
+    return [1 / (1 - int(os.environ["RANK"]))] * len(completions)
 
 
 def preferring(task: str, base: Path, data: Path, state: StateConfig, **more: Any) -> FinetuneConfig:

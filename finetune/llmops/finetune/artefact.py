@@ -79,6 +79,16 @@ def is_adapter(model: Path) -> bool:
     return (model / ADAPTER_CONFIG).is_file()
 
 
+def is_scorer(model: Path) -> bool:
+    """Whether the files are of a reward model, which gives a number and no words."""
+    if is_adapter(model):
+        return bool(orjson.loads((model / ADAPTER_CONFIG).read_bytes()).get("task_type") == "SEQ_CLS")
+    if not (model / CONFIG).is_file():
+        return False
+    kinds = orjson.loads((model / CONFIG).read_bytes()).get("architectures") or ()
+    return any(str(one).endswith("ForSequenceClassification") for one in kinds)
+
+
 def model_files(model: Path) -> list[Path]:
     """The files of a trained model that are kept.
 

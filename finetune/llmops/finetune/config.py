@@ -21,6 +21,8 @@ Format = Literal["auto", "chat", "instruction", "completion", "preference", "thu
 SUPERVISED: tuple[Task, ...] = ("sft", "cpt", "pretrain")
 PREFERRING: tuple[Task, ...] = ("dpo", "kto", "reward")
 GENERATING: tuple[Task, ...] = ("grpo", "rloo", "distill")
+COMPARING: tuple[Task, ...] = ("dpo", "kto", "reward", "grpo", "rloo")
+"""Tasks whose loss compares a model with itself or with its base: it has to say the same thing twice."""
 
 
 class Section(BaseModel):
@@ -261,6 +263,13 @@ class FinetuneConfig(Section):
             raise ValueError("task distill needs generation.teacher")
         if self.task in ("grpo", "rloo") and not self.generation.rewards:
             raise ValueError(f"task {self.task} needs generation.rewards")
+        if self.task in COMPARING and self.method.dropout:
+            raise ValueError(
+                f"task {self.task} compares a model with itself, which dropout would blur, and TRL leaves it out: "
+                "set method.dropout: 0; preference.beta or generation.beta keep the model near its base"
+            )
+        if self.task == "reward" and self.method.kind == "qlora":
+            raise ValueError("task reward adds a head that has to learn in full precision: set method.kind: lora")
         if self.train.global_tokens_per_step < self.data.max_length:
             raise ValueError("train.global_tokens_per_step is less than one row of data.max_length tokens")
         return self

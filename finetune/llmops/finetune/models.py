@@ -22,7 +22,7 @@ from llmops.core.errors import NotFoundError, UserError
 from llmops.core.files import sync_directory
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.state import StateConfig
-from llmops.finetune.artefact import CONFIG, PLACE, is_adapter, model_digest
+from llmops.finetune.artefact import CONFIG, PLACE, is_adapter, is_scorer, model_digest
 from llmops.finetune.config import FinetuneConfig, MethodConfig, ModelConfig
 from llmops.finetune.quiet import quiet_transformers
 from llmops.finetune.results import Base
@@ -122,7 +122,17 @@ def load_model(base: BaseModel, config: FinetuneConfig, *, tokenizer: Any = None
 
     Args:
         precision: in which a base that does not learn is kept; what learns is always kept in fp32.
+
+    Raises:
+        UserError: it gives no words; or qlora is wanted, and what it needs is not installed.
     """
+    if base.folder is not None and is_scorer(base.folder):
+        raise UserError(
+            "this is a reward model, which gives a number and no words: its output layer would be made up",
+            where=str(base.folder),
+            hint="begin with a language model; a reward model is named in generation.rewards",
+            code="base_is_scorer",
+        )
     with quiet_transformers():
         import torch
         from transformers import AutoModelForCausalLM

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ from llmops.core.identity import LOCAL, Principal
 from llmops.finetune.checkpoint import verified
 from llmops.finetune.config import SUPERVISED, FinetuneConfig
 from llmops.finetune.data.sources import file_digest
-from llmops.finetune.engines import Event, Prepared, StepDone
+from llmops.finetune.engines import Event, Prepared, StepDone, engine_for
 from llmops.finetune.journal import Journal
 from llmops.finetune.launch import require_here
 from llmops.finetune.runs import RunFolder, RunRecord
 
 PHASES = ("step", "begun", "written", "sealed", "named", "pruning")
 """Moments of a kill: after a step is done, and the stages of writing a checkpoint."""
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,11 @@ def prove(
     """Run a job's first steps undisturbed and killed, and compare.
 
     Raises:
-        UserError: the task is not trained by the own loop, or on a GPU, whose driver survives no fork.
+        UserError: it is to be trained on several ranks, or on a GPU, whose driver survives no fork.
         UnavailableError: an attempt failed by itself; its words are in the error.
     """
     from llmops.finetune.train import ready
 
-    if config.task not in SUPERVISED:
-        raise UserError(f"task {config.task} cannot be proved so", hint="prove an sft, cpt or pretrain job")
     require_here(config, "a proof")
     job = ready(_short(config, steps), principal=principal, listen=_silent)
     if job.plan.device != "cpu" or job.plan.ranks > 1:
@@ -117,6 +118,8 @@ def prove(
             "the proof forks one process on a CPU",
             hint="hide the GPUs: CUDA_VISIBLE_DEVICES= llmops finetune prove-resume CONFIG",
         )
+    if config.task not in SUPERVISED:
+        import_module("llmops.finetune.engines.trainers")  # once, for all forks
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         undisturbed, disturbed = _folder(Path(place) / "undisturbed", job), _folder(Path(place) / "killed", job)
@@ -129,7 +132,7 @@ def prove(
             tuple(done),
             _digests(undisturbed),
             _digests(disturbed),
-            {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")},
+            {name: version(name) for name in _PACKAGES},
             round(time.monotonic() - started, 1),
             _losses(undisturbed) == _losses(disturbed),
         )
@@ -190,8 +193,6 @@ def _train(job: Prepared, folder: RunFolder, kill: Kill | None, problem: Path) -
     """In the child: train, and end without returning."""
     code = 1
     try:
-        from llmops.finetune.engines.supervised import SupervisedEngine
-
         moment = _Moment(kill)
         record = folder.record()
         folder.update(attempts=record.attempts + 1)
@@ -202,7 +203,7 @@ def _train(job: Prepared, folder: RunFolder, kill: Kill | None, problem: Path) -
                 if isinstance(event, StepDone):
                     moment("step")
 
-            SupervisedEngine(pause=moment).train(job, folder, listen)
+            engine_for(job.config.task, moment).train(job, folder, listen)
         code = 0
     except LlmopsError as error:
         problem.write_text(error.what, encoding="utf-8")
@@ -236,8 +237,7 @@ def _digests(folder: RunFolder) -> dict[str, str]:
     """Of the result's weights, and of what resuming would go on from."""
     found = {path.name: file_digest(path) for path in sorted(folder.model.glob("*.safetensors"))}
     last = verified(max(folder.checkpoints.glob("step-*")))
-    found["optimizer and weights"] = file_digest(last.path / "state.safetensors")
-    return found
+    return found | {f"checkpoint's {path.name}": file_digest(path) for path in sorted(last.path.glob("*.safetensors"))}
 
 
 def _losses(folder: RunFolder) -> list[tuple[int, float]]:

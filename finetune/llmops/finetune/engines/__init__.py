@@ -174,9 +174,13 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(task: Task) -> Engine:
-    """The engine of a task; imported when it is asked for."""
+def engine_for(task: Task, pause: Callable[[str], None] | None = None) -> Engine:
+    """The engine of a task; imported when it is asked for.
+
+    Args:
+        pause: called at each stage of writing a checkpoint; a proof kills the process there.
+    """
     name = "supervised:SupervisedEngine" if task in SUPERVISED else "trl:TrlEngine"
     module, _, attribute = name.partition(":")
-    engine: Engine = getattr(import_module(f"llmops.finetune.engines.{module}"), attribute)()
+    engine: Engine = getattr(import_module(f"llmops.finetune.engines.{module}"), attribute)(pause)
     return engine

@@ -29,6 +29,14 @@ class Durable:
     """
 
     keep: Callable[[Any, int], None]
+    rate: Callable[[int], float]
+    """Of a step, counted from 0, the share of the highest rate; that of `schedule`, whose first step learns, too."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        learning = self.optimizer if optimizer is None else optimizer  # type: ignore[attr-defined]
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(learning, self.rate)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.keep(self, self.state.global_step)  # type: ignore[attr-defined]
@@ -43,7 +51,7 @@ class Durable:
             facts = orjson.loads(Path(checkpoint, GROUPS).read_bytes())
             moments = load_file(Path(checkpoint, MOMENTS))
             self.optimizer.load_state_dict(_optimizer(facts["groups"], moments))  # type: ignore[attr-defined]
-            self.lr_scheduler.load_state_dict(facts["schedule"])  # type: ignore[attr-defined]
+            self.lr_scheduler.load_state_dict(facts["schedule"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -1,8 +1,10 @@
 """How much memory a training takes, estimated before it starts, and what to change when it was not enough.
 
-    weights      parameters x bytes; the frozen ones in the plan's precision, those that learn in fp32
+    weights      parameters x bytes; the frozen ones in the plan's precision, those that learn in fp32; the reference
+                 that all weights are compared with, once more; a distillation's teacher, as large as the model at least
     gradients    4 bytes a parameter that learns;  optimizer: 8 more
-    activations  tokens at once x layers x (34 hidden + 5 heads x width) / 2 x bytes; attention's square if it is kept
+    activations  tokens at once (twice where a row is a pair) x layers x (34 hidden + 5 heads x width) / 2 x bytes;
+                 attention's square if it is kept
     logits       supervised tokens at once x vocabulary x 10 bytes
 
 Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models, 2022, equations 2 and 4.
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import UserError
-from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.config import SUPERVISED, FinetuneConfig
 from llmops.finetune.engines import Plan, Prepared
 
 
@@ -54,18 +56,27 @@ def estimate(shape: Mapping[str, Any], config: FinetuneConfig, plan: Plan, *, su
     halves = plan.ranks if plan.strategy in ("fsdp2", "zero2", "zero3") else 1
     frozen = every if config.method.kind != "full" else 0
     stored = 0.5625 if config.method.kind == "qlora" else low if shares == 1 else 4
-    tokens = plan.rows_per_rank * plan.width
+    tokens = plan.rows_per_rank * plan.width * (2 if config.task in ("dpo", "reward") else 1)
+    beside = every * (low if frozen else 4) if _has_second(config) else 0
     hidden, layers = int(shape.get("hidden_size", 0)), int(shape.get("num_hidden_layers", 0))
     heads = int(shape.get("num_attention_heads", 0))
     square = 5 * heads * plan.width if config.model.attn == "eager" else 0
     kept = 2 * hidden if plan.gradient_checkpointing else 34 * hidden * low / 2 + square
     return Memory(
-        weights=int((frozen * stored + learning * 4) / shares),
+        weights=int((frozen * stored + learning * 4) / shares + beside),
         gradients=learning * 4 // halves,
         optimizer=learning * 8 // halves,
         activations=int(tokens * layers * kept),
         logits=int(tokens * max(supervised_share, 0.01) * int(shape.get("vocab_size", 0)) * 10),
     )
+
+
+def _has_second(config: FinetuneConfig) -> bool:
+    """Whether another model is held beside the one that learns."""
+    if config.task == "distill":
+        return True
+    compared = config.task in ("dpo", "kto") or (config.task in ("grpo", "rloo") and config.generation.beta > 0)
+    return compared and config.method.kind == "full"
 
 
 def parameters(shape: Mapping[str, Any]) -> int:
@@ -108,7 +119,7 @@ def free_bytes(device: str) -> int | None:
 
 def what_to_change(config: FinetuneConfig, plan: Plan) -> str:
     """The first of what helps, with its figures."""
-    if plan.rows_per_rank > 1:
+    if plan.rows_per_rank > (2 if config.task == "kto" else 1):
         rows = plan.rows_per_rank // 2
         return (
             f"set train.rows_per_device: {rows} (it was {plan.rows_per_rank}): activations halve, the result is equal"
@@ -117,7 +128,11 @@ def what_to_change(config: FinetuneConfig, plan: Plan) -> str:
         return "set train.gradient_checkpointing: on: activations shrink about 17 times, steps take a third longer"
     if config.method.kind == "full":
         return "set method.kind: lora: gradients and optimizer shrink about a hundred times"
-    return f"set data.max_length: {plan.width // 2} (it is {plan.width}), or parallel.strategy: fsdp2 on more devices"
+    shorter = f"set data.max_length: {plan.width // 2} (it is {plan.width})"
+    if config.task in SUPERVISED:
+        return f"{shorter}, or parallel.strategy: fsdp2 on more devices"
+    quarter = "" if config.method.kind == "qlora" or config.task == "reward" else ", or method.kind: qlora on a GPU"
+    return f"{shorter}{quarter}"
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def question(laid: Laid, place: int) -> Row:
 
 
 def mismatched(rows: list[Row], at_once: int) -> list[Row]:
-    """Each thumb with another's answer of those computed with it: what KTO measures its distance by."""
+    """Each thumb with another's answer of its step: what KTO measures its distance by."""
     found = []
     for start in range(0, len(rows), at_once):
         some = rows[start : start + at_once]

@@ -6,11 +6,12 @@ a number for each. Prompts and completions are texts, or lists of turns where th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llmops.core.errors import NotFoundError, UserError
+from llmops.core.errors import LlmopsError, NotFoundError, UserError
 from llmops.finetune.artefact import OPENER, Pinned
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.named import named
@@ -27,6 +28,39 @@ def rewards(config: FinetuneConfig) -> list[Callable[..., Any]]:
     """
     return [_registered(name, config) if _REGISTERED.fullmatch(name) else _own(name) for name in
             config.generation.rewards]  # fmt: skip
+
+
+def guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A reward whose failure ends the training as a user's error that names it, on all ranks, and is not tried again.
+
+    What it says is held to a finite number for each answer; None leaves an answer out.
+    """
+
+    def reward(completions: Sequence[Any], **more: Any) -> list[float | None]:
+        try:
+            told = [None if one is None else float(one) for one in function(completions=completions, **more)]
+        except LlmopsError:
+            raise
+        except Exception as error:  # the boundary to a person's own code
+            raise _unscored(name, f"{type(error).__name__}: {error}") from error
+        if len(told) != len(completions):
+            raise _unscored(name, f"it gives {len(told)} numbers for {len(completions)} answers")
+        if not all(one is None or math.isfinite(one) for one in told):
+            raise _unscored(name, "it gives a number that is none, or has no end")
+        return told
+
+    reward.__name__ = re.sub(r"\W", "_", name)
+    return reward
+
+
+def _unscored(name: str, why: str) -> UserError:
+    return UserError(
+        f"the reward `{name}` cannot score what the model said: {why}",
+        where="generation.rewards",
+        hint="it gets prompts, completions, answer and **more, empty answers too, and gives one number for each; "
+        "`llmops finetune resume RUN` goes on from the newest checkpoint",
+        code="reward_failed",
+    )
 
 
 def _own(name: str) -> Callable[..., Any]:

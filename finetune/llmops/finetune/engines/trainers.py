@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import trl
 from datasets import Dataset as Rows
 
@@ -16,9 +16,7 @@ from llmops.finetune.config import ModelConfig
 from llmops.finetune.engines import Prepared
 from llmops.finetune.engines.durable import Durable, InOrder
 from llmops.finetune.engines.pairs import Laid, mismatched, preference, question, thumb, whole_preference
-from llmops.finetune.engines.rewards import rewards
-
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+from llmops.finetune.engines.rewards import guarded, rewards
 
 
 class DpoTrainer(InOrder, trl.DPOTrainer):  # type: ignore[misc]
@@ -26,7 +24,28 @@ class DpoTrainer(InOrder, trl.DPOTrainer):  # type: ignore[misc]
 
 
 class KtoTrainer(InOrder, trl.KTOTrainer):  # type: ignore[misc]
-    """KTO over our rows."""
+    """KTO over our rows.
+
+    TRL takes the distance to the reference from the rows that are computed at once, so that the result would depend on
+    how many fit in memory. Here it is that of the whole step, on all ranks, however the step is divided.
+    """
+
+    _step_batches: list[Any]
+    _step_logps: list[Any]
+    _asked: int
+
+    def get_batch_samples(self, *given: Any) -> Any:
+        found = super().get_batch_samples(*given)
+        self._step_batches, self._step_logps, self._asked = found[0], [], 0
+        return found
+
+    def _compute_kl_logps(self, model: Any, batch: Any) -> Any:
+        """Asked for each batch by the learning model, then by the reference: of the step's rows, computed once each."""
+        role, self._asked = self._asked % 2, self._asked + 1
+        if role == len(self._step_logps):
+            whole = [super(KtoTrainer, self)._compute_kl_logps(model, one) for one in self._step_batches]
+            self._step_logps.append(torch.cat(whole))
+        return self._step_logps[role]
 
 
 class RewardTrainer(InOrder, trl.RewardTrainer):  # type: ignore[misc]
@@ -74,7 +93,7 @@ def _kto(job: Prepared, laid: Laid, scratch: Path) -> Any:
         undesirable_weight=wanted.undesirable_weight,
         max_length=None,
     )
-    rows = _rows(mismatched(list(laid.all(thumb)), job.plan.rows_per_rank))
+    rows = _rows(mismatched(list(laid.all(thumb)), job.plan.rows_per_step))
     return KtoTrainer(args=arguments, train_dataset=rows, **_learner(job), **_reference(job))
 
 
@@ -88,7 +107,7 @@ def _grpo(job: Prepared, laid: Laid, scratch: Path) -> Any:
     return GrpoTrainer(
         args=arguments,
         train_dataset=_rows(laid.all(question)),
-        reward_funcs=rewards(job.config),
+        reward_funcs=_rewards(job),
         **_learner(job),
     )
 
@@ -98,7 +117,7 @@ def _rloo(job: Prepared, laid: Laid, scratch: Path) -> Any:
     return RlooTrainer(
         args=arguments,
         train_dataset=_rows(laid.all(question)),
-        reward_funcs=rewards(job.config),
+        reward_funcs=_rewards(job),
         **_learner(job),
     )
 
@@ -146,6 +165,11 @@ def _base(job: Prepared) -> Any:
     return models.load_model(job.base, job.config, tokenizer=job.tokenizer, precision=job.plan.precision)
 
 
+def _rewards(job: Prepared) -> list[Callable[..., Any]]:
+    named = zip(job.config.generation.rewards, rewards(job.config), strict=True)
+    return [guarded(name, one) for name, one in named]
+
+
 def _sampling(job: Prepared) -> dict[str, Any]:
     wanted = job.config.generation
     return {
@@ -155,11 +179,12 @@ def _sampling(job: Prepared) -> dict[str, Any]:
         "beta": wanted.beta,
         "shuffle_dataset": False,
         "steps_per_generation": job.plan.accumulation,
+        "disable_dropout": True,  # what answers and what learns is one model
     }
 
 
 def _common(job: Prepared, scratch: Path) -> dict[str, Any]:
-    """The arguments that all trainers share; saving, logging and resuming are ours."""
+    """The arguments that all trainers share; saving, logging, resuming and the learning rate are ours."""
     train, plan = job.config.train, job.plan
     return {
         "output_dir": str(scratch),
@@ -168,8 +193,6 @@ def _common(job: Prepared, scratch: Path) -> dict[str, Any]:
         "max_steps": plan.steps,
         "num_train_epochs": 1,
         "learning_rate": train.lr,
-        "lr_scheduler_type": _SCHEDULES[train.schedule],
-        "warmup_steps": math.ceil(train.warmup_share * plan.steps),
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.clip_norm,
         "optim": "adamw_torch",

@@ -22,6 +22,7 @@ from llmops.finetune.engines import Listener, Prepared, Resumed, Saved, StepDone
 from llmops.finetune.engines.memory import out_of_memory
 from llmops.finetune.engines.others import Others
 from llmops.finetune.engines.pairs import Laid
+from llmops.finetune.engines.schedule import rate
 from llmops.finetune.engines.signals import Signals
 from llmops.finetune.preflight import Preflight
 from llmops.finetune.preflight.preference_checks import first_loss_check
@@ -67,7 +68,7 @@ class _Training:
         with tempfile.TemporaryDirectory() as scratch:
             trainer = trainer_for(self.job, self.laid, Path(scratch))
             self.others.require(trainer.accelerator)
-            trainer.keep = self._save
+            trainer.keep, trainer.rate = self._save, self._rate
             trainer.remove_callback(_printer())
             trainer.add_callback(_callback(self))
             step = 0 if found is None else found.step
@@ -139,6 +140,9 @@ class _Training:
         self.listen(Warned(step, f"{problem.what}; training goes on, and the earlier checkpoints are intact"))
         if self.last:
             raise problem
+
+    def _rate(self, step: int) -> float:
+        return rate(self.config.train, step, self.plan.steps) / self.config.train.lr
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from; broken ones are moved out of the way."""

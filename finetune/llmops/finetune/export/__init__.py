@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops.core.errors import UserError
-from llmops.finetune.artefact import is_adapter, model_digest
+from llmops.finetune.artefact import is_adapter, is_scorer, model_digest
 from llmops.finetune.preflight import Check, Preflight
 
 Bits = Literal["int8", "int4"]
@@ -67,6 +67,13 @@ def export(
     from llmops.finetune.export.serve_verify import served_alike
 
     adapter = is_adapter(model)
+    if is_scorer(model):
+        raise UserError(
+            "a reward model is not exported: what other engines load gives words, and would lose its score",
+            where=str(model),
+            hint="register it, and name the version in generation.rewards, or ask it by `llmops serve`",
+            code="reward_not_exported",
+        )
     if not adapter and bits is None and zeros is None:
         hint = "add --quantise int8 or int4, or --prune 2:4"
         raise UserError("these weights are whole already", where=str(model), hint=hint)

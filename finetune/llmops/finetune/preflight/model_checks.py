@@ -82,11 +82,30 @@ def learns(model: Any) -> Check:
     figures = {"learning": count, "parameters": every}
     if not count:
         return Check("model.learns", "fail", "no weight of the model learns", "correct method.targets", figures)
+    absent = _absent(model)
+    if absent:
+        what = f"method.modules_to_save names layers that the model does not have: {', '.join(absent)}"
+        return Check("model.learns", "fail", what, f"name some of: {', '.join(_whole_layers(model))}", figures)
     if low:
         what = f"weights that learn are kept in {', '.join(low)}, where small updates are lost"
         return Check("model.learns", "fail", what, "keep them in float32; train.precision says what is computed in")
     what = f"{count:,} of {every:,} weights learn ({count / every:.2%})"
     return Check("model.learns", "pass", what, figures=figures)
+
+
+def _absent(model: Any) -> list[str]:
+    """Layers that are to be trained whole, and are not there: PEFT passes over them without a word."""
+    method = getattr(model, "peft_config", {}).get("default")
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    return sorted(set(getattr(method, "modules_to_save", None) or ()) - names - {"classifier", "score"})
+
+
+def _whole_layers(model: Any) -> list[str]:
+    """What stands once in a model, beside its repeated layers."""
+    inner = model.get_base_model()
+    found = [*inner.named_children(), *(pair for _, one in inner.named_children() for pair in one.named_children())]
+    named = {name for name, one in found if one._parameters or hasattr(one, "modules_to_save")}
+    return sorted(named - {"original_module"})
 
 
 def cache_off(model: Any) -> Check:
