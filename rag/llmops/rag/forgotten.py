@@ -74,6 +74,11 @@ class Forgotten:
         """Whether the document of this uri was forgotten."""
         return bool(self.uris) and uri_hash(uri) in self.uris
 
+    def has(self, data: bytes) -> bool:
+        """Whether these are the bytes of a forgotten document."""
+        known = self.contents.get(len(data))
+        return known is not None and sha256(data).hexdigest() in known
+
     def lists(self, entry: Entry) -> bool:
         """Whether the list says all that this entry would."""
         if entry.size is None:

@@ -147,6 +147,7 @@ def remove_documents(manifest: Manifest, documents: Iterable[int]) -> None:
     """Delete documents with their chunks; call it in a transaction."""
     ids = [(document,) for document in documents]
     manifest.db.executemany("DELETE FROM chunks WHERE document = ?", ids)
+    manifest.db.executemany("DELETE FROM derived WHERE document = ?", ids)
     manifest.db.executemany("DELETE FROM documents WHERE id = ?", ids)
 
 

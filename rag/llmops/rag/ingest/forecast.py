@@ -72,7 +72,7 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         number = {name: number for number, name in manifest.generations()}.get(chosen.name, 0)
         head = manifest.head(number)
         known = known_of(manifest, number, config)
-        listed = look(config.sources, state)
+        listed = look(config.sources, state, known.tombstones)
         work = compare(listed, known, full=options.full)
         removals = elsewhere(manifest, listed, known.tombstones, but=number)
         parsing = Meter("parse", options.progress, len(work.parse) + len(work.reuse))

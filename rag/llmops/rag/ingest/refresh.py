@@ -148,7 +148,7 @@ class _Run:
     def _compare(self, known: Known) -> tuple[Found, Work]:
         meter = Meter("scan", self.options.progress)
         began = time.monotonic()
-        found = look(self.config.sources, self.state)
+        found = look(self.config.sources, self.state, known.tombstones)
         work = compare(found, known, full=self.options.full)
         meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
         meter.end()
@@ -276,7 +276,7 @@ def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:
     """What the manifest holds, to compare the sources with."""
     limits = digest(config.parsing.model_dump(exclude={"workers"}))[:16]
     stats, quarantine = records.document_stats(manifest, generation), manifest.quarantine(generation)
-    return Known(stats, quarantine, limits, frozenset(tombstones(manifest)))
+    return Known(stats, quarantine, limits, tombstones(manifest))
 
 
 def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known: Known) -> list[Quarantined]:

@@ -45,7 +45,7 @@ def _mirrored(source: Source, state: StateConfig, forgotten: Forgotten) -> Itera
     read = _reader(source, state)
     place = source.model_dump(mode="json", exclude={"acl", "metadata", "acl_file", "timeout_s", "pause_s", "private"})
     folder = mirrors(state) / sha256(canonical_json(place)).hexdigest()[:24]
-    mirror = Mirror(folder, refused=forgotten.names)
+    mirror = Mirror(folder, refused=forgotten.names, unwanted=forgotten.has)
     try:
         with mirror.lock():
             yield from read(mirror)

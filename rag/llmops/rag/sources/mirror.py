@@ -89,13 +89,20 @@ class Mirror:
         folder: for this source alone.
         at_once: documents fetched side by side.
         refused: says of a uri that no copy may be kept: it counts as not listed.
+        unwanted: says the same of a document's bytes.
     """
 
     def __init__(
-        self, folder: Path, *, at_once: int = _AT_ONCE, refused: Callable[[str], bool] = lambda _: False
+        self,
+        folder: Path,
+        *,
+        at_once: int = _AT_ONCE,
+        refused: Callable[[str], bool] = lambda _: False,
+        unwanted: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         self.folder = folder
         self._refused = refused
+        self._unwanted = unwanted
         self._at_once = at_once
         with storage_errors(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -172,7 +179,10 @@ class Mirror:
             listed = running.pop(future)
             before = known.get(listed.uri)
             try:
-                self._keep(listed, future.result())
+                content = future.result()
+                if self._unwanted(content.data):
+                    raise Gone
+                self._keep(listed, content)
                 failures.none()
             except Same:
                 failures.none()
