@@ -15,6 +15,7 @@ from llmops.core.errors import UserError
 from llmops.rag.config import FolderSource, IndexConfig, RagConfig
 
 if TYPE_CHECKING:
+    from llmops.rag.facts.derive import Tally
     from llmops.rag.ingest.forecast import Forecast
     from llmops.rag.ingest.refresh import Refresh
 
@@ -163,6 +164,8 @@ def show(done: Refresh, registered: dict[str, Any]) -> None:
     say(
         f"  {done.chunks:,} chunks, {done.embedded:,} embedded, {done.reused:,} vectors reused, refresh {done.head.seq}"
     )
+    if done.facts.asked or done.facts.left or done.facts.failed:
+        say(f"  {_facts(done.facts)}")
     for held in done.quarantined:
         say(f"  not read: {held.uri}: {held.reason}")
     name, version, champion = registered["name"], registered["version"], registered["champion"]
@@ -258,7 +261,17 @@ def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
         say(f"generation {generation}: {count:,} documents leave it, or are shown to others")
     duration = "unknown: nothing was embedded here yet" if found.seconds is None else f"about {found.seconds:.1f} s"
     say(f"{found.unchanged:,} unchanged; {found.chunks:,} chunks to write, {found.to_embed:,} to embed; {duration}")
+    if found.to_ask:
+        say(f"{found.to_ask:,} documents' facts are to be asked of the model, {found.calls:,} of them in this refresh")
     return 0
+
+
+def _facts(tally: Tally) -> str:
+    """What a model was asked of the documents, in a line."""
+    parts = [f"facts: {tally.asked:,} asked ({tally.tokens:,} tokens)"]
+    parts += [f"{tally.dropped:,} values dropped"] if tally.dropped else []
+    parts += [f"{tally.failed:,} failed ({tally.reason}), tried again later"] if tally.failed else []
+    return ", ".join(parts + ([f"{tally.left:,} left for the next refresh"] if tally.left else []))
 
 
 def _changes(found: Forecast) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from llmops.rag.arena import Vectors
 from llmops.rag.database_postgresql import indexes as shared_indexes
 from llmops.rag.database_postgresql import is_postgresql
 from llmops.rag.disk import storage_errors
+from llmops.rag.facts.derive import drop_unused_replies
 from llmops.rag.forgotten import Entry
 from llmops.rag.index import places
 from llmops.rag.index.sync import StoreSync
@@ -95,6 +96,7 @@ def erase(state: StateConfig, name: str, uris: Sequence[str], generations: Itera
             manifest.db.executemany("DELETE FROM quarantine WHERE uri = ?", [(uri,) for uri in uris])
         tombstones.lift(manifest, uris)
         keep_live_vectors(manifest)
+        drop_unused_replies(manifest)
         for generation in generations:
             _rewrite(manifest, generation)
         remove_unused_files(manifest, grace_s=0.0)

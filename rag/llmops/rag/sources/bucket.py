@@ -14,6 +14,7 @@ from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import BucketSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.acl import MAX_BYTES, Rules
 from llmops.rag.sources.mirror import Content, Listed, Mirror
@@ -44,7 +45,7 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
         raise NotFoundError("nothing lies there", where=source.bucket, hint="an emptied bucket removes nothing")
     rules = _rules(source, system, objects)
     include, exclude = Patterns(source.include), Patterns(source.exclude)
-    scheme = source.bucket.partition("://")[0]
+    scheme, told = source.bucket.partition("://")[0], FactPatterns(source.facts_from_path)
 
     def wanted(path: str) -> bool:
         if any(part.startswith((".", "~$")) for part in path.split("/")) or exclude.match(path):
@@ -57,7 +58,7 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
             _signal(about).__eq__,
             partial(_fetched, system, about),
             rules.groups(path),
-            source.metadata,
+            {**told.read(path), **source.metadata},
         )
         for path, about in sorted(objects.items())
         if wanted(path)

@@ -53,7 +53,6 @@ class Content:
     data: bytes
     extension: str
     signal: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,14 +219,13 @@ class Mirror:
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 *(listed.uri, content.signal, file.name, status.st_size, status.st_mtime_ns, json.dumps(listed.acl)),
-                json.dumps({**listed.metadata, **content.metadata}, sort_keys=True),
+                json.dumps(dict(listed.metadata), sort_keys=True),
             ),
         )
 
     def _relabel(self, listed: Listed, before: _Kept) -> None:
-        """The same bytes, perhaps for other readers; what the fetch itself had learned stays."""
-        acl = json.dumps(listed.acl)
-        metadata = json.dumps({**json.loads(before.metadata), **listed.metadata}, sort_keys=True)
+        """The same bytes, perhaps for other readers or with other facts."""
+        acl, metadata = json.dumps(listed.acl), json.dumps(dict(listed.metadata), sort_keys=True)
         if (acl, metadata) != (before.acl, before.metadata):
             self._db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE uri = ?", (acl, metadata, listed.uri))
 
