@@ -182,6 +182,21 @@ class PostgresqlSchema:
                 self._connection.execute(f"SET lock_timeout = {_WAIT_MS}")
         return True
 
+    def number_on(self, columns: Mapping[str, str]) -> None:
+        """Go on numbering behind the rows that were inserted with their numbers."""
+        for table, column in columns.items():
+            self.query(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max(\"{column}\")) FROM {table}"  # noqa: S608
+                " HAVING count(*) > 0"
+            )
+
+    def empty(self) -> None:
+        """Drop the schema, in the transaction that is open: whoever still writes here is refused, not lost."""
+        self.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
+
+    def remove(self) -> None:
+        """Nothing is left of an emptied schema."""
+
     @contextmanager
     def locked(self, what: str, wait_s: float = 0.0) -> Iterator[None]:
         """Be the only writer among all machines.

@@ -141,8 +141,11 @@ class Manifest:
         self.where = database.where
 
     @classmethod
-    def open(cls, state: StateConfig, name: str, *, create: bool = False) -> Manifest:
+    def open(cls, state: StateConfig, name: str, *, create: bool = False, moving: bool = False) -> Manifest:
         """Open the manifest of an index: in PostgreSQL where the state is there, else in the index's folder.
+
+        Args:
+            moving: the one in the folder is about to come here.
 
         Raises:
             NotFoundError: there is none, and `create` is false.
@@ -152,7 +155,8 @@ class Manifest:
         folder = state.index(name)
         path = folder / FILE_NAME
         if state.sql_url is not None and is_postgresql(state.sql_url):
-            _refuse_two(path)
+            if not moving:
+                _refuse_two(path)
             schema = PostgresqlSchema.open(
                 state.sql_url, place_of_index(name), _SCHEMA + _SHARED if create else "", SCHEMA_VERSION, _STEPS
             )
@@ -312,9 +316,18 @@ class Manifest:
 
 def _refuse_two(path: Path) -> None:
     """An index that was ingested into its folder is not left behind by the way, with what was deleted from it."""
-    if path.exists():
+    if path.exists() and _holds_an_index(path):
         raise ConflictError(
             "this index was ingested into its folder, and state.sql_url now names another place",
             where=str(path),
-            hint="note `llmops ingest list --state deleted` without sql_url, move the file away, ingest, delete again",
+            hint="`llmops ingest move` brings it there, with all that was deleted from it",
         )
+
+
+def _holds_an_index(path: Path) -> bool:
+    """Whether there is anything in it: a move into the folder that was killed leaves an empty one."""
+    file = SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, _STEPS)
+    try:
+        return bool(file.query("SELECT 1 FROM generations LIMIT 1"))
+    finally:
+        file.close()

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from llmops.cli.ingest_documents import config_option, delete_command, list_command, restore_command
+from llmops.cli.ingest_documents import (
+    config_option,
+    delete_command,
+    list_command,
+    move_command,
+    restore_command,
+)
 from llmops.cli.jobs import rag_job
 from llmops.cli.output import json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
@@ -30,7 +36,7 @@ class _PathsOrCommand(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(
-            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC..."
+            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC... | move"
         )
 
 
@@ -128,7 +134,7 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
     say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
 
 
-for document_command in (list_command, delete_command, restore_command):
+for document_command in (list_command, delete_command, restore_command, move_command):
     command.add_command(document_command)
 
 
