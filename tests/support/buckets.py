@@ -1,6 +1,6 @@
 """Real servers of the clouds' object stores on loopback: S3 by moto, Google's by its emulator, Azure's by Azurite.
 
-Azurite is a program of npm (`npm install --global --ignore-scripts azurite`); where it is not installed, its tests skip.
+Azurite is a program of npm (`npm install --global --ignore-scripts azurite`); without it its tests skip.
 """
 
 from __future__ import annotations
