@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from tests.support.indexes import NAME, Workplace, contents
 from tests.support.zygote import Zygote
 
+from llmops.cli.main import run
 from llmops.core.errors import ConflictError, IntegrityError, LlmopsError, NotFoundError, UserError
+from llmops.core.sql import open_sql
 from llmops.core.state import StateConfig
 from llmops.rag.forget import forget, request_of
 from llmops.rag.forgotten import FILE_NAME as FORGOTTEN
@@ -167,3 +171,18 @@ def test_a_copy_that_differs_is_not_committed(
     with pytest.raises(IntegrityError, match="vector"):
         move(database, NAME, None)
     assert (place.folder / FILE_NAME).exists()
+
+
+def test_it_is_moved_by_a_command_under_rights_and_on_record(
+    place: Workplace, fresh_database: Callable[[], str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    head = place.refresh().head
+    job = {"job": "rag", "state": {"dir": str(place.state.dir), "sql_url": fresh_database()}, "index": {"name": NAME}}
+    (tmp_path / "rag.yaml").write_text(json.dumps(job))
+    options = ["--config", str(tmp_path / "rag.yaml"), "--json"]
+    assert run(["ingest", "move", "--plan", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["planned"]
+    assert run(["ingest", "move", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["digests"] == {head.generation: head.digest}
+    with open_sql(StateConfig(**job["state"])) as sql, sql.read() as connection:
+        assert "move_index" in {row[0] for row in connection.execute(text("SELECT action_name FROM audit_log"))}
