@@ -95,6 +95,8 @@ class Deriving:
         self._recipe = config.recipe
         self._patterns = FactPatterns(config.headings)
         self._failed: set[bytes] = set()
+        self._had: set[bytes] = set()
+        self._is_down = False
         self.meter = Meter("facts", progress)
         self.tally = Tally()
         if config.llm is not None and config.llm.api_key is not None:
@@ -109,10 +111,11 @@ class Deriving:
         stale = [one for one in self._stale() if one.document not in but]
         keys = list(dict.fromkeys(one.key for one in stale if one.key is not None))
         replies = self._replies(keys)
-        self.tally.cached += len(replies)
+        self.tally.cached += len(replies.keys() - self._had)
         wanted = {one.key: one.document for one in reversed(stale) if one.key is not None and one.key not in replies}
         if wanted and self._config.llm is not None:
             replies |= self._ask(self._config.llm, wanted)
+        self._had.update(replies)
         derived = Derived()
         for one in stale:
             row = self._row(one, replies)
@@ -177,7 +180,8 @@ class Deriving:
         """Ask for what is missing, some side by side; each reply is committed before the next is waited for."""
         from llmops.rag.facts.asking import Extractor
 
-        waiting = [key for key in reversed(wanted) if key not in self._failed][: config.max_calls - self.tally.asked]
+        left = 0 if self._is_down else config.max_calls - self.tally.asked
+        waiting = [key for key in reversed(wanted) if key not in self._failed][:left]
         self.meter.total = self.meter.done + len(waiting)
         replies: dict[bytes, str] = {}
         extractor = Extractor(config)
@@ -190,6 +194,7 @@ class Deriving:
                     while len(running) >= config.at_once:
                         in_a_row = self._collect(running, replies, in_a_row)
                     if in_a_row >= _HOPELESS and not replies:
+                        self._is_down = True
                         _log.warning(
                             "the model answers nothing (%s); facts wait for the next refresh", self.tally.reason
                         )
