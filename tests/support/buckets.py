@@ -60,8 +60,12 @@ def s3_store() -> Iterator[Store]:
     place = {"endpoint_override": f"{host}:{port}", "scheme": "http", "region": "us-east-1"}
     files = fs.S3FileSystem(**place, access_key="test", secret_key="test", allow_bucket_creation=True)
     files.create_dir(BUCKET)
-    yield Store("s3", {**place, "access_key": "env:BUCKET_KEY", "secret_key": "env:BUCKET_KEY"}, files)
-    server.stop()
+    store = Store("s3", {**place, "access_key": "env:BUCKET_KEY", "secret_key": "env:BUCKET_KEY"}, files)
+    store.clear()  # moto keeps what another of its servers in this process was given
+    try:
+        yield store
+    finally:
+        server.stop()
 
 
 @contextmanager
@@ -79,8 +83,10 @@ def google_store() -> Iterator[Store]:
     finally:
         emulator.server.HTTPServer = single
     place = {"endpoint_override": f"127.0.0.1:{running._api._httpd.server_address[1]}", "scheme": "http"}
-    yield Store("gs", {**place, "anonymous": True}, fs.GcsFileSystem(**place, anonymous=True))
-    running.stop()
+    try:
+        yield Store("gs", {**place, "anonymous": True}, fs.GcsFileSystem(**place, anonymous=True))
+    finally:
+        running.stop()
 
 
 @contextmanager
