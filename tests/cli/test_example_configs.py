@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def test_the_example_of_facts_declares_what_its_documents_and_sources_state() -> None:
     config = RagConfig(**yaml.safe_load((CONFIGS / "rag-facts.yaml").read_text(encoding="utf-8")))
     assert config.retrieval.self_query is not None
-    assert set(config.retrieval.self_query.facts) == {"author", "date", "team"}
+    assert set(config.retrieval.self_query.facts) == {"author", "date", "team", "kind"}
     assert config.answer.llm is not None
     assert config.index.sources[1].acl == ("board",)
 

@@ -24,12 +24,13 @@ from llmops.core.chain import ChainContext
 from llmops.core.identity import Principal
 from llmops.rag.answer.prompt import DEFAULT_TEMPLATE
 from llmops.rag.chain import RagChain
-from llmops.rag.config import AnswerConfig, FolderSource, LlmConfig, RetrievalConfig
+from llmops.rag.config import AnswerConfig, FolderSource, RetrievalConfig
 from llmops.rag.forget import forget, request_of
 from llmops.rag.index import open_index
 from llmops.rag.ingest.documents import delete
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.packaging import assemble
+from llmops.rag.section import LlmConfig
 
 SECRET = "The zeppelin hangar in Friedrichshafen opens at seven in the morning"
 ASKED = "When does the zeppelin hangar open?"

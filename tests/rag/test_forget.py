@@ -23,7 +23,7 @@ from llmops.rag.config import BucketSource
 from llmops.rag.forget import forget, plan, request_of, unfinished
 from llmops.rag.forgotten import Forgotten
 from llmops.rag.index.reader import Index
-from llmops.rag.ingest.documents import Query, listing
+from llmops.rag.ingest.documents import Query, delete, listing
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.ingest.verify import verify
 
@@ -177,6 +177,30 @@ def test_copies_of_remote_sources_go_and_are_not_fetched_again(place):
     assert len(report.sources) == 1
     assert report.remains == []
     again = refresh(config, place.state, options)
+    assert (again.head.documents, again.quarantined) == (4, ())
+    assert holders(place, SECRET, "secret.md") == set()
+
+
+def test_a_forgotten_document_is_not_even_copied_from_another_place(place):
+    place.refresh()
+    forget(place.state, request_of([uri(place)], None))
+    moved = place.docs.parent / "moved"
+    moved.mkdir()
+    (place.docs / "secret.md").rename(moved / "renamed.md")
+    (moved / "other.md").write_text("another text")
+    config = place.config.model_copy(update={"sources": (BucketSource(bucket=f"file://{moved}"),)})
+    options = Options(embedder=place.embedder, allow_mass_delete=True)
+    done = refresh(config, place.state, options)
+    assert (done.head.documents, done.quarantined) == (1, ())
+    assert holders(place, SECRET) == set()
+
+
+def test_what_was_deleted_first_is_known_again_by_its_bytes_once_it_is_forgotten(place):
+    place.refresh()
+    delete(place.state, NAME, [uri(place)], actor="ann", reason="wrong")
+    forget(place.state, request_of([uri(place)], None))
+    (place.docs / "secret.md").rename(place.docs / "renamed.md")
+    again = place.refresh()
     assert (again.head.documents, again.quarantined) == (4, ())
     assert holders(place, SECRET, "secret.md") == set()
 

@@ -20,9 +20,10 @@ from llmops.rag.answer.condense import condense_by_rule
 from llmops.rag.answer.llm import LlmAnswerer
 from llmops.rag.answer.prompt import DEFAULT_PROMPT
 from llmops.rag.chain import ChainParts, RagChain
-from llmops.rag.config import AnswerConfig, LlmConfig, RetrievalConfig
+from llmops.rag.config import AnswerConfig, RetrievalConfig
 from llmops.rag.hops import LlmPlanner, merged, read_plan
 from llmops.rag.retrieve import Retrieved, Retriever
+from llmops.rag.section import LlmConfig
 
 DOCUMENTS = (
     MemoryDocument("a.md", "The waltz Aschenbrodel was composed by Johann Strauss.", title="Aschenbrodel"),

@@ -13,10 +13,11 @@ from llmops.core.chain import ChainContext, Citation
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.state import StateConfig
 from llmops.rag.answer.prompt import DEFAULT_TEMPLATE
-from llmops.rag.config import AnswerConfig, FolderSource, IndexConfig, LlmConfig, RagConfig, RetrievalConfig
+from llmops.rag.config import AnswerConfig, FolderSource, IndexConfig, RagConfig, RetrievalConfig
 from llmops.rag.index import open_index
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.packaging import assemble, open_chain, register_chain
+from llmops.rag.section import LlmConfig
 from llmops.registry.assets import Registry
 from llmops.registry.gates import ValidationSpec, validate
 from llmops.registry.gates.spec import Documentation

@@ -31,8 +31,9 @@ from llmops.rag.answer.llm import LlmAnswerer, is_refusal
 from llmops.rag.answer.prompt import DEFAULT_PROMPT
 from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, RagChain
-from llmops.rag.config import AnswerConfig, LlmConfig
+from llmops.rag.config import AnswerConfig
 from llmops.rag.retrieve import Retriever
+from llmops.rag.section import LlmConfig
 
 HR = Principal("kari", groups=frozenset({"hr"}))
 QUESTION = "Who designed the Aurora pump?"

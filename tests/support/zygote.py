@@ -1,7 +1,7 @@
 """Runs refreshes in processes of their own that are really killed; forks a warm interpreter, to save the imports.
 
 Protocol: one JSON job a line on stdin ({config, state, embedder, kill_at, kill_after_s, full},
-or {state, delete | forget: uris, kill_at}); one line out:
+or {state, delete | forget: uris, or move: URL or null, kill_at}); one line out:
 {"status": exit status or minus the signal, "result": the refresh as JSON, or null, "error": text or null}.
 """
 
@@ -137,7 +137,13 @@ def _child(job: dict[str, Any], out: int) -> None:
 
 
 def _remove(job: dict[str, Any], state: Any) -> Any:
-    """Delete documents of the tests' index, or forget them."""
+    """Delete documents of the tests' index, forget them, or move it."""
+    if "move" in job:
+        from tests.support.indexes import NAME
+
+        from llmops.rag.ingest.moving import move
+
+        return move(state, NAME, job["move"]).as_json()
     if "delete" in job:
         from tests.support.indexes import NAME
 

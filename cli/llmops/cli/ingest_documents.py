@@ -105,6 +105,32 @@ def restore_command(
         say(f"{len(uris):,} restored; {done.added:,} documents added, {done.embedded:,} chunks embedded")
 
 
+@click.command("move")
+@click.option("--from", "origin", metavar="REFERENCE", help="Database it lies in: env:NAME or file:PATH of its URL.")
+@plan_option
+@config_option
+@set_option
+@json_option
+def move_command(
+    origin: str | None, *, plan: bool, file: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Move the index to where `state.sql_url` says, from its folder or another database; nothing is embedded.
+
+    Both places are compared row by row before the old one is emptied. After a crash the same command does the rest.
+    """
+    from llmops.core.secret import resolve_secret
+
+    job = rag_job(file, overrides).value
+    done = curator(job.state).move(job.index.name, origin and resolve_secret(origin), plan=plan)
+    if as_json:
+        print_json(done.as_json())
+        return
+    rows = ", ".join(f"{count:,} {name}" for name, count in done.rows.items())
+    say(f"{done.index}: {rows} {'would move' if plan else 'moved'} from {done.source} to {done.target}")
+    for generation, digest in done.digests.items():
+        say(f"  generation {generation}: digest {digest[:16]} in {'the old place' if plan else 'both'}")
+
+
 def curator(state: StateConfig) -> Curator:
     """Acts for the holder of the key in LLMOPS_KEY, else for the machine's own account."""
     from llmops.core.keys import REGISTRY_SCOPE, acting_principal

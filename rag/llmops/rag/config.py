@@ -8,24 +8,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from llmops.core.errors import ConfigError
 from llmops.core.names import Name
-from llmops.core.secret import check_reference
 from llmops.core.state import StateConfig
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _reference(value: str | None) -> str | None:
-    """A secret's reference, checked; for validators."""
-    try:
-        return value if value is None else check_reference(value)
-    except ConfigError as error:
-        raise ValueError(f"{error.what}; {error.hint}") from None
+from llmops.rag.facts.config import FactsConfig
+from llmops.rag.facts.patterns import checked
+from llmops.rag.section import LlmConfig, Section, reference
 
 
 class Labels(Section):
@@ -35,7 +24,17 @@ class Labels(Section):
     metadata: dict[str, str | int | float | bool] = Field(default_factory=dict, description="Facts to filter by")
 
 
-class Files(Labels):
+class Placed(Labels):
+    """A source whose documents have paths, which may tell facts of them."""
+
+    facts_from_path: tuple[str, ...] = Field(
+        (), description="Patterns over the path within the source: `{team}/{year:int}/**`; `metadata` stands above"
+    )
+
+    _patterns = field_validator("facts_from_path")(checked)
+
+
+class Files(Placed):
     """A source of files, which patterns choose from, and whose own file may say who reads what."""
 
     include: tuple[str, ...] = Field((), description="Glob patterns within the source; empty: every supported type")
@@ -77,10 +76,10 @@ class GitSource(Files, Remote):
             raise ValueError("only https, http, ssh, git and file transports are allowed")
         return value
 
-    _by_reference = field_validator("token")(_reference)
+    _by_reference = field_validator("token")(reference)
 
 
-class WebSource(Labels, Remote):
+class WebSource(Placed, Remote):
     """Pages and files of the web: a list of URLs, a sitemap, or both."""
 
     urls: tuple[str, ...] = ()
@@ -101,8 +100,8 @@ class WebSource(Labels, Remote):
     @field_validator("headers")
     @classmethod
     def _values_by_reference(cls, value: dict[str, str]) -> dict[str, str]:
-        for reference in value.values():
-            _reference(reference)
+        for one in value.values():
+            reference(one)
         return value
 
 
@@ -132,7 +131,7 @@ class QuerySource(Rows):
     database: str = Field(description="Reference to the SQLAlchemy URL: env:NAME or file:PATH")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Begins the uris of its documents: sql:name/key")
 
-    _by_reference = field_validator("database")(_reference)
+    _by_reference = field_validator("database")(reference)
 
 
 class TableSource(Rows):
@@ -240,13 +239,13 @@ class StoreConfig(Section):
     timeout_s: float = Field(10.0, gt=0, description="Patience with one answer")
     patience_s: float = Field(30.0, ge=0, description="How long a refresh waits for a server that is gone")
 
-    _by_reference = field_validator("token")(_reference)
+    _by_reference = field_validator("token")(reference)
 
     @field_validator("headers")
     @classmethod
     def _values_by_reference(cls, value: dict[str, str]) -> dict[str, str]:
-        for reference in value.values():
-            _reference(reference)
+        for one in value.values():
+            reference(one)
         return value
 
     @field_validator("url")
@@ -291,6 +290,7 @@ class IndexConfig(Section):
     )
     retention: IndexRetention = IndexRetention()
     parsing: ParsingConfig = ParsingConfig()
+    facts: FactsConfig = FactsConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -339,19 +339,6 @@ class RetrievalConfig(Section):
         "none", description="What an answer sees of a passage: itself, the paragraphs around it, its page"
     )
     dense_weight: float = Field(0.6, ge=0, le=1, description="Share of the dense score; the rest is lexical")
-
-
-class LlmConfig(Section):
-    """A route of the gateway, or the model of any other OpenAI-format server."""
-
-    model: str = Field(description="Name of the gateway's route, or of the server's model")
-    url: str = Field("http://127.0.0.1:4000/v1", description="Base URL; default: this machine's gateway")
-    api_key: str | None = Field(None, description="A reference: env:NAME or file:PATH")
-    timeout_s: float = Field(60.0, gt=0)
-    max_tokens: int = Field(1024, gt=0)
-    temperature: float = Field(0.0, ge=0)
-
-    _by_reference = field_validator("api_key")(_reference)
 
 
 class AnswerConfig(Section):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmops.core.identity import Principal
     from llmops.core.state import StateConfig
     from llmops.rag.ingest.documents import Deletion
+    from llmops.rag.ingest.moving import Moved
     from llmops.registry.audit.entries import Origin
     from llmops.registry.authority import Authority
 
@@ -63,6 +64,19 @@ class Curator:
         with self._acting("restore_documents", index, {"documents": list(uris)}, plan) as result:
             done = documents.restore(self.state, index, uris, plan=plan)
             result.update(restored=len(done))
+        return done
+
+    def move(self, index: str, origin: str | None, *, plan: bool = False) -> Moved:
+        """See `ingest.moving.move`.
+
+        Raises:
+            DeniedError: the principal lacks MANAGE on the index.
+        """
+        from llmops.rag.ingest import moving
+
+        with self._acting("move_index", index, {"from": "folder" if origin is None else "database"}, plan) as result:
+            done = moving.move(self.state, index, origin, plan=plan)
+            result.update(digests=done.digests, rows=done.rows)
         return done
 
     @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llmops.core.errors import IntegrityError
+from llmops.core.files import sync_directory
 from llmops.rag.disk import storage_errors
 
 _BUSY_MS = 30_000
@@ -146,6 +147,26 @@ class SqliteFile:
                 return False
             time.sleep(_PAUSE_S)
         return True
+
+    def number_on(self, columns: Mapping[str, str]) -> None:
+        """Go on numbering behind the rows that were inserted with their numbers: SQLite does that by itself."""
+
+    def empty(self) -> None:
+        """Drop every table, in the transaction that is open: whoever still writes here is refused, not lost."""
+        self.execute("PRAGMA defer_foreign_keys = ON")
+        for (table,) in self.query(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY rowid DESC"
+        ):
+            self.execute(f'DROP TABLE "{table}"')
+        self.execute("PRAGMA user_version = 0")
+
+    def remove(self) -> None:
+        """Remove the emptied file."""
+        self.close()
+        with storage_errors(self.path):
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            sync_directory(self.path.parent)
 
     @contextmanager
     def locked(self, what: str, wait_s: float = 0.0) -> Iterator[None]:

@@ -75,8 +75,13 @@ class PostgresqlSchema:
         self._began = time.monotonic()
 
     @classmethod
-    def open(cls, url: str, place: Place, schema: str, version: int) -> PostgresqlSchema | None:
+    def open(
+        cls, url: str, place: Place, schema: str, version: int, steps: Mapping[int, str] | None = None
+    ) -> PostgresqlSchema | None:
         """Open a schema, made with the tables of `schema` where it is new and that is not empty.
+
+        Args:
+            steps: what brings a schema of an older version up to this one, by that version.
 
         Returns:
             None where there is none.
@@ -92,10 +97,12 @@ class PostgresqlSchema:
                         connection.close()
                         return None
                     _create(connection, place, schema, version)
-                found = connection.execute("SELECT version FROM written").fetchone()
-                if found is None or found[0] != version:
+                found = _version(connection)
+                if found in (steps or {}):
+                    found = _bring_up(connection, place, steps or {}, version)
+                if found != version:
                     raise IntegrityError(
-                        f"the index was written in format {found and found[0]}; this version reads {version}",
+                        f"the index was written in format {found}; this version reads {version}",
                         where=f"{shown(url)}, schema {place.schema}",
                         hint="update llmops, or drop the schema and ingest again",
                     )
@@ -175,6 +182,21 @@ class PostgresqlSchema:
                 self._connection.execute(f"SET lock_timeout = {_WAIT_MS}")
         return True
 
+    def number_on(self, columns: Mapping[str, str]) -> None:
+        """Go on numbering behind the rows that were inserted with their numbers."""
+        for table, column in columns.items():
+            self.query(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max(\"{column}\")) FROM {table}"  # noqa: S608
+                " HAVING count(*) > 0"
+            )
+
+    def empty(self) -> None:
+        """Drop the schema, in the transaction that is open: whoever still writes here is refused, not lost."""
+        self.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
+
+    def remove(self) -> None:
+        """Nothing is left of an emptied schema."""
+
     @contextmanager
     def locked(self, what: str, wait_s: float = 0.0) -> Iterator[None]:
         """Be the only writer among all machines.
@@ -252,8 +274,6 @@ def _exists(connection: Connection[Any], place: str) -> bool:
 def _create(connection: Connection[Any], place: Place, schema: str, version: int) -> None:
     from psycopg import sql
 
-    for pattern, replacement in _TYPES:
-        schema = re.sub(pattern, replacement, schema)
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (place.schema,))
         if _exists(connection, place.schema):
@@ -261,11 +281,33 @@ def _create(connection: Connection[Any], place: Place, schema: str, version: int
         known_as = sql.Identifier(place.schema)
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(known_as))
         connection.execute(sql.SQL("COMMENT ON SCHEMA {} IS {}").format(known_as, sql.Literal(place.comment)))
-        for statement in schema.split(";"):
-            if statement.strip():
-                connection.execute(statement.encode())
+        _run(connection, schema)
         connection.execute("CREATE TABLE written (number BIGINT NOT NULL, version BIGINT NOT NULL)")
         connection.execute("INSERT INTO written VALUES (1, %s)", (version,))
+
+
+def _version(connection: Connection[Any]) -> int | None:
+    found = connection.execute("SELECT version FROM written").fetchone()
+    return None if found is None else int(found[0])
+
+
+def _bring_up(connection: Connection[Any], place: Place, steps: Mapping[int, str], version: int) -> int | None:
+    """Change an older schema; of two processes at once, the second finds it done."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (place.schema,))
+        found = _version(connection)
+        if found is not None and found in steps:
+            _run(connection, steps[found])
+            connection.execute("UPDATE written SET number = number + 1, version = %s", (version,))
+        return _version(connection)
+
+
+def _run(connection: Connection[Any], statements: str) -> None:
+    for pattern, replacement in _TYPES:
+        statements = re.sub(pattern, replacement, statements)
+    for statement in statements.split(";"):
+        if statement.strip():
+            connection.execute(statement.encode())
 
 
 def _marked(statement: str) -> bytes:

@@ -57,6 +57,7 @@ CODES: Mapping[str, str] = {
     "broken": "the file is damaged",
     "changed_while_reading": "the file was written to while it was read, twice",
     "crashed": "the parser crashed on this file",
+    "deleted": "the same bytes were deleted under another name",
     "empty": "there is no text in it",
     "encrypted": "a password is needed",
     "memory": "parsing needs more memory than allowed",

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
 
 from llmops.core.errors import IntegrityError
 from llmops.core.files import sync_directory
@@ -28,6 +27,8 @@ FILE_NAME = "forgotten.jsonl"
 _PLACE = Place("llmops_forgotten", "what llmops must not take up again, as hashes")
 _VERSION = 1
 _SCHEMA = """CREATE TABLE forgotten (uri TEXT NOT NULL, size INTEGER, sha256 TEXT, at REAL NOT NULL)"""
+
+_Hashes = tuple[str, int | None, str | None]
 
 
 def uri_hash(uri: str) -> str:
@@ -48,31 +49,22 @@ class Forgotten:
         Raises:
             IntegrityError: another line cannot be read: a refresh that ignored it could bring a document back.
         """
-        path = state.root / FILE_NAME
         uris: set[str] = set()
         contents: dict[int, set[str]] = {}
-        for uri, size, content in _shared(state):
+        for uri, size, content in {*_shared(state), *_in_file(state)}:
             uris.add(uri)
-            if size is not None:
+            if size is not None and content is not None:
                 contents.setdefault(size, set()).add(content)
-        if not path.exists():
-            return cls(frozenset(uris), contents)
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-            try:
-                entry = json.loads(line)
-                uris.add(entry["uri"])
-                if entry["size"] is not None:
-                    contents.setdefault(entry["size"], set()).add(entry["sha256"])
-            except (ValueError, KeyError, TypeError) as error:
-                hint = "put the line right from a backup: without it a forgotten document may come back"
-                raise IntegrityError(
-                    "the list of what was forgotten is damaged", where=f"{path}:{number}", hint=hint
-                ) from error
         return cls(frozenset(uris), contents)
 
     def names(self, uri: str) -> bool:
         """Whether the document of this uri was forgotten."""
         return bool(self.uris) and uri_hash(uri) in self.uris
+
+    def has(self, data: bytes) -> bool:
+        """Whether these are the bytes of a forgotten document."""
+        known = self.contents.get(len(data))
+        return known is not None and sha256(data).hexdigest() in known
 
     def lists(self, entry: Entry) -> bool:
         """Whether the list says all that this entry would."""
@@ -117,8 +109,38 @@ def add(state: StateConfig, entries: Iterable[Entry]) -> None:
     if not fresh:
         return
     if is_postgresql(state.sql_url):
-        _share(state, fresh)
+        _share(state, [(uri_hash(one.uri), one.size, one.sha256) for one in fresh])
         return
+    _append(state, [(uri_hash(one.uri), one.size, one.sha256) for one in fresh])
+
+
+def carry_over(source: StateConfig, target: StateConfig) -> None:
+    """Make what was forgotten under one state forgotten under another, durably; what that knows stays."""
+    fresh = {*_shared(source), *_in_file(source)} - {*_shared(target), *_in_file(target)}
+    if is_postgresql(target.sql_url):
+        fresh |= set(_in_file(target)) - set(_shared(target))
+    if fresh and is_postgresql(target.sql_url):
+        _share(target, fresh)
+    elif fresh:
+        _append(target, fresh)
+
+
+def _in_file(state: StateConfig) -> Iterator[_Hashes]:
+    path = state.root / FILE_NAME
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+            yield entry["uri"], entry["size"], entry["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            hint = "put the line right from a backup: without it a forgotten document may come back"
+            raise IntegrityError(
+                "the list of what was forgotten is damaged", where=f"{path}:{number}", hint=hint
+            ) from error
+
+
+def _append(state: StateConfig, hashes: Iterable[_Hashes]) -> None:
     path = state.root / FILE_NAME
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +149,7 @@ def add(state: StateConfig, entries: Iterable[Entry]) -> None:
             whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rpartition(b"\n")
             end = len(whole[0]) + len(whole[1])
             os.ftruncate(descriptor, end)  # half a line of a crash
-            lines = [
-                {"uri": uri_hash(one.uri), "size": one.size, "sha256": one.sha256, "at": time.time()} for one in fresh
-            ]
+            lines = [{"uri": uri, "size": size, "sha256": content, "at": time.time()} for uri, size, content in hashes]
             os.pwrite(descriptor, b"".join(json.dumps(line).encode() + b"\n" for line in lines), end)
             os.fsync(descriptor)
         finally:
@@ -137,20 +157,20 @@ def add(state: StateConfig, entries: Iterable[Entry]) -> None:
         sync_directory(path.parent)
 
 
-def _shared(state: StateConfig) -> list[Any]:
+def _shared(state: StateConfig) -> list[_Hashes]:
     if state.sql_url is None or not is_postgresql(state.sql_url):
         return []
     database = PostgresqlSchema.open(state.sql_url, _PLACE, "", _VERSION)
     if database is None:
         return []
     with closing(database):
-        return database.query("SELECT uri, size, sha256 FROM forgotten")
+        return [(row[0], row[1], row[2]) for row in database.query("SELECT uri, size, sha256 FROM forgotten")]
 
 
-def _share(state: StateConfig, entries: Iterable[Entry]) -> None:
+def _share(state: StateConfig, hashes: Iterable[_Hashes]) -> None:
     assert state.sql_url is not None
     database = PostgresqlSchema.open(state.sql_url, _PLACE, _SCHEMA, _VERSION)
     assert database is not None
     with closing(database), database.transaction():
-        rows = [(uri_hash(one.uri), one.size, one.sha256, time.time()) for one in entries]
+        rows = [(*one, time.time()) for one in hashes]
         database.executemany("INSERT INTO forgotten VALUES (?, ?, ?, ?)", rows)

@@ -24,7 +24,7 @@ from llmops.core.state import StateConfig
 from llmops.rag.database import SqliteFile
 from llmops.rag.database_postgresql import PostgresqlSchema, is_postgresql, place_of_index, shown
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "manifest.db"
 
 CURRENT = "current_generation"
@@ -67,10 +67,19 @@ CREATE TABLE quarantine (
 CREATE TABLE intents (
     generation INTEGER PRIMARY KEY, seq INTEGER NOT NULL, phase TEXT NOT NULL, created REAL NOT NULL);
 CREATE TABLE tombstones (
-    uri TEXT PRIMARY KEY, actor TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+    uri TEXT PRIMARY KEY, actor TEXT NOT NULL, reason TEXT NOT NULL, at REAL NOT NULL, size INTEGER, sha256 TEXT
+    ) WITHOUT ROWID;
+CREATE TABLE replies (key BLOB PRIMARY KEY, facts TEXT NOT NULL, dropped INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE derived (
+    document INTEGER PRIMARY KEY REFERENCES documents, generation INTEGER NOT NULL, recipe TEXT NOT NULL,
+    facts TEXT NOT NULL, reply BLOB, attempts INTEGER NOT NULL, retry_at REAL NOT NULL);
 """
-_FROM_1 = _SCHEMA[_SCHEMA.index("CREATE TABLE tombstones") :]
-"""What an index of format 1 lacks: bringing it up costs less than embedding its documents again."""
+_TABLES_OF_3 = _SCHEMA[_SCHEMA.index("CREATE TABLE replies") :]
+_STEPS = {
+    1: _SCHEMA[_SCHEMA.index("CREATE TABLE tombstones") :],
+    2: f"ALTER TABLE tombstones ADD COLUMN size INTEGER; ALTER TABLE tombstones ADD COLUMN sha256 TEXT; {_TABLES_OF_3}",
+}
+"""What an index of an older format lacks: bringing it up costs less than embedding its documents again."""
 
 _SHARED = """;
 ALTER TABLE vectors ADD COLUMN data BLOB NOT NULL;
@@ -132,8 +141,11 @@ class Manifest:
         self.where = database.where
 
     @classmethod
-    def open(cls, state: StateConfig, name: str, *, create: bool = False) -> Manifest:
+    def open(cls, state: StateConfig, name: str, *, create: bool = False, moving: bool = False) -> Manifest:
         """Open the manifest of an index: in PostgreSQL where the state is there, else in the index's folder.
+
+        Args:
+            moving: the one in the folder is about to come here.
 
         Raises:
             NotFoundError: there is none, and `create` is false.
@@ -143,9 +155,10 @@ class Manifest:
         folder = state.index(name)
         path = folder / FILE_NAME
         if state.sql_url is not None and is_postgresql(state.sql_url):
-            _refuse_two(path)
+            if not moving:
+                _refuse_two(path)
             schema = PostgresqlSchema.open(
-                state.sql_url, place_of_index(name), _SCHEMA + _SHARED if create else "", SCHEMA_VERSION
+                state.sql_url, place_of_index(name), _SCHEMA + _SHARED if create else "", SCHEMA_VERSION, _STEPS
             )
             if schema is None:
                 raise NotFoundError(
@@ -156,7 +169,7 @@ class Manifest:
             raise NotFoundError(
                 f"there is no index `{folder.name}`", where=str(folder), hint="run `llmops ingest` first"
             )
-        return cls(state, name, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, {1: _FROM_1}))
+        return cls(state, name, SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, _STEPS))
 
     @classmethod
     @contextmanager
@@ -303,9 +316,18 @@ class Manifest:
 
 def _refuse_two(path: Path) -> None:
     """An index that was ingested into its folder is not left behind by the way, with what was deleted from it."""
-    if path.exists():
+    if path.exists() and _holds_an_index(path):
         raise ConflictError(
             "this index was ingested into its folder, and state.sql_url now names another place",
             where=str(path),
-            hint="note `llmops ingest list --state deleted` without sql_url, move the file away, ingest, delete again",
+            hint="`llmops ingest move` brings it there, with all that was deleted from it",
         )
+
+
+def _holds_an_index(path: Path) -> bool:
+    """Whether there is anything in it: a move into the folder that was killed leaves an empty one."""
+    file = SqliteFile.open(path, _SCHEMA, SCHEMA_VERSION, _STEPS)
+    try:
+        return bool(file.query("SELECT 1 FROM generations LIMIT 1"))
+    finally:
+        file.close()

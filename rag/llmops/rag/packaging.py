@@ -26,12 +26,13 @@ from llmops.rag.answer.llm import LlmAnswerer
 from llmops.rag.answer.prompt import DEFAULT_PROMPT, PromptTemplate
 from llmops.rag.answer.quoting import QuotingAnswerer
 from llmops.rag.chain import ChainParts, Condense, RagChain
-from llmops.rag.config import AnswerConfig, LlmConfig, RagConfig, RetrievalConfig
+from llmops.rag.config import AnswerConfig, RagConfig, RetrievalConfig
 from llmops.rag.hops import LlmPlanner
 from llmops.rag.joined import JoinedRetriever, Member
 from llmops.rag.manifest import CURRENT, Manifest
 from llmops.rag.refine import CrossScores
 from llmops.rag.retrieve import QueryEmbedder, Retriever
+from llmops.rag.section import LlmConfig
 from llmops.rag.selfquery import SelfQuery
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from llmops.rag.manifest import Manifest
 
 _MANY = 500
+DERIVED = "coalesce((SELECT x.facts FROM derived x WHERE x.document = d.id), '{}')"
+"""In a query of documents `d`: their derived facts, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ def remove_documents(manifest: Manifest, documents: Iterable[int]) -> None:
     """Delete documents with their chunks; call it in a transaction."""
     ids = [(document,) for document in documents]
     manifest.db.executemany("DELETE FROM chunks WHERE document = ?", ids)
+    manifest.db.executemany("DELETE FROM derived WHERE document = ?", ids)
     manifest.db.executemany("DELETE FROM documents WHERE id = ?", ids)
 
 
@@ -189,9 +192,9 @@ def parsed_of(manifest: Manifest, document: int) -> Parsed:
     return Parsed(title, text_of(text), pages_of(pages), media_type, json.loads(parsed), sha256)
 
 
-def merged(facts: str, parsed: str) -> dict[str, Any]:
-    """A document's metadata: what its parser learned, under what its source says."""
-    return {**json.loads(parsed), **json.loads(facts)}
+def merged(facts: str, parsed: str, derived: str = "{}") -> dict[str, Any]:
+    """A document's metadata: what was derived from it, under what its parser learned, under what its source says."""
+    return {**json.loads(derived), **json.loads(parsed), **json.loads(facts)}
 
 
 def text_of(blob: bytes) -> str:

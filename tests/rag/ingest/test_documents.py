@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from tests.support.embedder import WordEmbedder
 from tests.support.indexes import EVERYBODY, NAME, Workplace, contents, stored
@@ -9,10 +11,11 @@ from tests.support.zygote import Zygote
 
 from llmops.core.errors import ConflictError, NotFoundError, UserError
 from llmops.core.identity import Principal
+from llmops.rag.config import BucketSource, FolderSource
 from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.ingest.documents import Query, delete, listing, restore
 from llmops.rag.ingest.forecast import forecast
-from llmops.rag.ingest.refresh import Options
+from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.ingest.status import status
 from llmops.rag.ingest.verify import verify
 from llmops.rag.manifest import SCHEMA_VERSION, Manifest
@@ -194,14 +197,57 @@ def test_a_deletion_that_was_killed_is_finished_by_the_same_call_or_the_next_ref
         assert len(contents(place.state, generation)["store"]) == contents(place.state, generation)["counts"][1]
 
 
-def test_an_index_of_the_format_before_is_brought_up_in_place(place):
+def test_a_deleted_document_does_not_come_back_under_another_name(place):
+    old, _ = two_generations(place)
+    taken(place, "d2.md")
+    (place.docs / "d2.md").rename(place.docs / "renamed.md")
+    elsewhere = place.docs.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(place.docs / "renamed.md", elsewhere / "copied.md")
+    second = FolderSource(path=str(elsewhere)), BucketSource(bucket=f"file://{elsewhere}")
+    config = place.config.model_copy(update={"sources": (*place.config.sources, *second)})
+    names = {uri(place, "renamed.md"), str(elsewhere / "copied.md"), f"file://{elsewhere}/copied.md"}
+    for full in (False, True):
+        done = refresh(config, place.state, Options(embedder=place.embedder, full=full))
+        assert {q.uri: q.code for q in done.quarantined} == dict.fromkeys(names, "deleted")
+        assert uri(place, "d2.md") in done.quarantined[0].reason
+        for generation in (old, done.head.generation):
+            assert not names & {document[0] for document in contents(place.state, generation)["documents"]}
+            assert not answers(place, generation, "renamed.md")
+    restore(place.state, NAME, [uri(place, "d2.md")])
+    back = refresh(config, place.state, Options(embedder=place.embedder))
+    assert (back.added, back.embedded, back.quarantined) == (3, 0, ())
+
+
+def test_a_copy_that_was_left_in_the_index_on_purpose_stays(place):
+    shutil.copy(place.docs / "d2.md", place.docs / "copy.md")
+    place.refresh()
+    taken(place, "d2.md")
+    again = place.refresh(full=True)
+    assert (again.head.documents, again.quarantined) == (6, ())
+    assert answers(place, again.head.generation, "copy.md")
+    taken(place, "copy.md")
+    shutil.copy(place.docs / "copy.md", place.docs / "a third.md")
+    assert [q.code for q in place.refresh().quarantined] == ["deleted"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_index_of_a_format_before_is_brought_up_in_place(place, version):
     head = place.refresh().head
     manifest = Manifest.open(place.state, NAME)
-    manifest.db.execute("DROP TABLE tombstones")
-    manifest.db.execute("PRAGMA user_version = 1")
+    for table in ("derived", "replies"):
+        manifest.db.execute(f"DROP TABLE {table}")
+    if version == 1:
+        manifest.db.execute("DROP TABLE tombstones")
+    else:
+        for column in ("size", "sha256"):
+            manifest.db.execute(f"ALTER TABLE tombstones DROP COLUMN {column}")
+    manifest.db.execute(f"PRAGMA user_version = {version}")
     manifest.close()
     assert place.refresh().head == head
     manifest = Manifest.open(place.state, NAME)
     assert manifest.query("PRAGMA user_version")[0][0] == SCHEMA_VERSION
     assert tombstones(manifest) == {}
     manifest.close()
+    taken(place, "d1.md")
+    assert place.refresh().head.documents == 5

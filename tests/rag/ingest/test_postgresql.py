@@ -312,6 +312,20 @@ def test_an_index_in_a_folder_is_not_left_behind_by_the_way(tmp_path: Path, fres
         place.refresh()
 
 
+def test_an_index_of_the_format_before_is_brought_up_in_its_database(place: Workplace) -> None:
+    head = place.refresh().head
+    manifest = Manifest.open(place.state, NAME)
+    for statement in ("DROP TABLE derived", "DROP TABLE replies", "UPDATE written SET version = 2",
+                      *(f"ALTER TABLE tombstones DROP COLUMN {column}" for column in ("size", "sha256"))):  # fmt: skip
+        manifest.db.execute(statement)
+    manifest.close()
+    assert place.other_machine().refresh().head == head
+    uri = str(place.docs / "d1.md")
+    delete(place.state, NAME, [uri], actor="ann", reason="test")
+    (place.docs / "d1.md").rename(place.docs / "renamed.md")
+    assert [q.code for q in place.refresh().quarantined] == ["deleted"]
+
+
 def test_an_index_that_is_nowhere_is_not_made_by_reading(place: Workplace) -> None:
     with pytest.raises(NotFoundError, match="no index"):
         listing(place.state, NAME, Query())

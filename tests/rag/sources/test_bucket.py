@@ -1,13 +1,14 @@
-"""Objects of an S3 server on loopback, and of a plain file system."""
+"""Objects of the clouds' stores on loopback, and of a plain file system."""
 
 from __future__ import annotations
 
-import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.buckets import BUCKET, SECRETS, Store, azure_store, google_store, s3_store
 
 from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.state import StateConfig
@@ -16,29 +17,18 @@ from llmops.rag.document import SourceItem
 from llmops.rag.sources import documents
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"{host}:{port}"
-    running.stop()
+@pytest.fixture(scope="module", params=[s3_store, google_store, azure_store], ids=["s3", "gs", "abfs"])
+def running(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with request.param() as store:
+        yield store
 
 
 @pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import boto3
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "BUCKET_SECRET"):
-        monkeypatch.setenv(name, "test")
-    store = boto3.resource("s3", endpoint_url=f"http://{server}", region_name="us-east-1")
-    made = store.create_bucket(Bucket="team-docs")
-    yield made
-    made.objects.all().delete()
-    made.delete()
+def store(running: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    yield running
+    running.clear()
 
 
 @pytest.fixture
@@ -46,15 +36,8 @@ def state(tmp_path: Path) -> StateConfig:
     return StateConfig(dir=tmp_path / "state")
 
 
-def s3(server: str, **changes: Any) -> BucketSource:
-    options = {
-        "endpoint_override": server,
-        "scheme": "http",
-        "region": "us-east-1",
-        "access_key": "env:BUCKET_SECRET",
-        "secret_key": "env:BUCKET_SECRET",
-    }
-    return BucketSource(**{"bucket": "s3://team-docs/handbook", "options": options, **changes})
+def source_of(store: Store, bucket: str = f"{BUCKET}/handbook", **changes: Any) -> BucketSource:
+    return BucketSource(**{"bucket": f"{store.scheme}://{bucket}", "options": store.options, **changes})
 
 
 def read(source: BucketSource, state: StateConfig) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -62,30 +45,45 @@ def read(source: BucketSource, state: StateConfig) -> dict[str, tuple[str, tuple
     return {item.uri: (Path(item.path).read_text(), item.acl) for item in found}
 
 
-def test_a_bucket_is_followed(server: str, bucket: Any, state: StateConfig) -> None:
-    bucket.put_object(Key="handbook/a.md", Body=b"alpha")
-    bucket.put_object(Key="handbook/hr/b.md", Body=b"beta")
-    bucket.put_object(Key="handbook/ACL.yaml", Body=b"- {path: 'hr/', groups: [hr]}")
-    bucket.put_object(Key="elsewhere/c.md", Body=b"gamma")
-    source = s3(server, acl_file="ACL.yaml")
-    assert read(source, state) == {
-        "s3://team-docs/handbook/a.md": ("alpha", ("everyone",)),
-        "s3://team-docs/handbook/hr/b.md": ("beta", ("hr",)),
-    }
-    bucket.put_object(Key="handbook/a.md", Body=b"aleph")  # as long as before, within the same second
-    bucket.Object("handbook/hr/b.md").delete()
-    assert read(source, state) == {"s3://team-docs/handbook/a.md": ("aleph", ("everyone",))}
+def test_a_bucket_is_followed(store: Store, state: StateConfig) -> None:
+    store.put("handbook/a.md", b"alpha")
+    store.put("handbook/hr/b.md", b"beta")
+    store.put("handbook/ACL.yaml", b"- {path: 'hr/', groups: [hr]}")
+    store.put("elsewhere/c.md", b"gamma")
+    source = source_of(store, acl_file="ACL.yaml")
+    place = f"{store.scheme}://{BUCKET}/handbook"
+    assert read(source, state) == {f"{place}/a.md": ("alpha", ("everyone",)), f"{place}/hr/b.md": ("beta", ("hr",))}
+    store.put("handbook/a.md", b"aleph")  # as long as before, within the same second
+    store.remove("handbook/hr/b.md")
+    assert read(source, state) == {f"{place}/a.md": ("aleph", ("everyone",))}
 
 
-def test_an_empty_or_unreachable_bucket_removes_nothing(server: str, bucket: Any, state: StateConfig) -> None:
-    bucket.put_object(Key="handbook/a.md", Body=b"alpha")
-    assert len(read(s3(server), state)) == 1
-    bucket.objects.all().delete()
+def test_many_objects_are_read_side_by_side(store: Store, state: StateConfig) -> None:
+    texts = {f"handbook/{n}.md": f"text {n} " * (n * 100) + "end" for n in range(20)}
+    for path, text in texts.items():
+        store.put(path, text.encode())
+    found = read(source_of(store), state)
+    assert {uri.rpartition(f"{BUCKET}/")[2]: text for uri, (text, _) in found.items()} == texts
+
+
+def test_an_empty_or_unreachable_bucket_removes_nothing(store: Store, state: StateConfig) -> None:
+    store.put("handbook/a.md", b"alpha")
+    assert len(read(source_of(store), state)) == 1
+    store.clear()
     with pytest.raises(NotFoundError, match="nothing lies there"):
-        read(s3(server), state)
+        read(source_of(store), state)
     with pytest.raises((UnavailableError, NotFoundError)) as failed:
-        read(s3(server, bucket="s3://nobody-s/handbook"), state)
-    assert "test" not in failed.value.what
+        read(source_of(store, "nobody-s/handbook"), state)
+    assert not any(secret in failed.value.what for secret in SECRETS.values())
+
+
+def test_a_google_store_that_is_down_is_an_error_within_its_patience(state: StateConfig) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+        options = {"endpoint_override": place, "scheme": "http", "anonymous": True, "retry_time_limit": 1}
+        with pytest.raises(UnavailableError, match="cannot be listed"):
+            read(BucketSource(bucket="gs://team-docs/handbook", options=options), state)
 
 
 def test_any_file_system_of_fsspec(tmp_path: Path, state: StateConfig) -> None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from llmops.cli.group import Group
-from llmops.cli.ingest_documents import config_option, delete_command, list_command, restore_command
+from llmops.cli.ingest_documents import (
+    config_option,
+    delete_command,
+    list_command,
+    move_command,
+    restore_command,
+)
 from llmops.cli.jobs import rag_job
 from llmops.cli.output import amount, json_option, print_json, print_table, progress, say, set_option
 from llmops.cli.registry_job import open_registry
@@ -16,6 +22,7 @@ from llmops.core.errors import UserError
 from llmops.rag.config import FolderSource, IndexConfig, RagConfig
 
 if TYPE_CHECKING:
+    from llmops.rag.facts.derive import Tally
     from llmops.rag.ingest.forecast import Forecast
     from llmops.rag.ingest.refresh import Refresh
 
@@ -30,7 +37,7 @@ class _PathsOrCommand(Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(
-            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC..."
+            "llmops ingest", "[PATH... | CONFIG] [OPTIONS] | status | list | inspect DOC | delete DOC... | move"
         )
 
 
@@ -128,7 +135,7 @@ def inspect_command(document: str, file: Path | None, overrides: tuple[str, ...]
     say(f"{view.uri}: {view.title or 'untitled'}, {view.characters:,} characters, read by {', '.join(view.acl)}")
 
 
-for document_command in (list_command, delete_command, restore_command):
+for document_command in (list_command, delete_command, restore_command, move_command):
     command.add_command(document_command)
 
 
@@ -165,6 +172,8 @@ def show(done: Refresh, registered: dict[str, Any], *, then: str = '`llmops chat
         f"  {amount(done.chunks, 'chunk')}, {done.embedded:,} embedded, {done.reused:,} vectors reused, "
         f"refresh {done.head.seq}"
     )
+    if done.facts.asked or done.facts.left or done.facts.failed:
+        say(f"  {_facts(done.facts)}")
     for held in done.quarantined:
         say(f"  not read: {held.uri}: {held.reason}")
     name, version, champion = registered["name"], registered["version"], registered["champion"]
@@ -262,7 +271,18 @@ def _plan(job: RagConfig, *, full: bool, as_json: bool) -> int:
     say(
         f"{found.unchanged:,} unchanged; {amount(found.chunks, 'chunk')} to write, {found.to_embed:,} to embed; {lasts}"
     )
+    if found.to_ask:
+        asked = f"{found.calls:,} of them in this refresh"
+        say(f"the facts of {amount(found.to_ask, 'document')} are to be asked of the model, {asked}")
     return 0
+
+
+def _facts(tally: Tally) -> str:
+    """What a model was asked of the documents, in a line."""
+    parts = [f"facts: {tally.asked:,} asked ({tally.tokens:,} tokens)"]
+    parts += [f"{tally.dropped:,} values dropped"] if tally.dropped else []
+    parts += [f"{tally.failed:,} failed ({tally.reason}), tried again later"] if tally.failed else []
+    return ", ".join(parts + ([f"{tally.left:,} left for the next refresh"] if tally.left else []))
 
 
 def _changes(found: Forecast) -> list[tuple[str, str]]:

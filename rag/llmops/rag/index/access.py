@@ -23,15 +23,15 @@ from llmops.rag.records import merged
 class Access:
     """The labels of every row of one snapshot."""
 
-    def __init__(self, labels: Sequence[tuple[str, str, str]], documents: NDArray[np.int64], live: Mask) -> None:
+    def __init__(self, labels: Sequence[tuple[str, ...]], documents: NDArray[np.int64], live: Mask) -> None:
         """Take labels by document and documents by row.
 
         Args:
-            labels: (access list, source's metadata, parser's metadata) of each document, as JSON.
+            labels: (access list, source's metadata, parser's metadata, derived facts) of each document, as JSON.
             documents: by row, the place of its document in `labels`; -1 where the row is dead.
         """
         lists: dict[str, int] = {}
-        self._list_of = np.array([lists.setdefault(acl, len(lists)) for acl, _, _ in labels], dtype=np.int64)
+        self._list_of = np.array([lists.setdefault(acl, len(lists)) for acl, *_ in labels], dtype=np.int64)
         self._lists = [frozenset(json.loads(acl)) for acl in lists]
         self._facts = Facts(_metadata(labels))
         self._documents = documents
@@ -78,11 +78,12 @@ class Access:
             raise UserError(f"no document has the metadata `{name}`", hint=did_you_mean(name, known))
 
 
-def _metadata(labels: Sequence[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
+def _metadata(labels: Sequence[tuple[str, ...]]) -> Iterator[dict[str, Any]]:
     """The metadata of each document; equal ones are read once and shared."""
-    read: dict[tuple[str, str], dict[str, Any]] = {}
-    for _, facts, parsed in labels:
-        held = read.get((facts, parsed))
+    read: dict[tuple[str, ...], dict[str, Any]] = {}
+    for _, *texts in labels:
+        facts = tuple(texts)
+        held = read.get(facts)
         if held is None:
-            held = read[facts, parsed] = merged(facts, parsed)
+            held = read[facts] = merged(*facts)
         yield held

@@ -24,7 +24,7 @@ from llmops.rag.kept_vectors import NO_VECTORS, mapped
 from llmops.rag.lexical import Lexical, Segment
 from llmops.rag.lexicon import texts
 from llmops.rag.manifest import ArenaRecord, Manifest
-from llmops.rag.records import merged, pages_of, text_of
+from llmops.rag.records import DERIVED, merged, pages_of, text_of
 
 CODED_FROM = 20_000
 """Chunks from which on sign codes are made: fewer are scored one by one, in a millisecond or two."""
@@ -32,7 +32,7 @@ _MANY = 500
 _READ = 1_000
 """Metadata kept as read, which nobody writes into. It goes with its state: what was forgotten must not stay."""
 
-Metadata = Callable[[str, str], Mapping[str, Any]]
+Metadata = Callable[[str, str, str], Mapping[str, Any]]
 
 
 class Snapshot:
@@ -112,7 +112,7 @@ class Snapshot:
                 marks = ",".join("?" * len(some))
                 got = self._manifest.query(
                     "SELECT c.row, c.id, d.uri, d.title, c.page, c.start, c.end, c.text, c.context, d.metadata,"  # noqa: S608 - marks
-                    " d.parsed FROM chunks c JOIN documents d ON d.id = c.document"
+                    f" d.parsed, {DERIVED} FROM chunks c JOIN documents d ON d.id = c.document"
                     f" WHERE c.generation = ? AND c.row IN ({marks})",
                     [self.number, *some],
                 )
@@ -128,15 +128,15 @@ class Snapshot:
         """
         with self._lock:
             found = self._manifest.query(
-                "SELECT uri, title, text, pages, acl, metadata, parsed, media_type, sha256 FROM documents"
-                " WHERE generation = ? AND uri = ? AND seq <= ?",
+                f"SELECT uri, title, text, pages, acl, metadata, parsed, {DERIVED}, media_type, sha256"  # noqa: S608
+                " FROM documents d WHERE generation = ? AND uri = ? AND seq <= ?",
                 (self.number, uri, self.head.seq),
             )
         if found:
-            _, title, text, pages, acl, facts, parsed, media_type, sha256 = found[0]
+            _, title, text, pages, acl, facts, parsed, derived, media_type, sha256 = found[0]
             groups = frozenset(json.loads(acl))
             if principal.reads(groups):
-                labels = (tuple(sorted(groups)), merged(facts, parsed))
+                labels = (tuple(sorted(groups)), merged(facts, parsed, derived))
                 return StoredDocument(uri, title, text_of(text), pages_of(pages), *labels, media_type, sha256)
         raise NotFoundError("there is no such document", where=uri)
 
@@ -190,7 +190,8 @@ class Snapshot:
 
     def _load_access(self, document_of: NDArray[np.int64]) -> Access:
         found = self._manifest.query(
-            "SELECT id, acl, metadata, parsed FROM documents WHERE generation = ? AND seq <= ? ORDER BY id",
+            "SELECT d.id, d.acl, d.metadata, d.parsed, coalesce(x.facts, '{}') FROM documents d"
+            " LEFT JOIN derived x ON x.document = d.id WHERE d.generation = ? AND d.seq <= ? ORDER BY d.id",
             (self.number, self.head.seq),
         )
         ids = np.array([row[0] for row in found], dtype=np.int64)
@@ -219,5 +220,5 @@ def _by_row(size: int, rows: NDArray[np.int64], values: Sequence[int]) -> NDArra
 
 
 def _chunk(read: Metadata, identifier: bytes, uri: str, title: str | None, *rest: Any) -> Chunk:
-    page, start, end, text, context, facts, parsed = rest
-    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, read(facts, parsed))
+    page, start, end, text, context, *facts = rest
+    return Chunk(identifier.hex(), uri, title, page, start, end, text, context, read(*facts))

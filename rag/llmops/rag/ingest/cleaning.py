@@ -15,7 +15,7 @@ from llmops.rag.ingest.compaction import keep_live_vectors, remove_unused_files
 from llmops.rag.manifest import Manifest
 
 _log = logging.getLogger("llmops.rag.ingest")
-_TABLES = ("chunks", "documents", "segments", "heads", "quarantine", "intents")
+_TABLES = ("chunks", "derived", "documents", "segments", "heads", "quarantine", "intents")
 
 
 def remove_generations(manifest: Manifest, names: Sequence[str]) -> None:

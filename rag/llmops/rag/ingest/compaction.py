@@ -16,6 +16,7 @@ import numpy as np
 from llmops.core.ids import new_id
 from llmops.rag import lexicon
 from llmops.rag.arena import Arena
+from llmops.rag.facts.derive import drop_unused_replies
 from llmops.rag.kept_vectors import mapped, mark, remove
 from llmops.rag.manifest import ArenaRecord, Head, Manifest
 
@@ -24,6 +25,7 @@ _log = logging.getLogger("llmops.rag.ingest")
 SPARE_SLOTS = 20_000
 """Dead vectors always kept: a revert finds them again, and the file is small."""
 SPARE_ROWS = 20_000
+SPARE_REPLIES = 20_000
 _BATCH = 10_000
 _LIVE = "SELECT key, slot FROM vectors WHERE arena = ? AND key IN (SELECT vector FROM chunks)"
 
@@ -31,6 +33,7 @@ _LIVE = "SELECT key, slot FROM vectors WHERE arena = ? AND key IN (SELECT vector
 def compact(manifest: Manifest, generation: int, embedder: str) -> Head | None:
     """Compact what is mostly dead; returns the head where that made a new one."""
     remove_unused_files(manifest)
+    drop_unused_replies(manifest, spare=SPARE_REPLIES)
     record = manifest.arena(embedder)
     if record is not None and record.slots > SPARE_SLOTS:
         live = manifest.query(f"SELECT count(*) FROM ({_LIVE}) AS live", (record.id,))[0][0]  # noqa: S608 - a constant

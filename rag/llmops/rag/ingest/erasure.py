@@ -22,6 +22,7 @@ from llmops.rag.arena import Vectors
 from llmops.rag.database_postgresql import indexes as shared_indexes
 from llmops.rag.database_postgresql import is_postgresql
 from llmops.rag.disk import storage_errors
+from llmops.rag.facts.derive import drop_unused_replies
 from llmops.rag.forgotten import Entry
 from llmops.rag.index import places
 from llmops.rag.index.sync import StoreSync
@@ -64,9 +65,12 @@ def look_up(state: StateConfig, name: str, uris: Sequence[str]) -> Held:
     """What an index holds of these documents, and of copies of their bytes under other names."""
     with closing(Manifest.open(state, name)) as manifest:
         rows = [row for uri in uris for row in manifest.query(f"{_DOCUMENTS} WHERE d.uri = ?", (uri,))]
-        hashes = {(row[1], row[2]) for row in rows}
+        laid = tombstones.tombstones(manifest)
+        deleted = [laid[uri] for uri in uris if uri in laid and laid[uri].sha256 is not None]
+        hashes = {(row[1], row[2]) for row in rows} | {(one.size, one.sha256) for one in deleted}
         rows += [row for pair in hashes for row in manifest.query(f"{_DOCUMENTS} WHERE size = ? AND sha256 = ?", pair)]
         entries = {Entry(row[0], row[1], row[2]) for row in rows}
+        entries |= {Entry(one.uri, one.size, one.sha256) for one in deleted}
         words = _telling(manifest, {row[3] for row in rows})
         return Held(
             tuple(sorted(entries, key=lambda one: one.uri)), tuple(sorted({row[4] for row in rows})), tuple(words)
@@ -92,6 +96,7 @@ def erase(state: StateConfig, name: str, uris: Sequence[str], generations: Itera
             manifest.db.executemany("DELETE FROM quarantine WHERE uri = ?", [(uri,) for uri in uris])
         tombstones.lift(manifest, uris)
         keep_live_vectors(manifest)
+        drop_unused_replies(manifest)
         for generation in generations:
             _rewrite(manifest, generation)
         remove_unused_files(manifest, grace_s=0.0)

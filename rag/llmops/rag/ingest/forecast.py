@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.core.errors import NotFoundError
 from llmops.rag.compute import Here
+from llmops.rag.facts.derive import Deriving
 from llmops.rag.ingest.generation import choose
 from llmops.rag.ingest.pipeline import Stages
 from llmops.rag.ingest.plan import compare, look
@@ -34,6 +35,7 @@ class Forecast:
         new_generation: the settings changed: everything is built anew beside the index in use.
         chunks: chunks that would be written, of which `to_embed` need a vector that is not cached.
         elsewhere: by older generation, how many documents would leave it, or be shown to others.
+        to_ask: replies of the model of `index.facts` that are missing, of which `calls` would be asked for now.
         seconds: estimate by the embedding rate of the last refresh; None where this machine has embedded nothing yet.
     """
 
@@ -50,6 +52,8 @@ class Forecast:
     to_embed: int
     seconds: float | None
     elsewhere: dict[str, int]
+    to_ask: int = 0
+    calls: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, as `llmops ingest --plan --json` prints them."""
@@ -72,7 +76,7 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         number = {name: number for number, name in manifest.generations()}.get(chosen.name, 0)
         head = manifest.head(number)
         known = known_of(manifest, number, config)
-        listed = look(config.sources, state)
+        listed = look(config.sources, state, known.tombstones)
         work = compare(listed, known, full=options.full)
         removals = elsewhere(manifest, listed, known.tombstones, but=number)
         parsing = Meter("parse", options.progress, len(work.parse) + len(work.reuse))
@@ -85,6 +89,8 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
             Meter("embed", options.progress),
         )
         added, changed, refused, chunks, to_embed = [], [item.uri for item in work.relabelled], {}, 0, 0
+        facts = Deriving(manifest, number, config.facts, options.progress)
+        keys: set[bytes] = set()
         for cut in stages.cut(work):
             if isinstance(cut, tuple):
                 refused[cut[0].uri] = cut[1].reason
@@ -92,11 +98,14 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
             uri = cut.staged.item.uri
             chunks += len(cut.staged.passages)
             to_embed += len(cut.missing)
+            keys.update(facts.keys([cut.staged.parsed]))
             if uri in known.documents:
                 changed.append(uri)
             elif uri not in work.renamed:
                 added.append(uri)
         parsing.end()
+        going = {known.documents[uri].id for uri in (*changed, *work.removed) if uri in known.documents}
+        to_ask = facts.to_ask(keys, going)
         rate = manifest.fact(EMBED_RATE)
     finally:
         manifest.close()
@@ -107,4 +116,6 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         *(config.name, chosen.name, head is None, tuple(sorted(added)), tuple(sorted(changed)), work.renamed),
         *(tuple(sorted(gone)), quarantined, work.unchanged, chunks, to_embed, seconds),
         elsewhere={one.name: len(one.gone) + len(one.closed) for one in removals},
+        to_ask=to_ask,
+        calls=min(to_ask, config.facts.llm.max_calls) if config.facts.llm else 0,
     )

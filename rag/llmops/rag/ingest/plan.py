@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from llmops.core.errors import ConflictError
 from llmops.core.identity import EVERYONE
@@ -23,6 +24,7 @@ from llmops.rag.forgotten import Forgotten
 from llmops.rag.manifest import Quarantined
 from llmops.rag.records import DocumentStat, acl_json, metadata_json
 from llmops.rag.sources import documents
+from llmops.rag.tombstones import Tombstone
 
 RACY_NS = 2_000_000_000
 """A file changed within 2 s before a scan may change again unseen: some file systems keep whole seconds only."""
@@ -38,7 +40,7 @@ class Known:
     documents: Mapping[str, DocumentStat]
     quarantine: Mapping[str, Quarantined]
     limits: str
-    tombstones: Collection[str] = ()
+    tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,8 +92,10 @@ class Found:
         return [uri for uri in absent if uri in tombstones or not (hidden and uri.startswith(hidden))]
 
 
-def look(sources: Iterable[Source], state: StateConfig) -> Found:
+def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone] | None = None) -> Found:
     """List every document of every source but the forgotten ones; what remote ones changed is fetched.
+
+    A document with the very bytes of a deleted one is refused, and says whose they are.
 
     A document that two sources hold may be read only by those who may read it through both, and has the metadata of
     both, the later source's first: naming a private folder within a public one makes it private, in whatever order.
@@ -112,6 +116,9 @@ def look(sources: Iterable[Source], state: StateConfig) -> Found:
             elif not forgotten.holds(found):
                 before = items.get(found.uri)
                 items[found.uri] = found if before is None else _both(before, found)
+    for refused in _deleted_elsewhere(items.values(), tombstones or {}):
+        del items[refused.uri]
+        rejected[refused.uri] = refused
     return Found(items, tuple(r for uri, r in rejected.items() if uri not in items), began)
 
 
@@ -173,6 +180,21 @@ def sha256_of(path: str) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None  # parsing it will say why
+
+
+def _deleted_elsewhere(items: Iterable[SourceItem], tombstones: Mapping[str, Tombstone]) -> list[Rejected]:
+    """The documents that have the bytes of one that was deleted under another name."""
+    deleted: dict[tuple[Any, Any], str] = {(one.size, one.sha256): one.uri for one in tombstones.values() if one.sha256}
+    sizes = {size for size, _ in deleted}
+    refused = []
+    for item in items:
+        if item.size not in sizes or item.uri in tombstones:
+            continue
+        former = deleted.get((item.size, sha256_of(item.path)))
+        if former is not None:
+            reason = f"the same bytes were deleted as {former}; `llmops ingest restore` takes them back"
+            refused.append(Rejected(item.uri, reason, "deleted"))
+    return refused
 
 
 def _both(first: SourceItem, second: SourceItem) -> SourceItem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Literal, Protocol
 
-Phase = Literal["scan", "parse", "embed", "write", "verify"]
+Phase = Literal["scan", "parse", "embed", "facts", "write", "verify"]
 
 
 class Progress(Protocol):
@@ -16,7 +16,7 @@ class Progress(Protocol):
 
         Args:
             total: how many there will be, as far as is known by now.
-            rate: units a second since the phase began; documents for scan and parse, chunks for embed, write and
+            rate: units a second since the phase began; documents for scan, parse and facts, chunks for embed, write and
                 verify.
         """
         ...

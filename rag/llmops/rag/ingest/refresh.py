@@ -8,12 +8,13 @@ manifest is imported. The stages are `plan` (compare), `pipeline` (parse, chunk,
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmops.core.ids import digest
 from llmops.rag import records
 from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.facts.derive import Derived, Deriving, Tally, record
 from llmops.rag.index import places
 from llmops.rag.ingest import removal
 from llmops.rag.ingest.generation import Chosen, choose
@@ -51,7 +52,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Refresh:
-    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (cached) vectors."""
+    """What a refresh did. Counts are of documents, except `chunks`, `embedded` and `reused` (cached) vectors.
+
+    `facts`: what a model was asked of the documents.
+    """
 
     index: str
     head: Head
@@ -65,6 +69,7 @@ class Refresh:
     embedded: int = 0
     reused: int = 0
     rebuilt: int = 0
+    facts: Tally = field(default_factory=Tally)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -89,6 +94,7 @@ class Refresh:
             "seq": self.head.seq,
             "digest": self.head.digest,
             **counts,
+            "facts": self.facts.as_json(),
             "quarantined": [{"uri": q.uri, "code": q.code, "reason": q.reason} for q in self.quarantined],
             "seconds": {phase: round(seconds, 4) for phase, seconds in self.seconds.items()},
         }
@@ -125,6 +131,7 @@ class _Run:
         self.manifest = manifest
         self.generation = manifest.add_generation(chosen.name, chosen.settings)
         self.lost = 0
+        self.facts = Deriving(manifest, self.generation, config.facts, options.progress)
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Refresh:
@@ -142,13 +149,15 @@ class _Run:
         behind = places.behind(self.manifest)
         removal.carry_out(self.manifest, removals, (doubtful | behind) - {self.generation})
         if head is not None and work.is_empty and not interrupted and self._store_is_whole(head):
-            return self._unchanged(head, known, work)
+            derived = self.facts.derive()
+            if not derived.changed:
+                return self._unchanged(head, known, work, derived)
         return self._changed(head, known, work, certain=not interrupted)
 
     def _compare(self, known: Known) -> tuple[Found, Work]:
         meter = Meter("scan", self.options.progress)
         began = time.monotonic()
-        found = look(self.config.sources, self.state)
+        found = look(self.config.sources, self.state, known.tombstones)
         work = compare(found, known, full=self.options.full)
         meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
         meter.end()
@@ -162,12 +171,13 @@ class _Run:
         stamp = places.stamp_of(self.manifest, self.chosen.name)
         return place.is_whole(stamp) and places.follows(self.manifest, self.chosen.name, head)
 
-    def _unchanged(self, head: Head, known: Known, work: Work) -> Refresh:
+    def _unchanged(self, head: Head, known: Known, work: Work, derived: Derived) -> Refresh:
         """The fast path: record what no reader sees, and only if it differs."""
         quarantine = quarantine_of(work, [], known)
         touched = [t for t in _touched(work, known) if t[2] != known.documents[t[1].uri].racy or _moved(t[1], known)]
-        if touched or quarantine != list(known.quarantine.values()):
+        if touched or derived.rows or quarantine != list(known.quarantine.values()):
             with self.manifest.transaction():
+                record(self.manifest, self.generation, self.config.facts.recipe, derived.rows)
                 records.touch(self.manifest, touched)
                 self.manifest.replace_quarantine(self.generation, quarantine)
         self.manifest.set_fact(CURRENT, self.chosen.name)
@@ -177,6 +187,7 @@ class _Run:
             unchanged=work.unchanged,
             quarantined=tuple(quarantine),
             chunks=head.chunks,
+            facts=self.facts.tally,
             seconds=self.seconds,
         )
 
@@ -197,25 +208,29 @@ class _Run:
         tally = _Tally(known, work)
         try:
             self._stream(stages, work, writer, tally, certain=certain)
+            removed = {known.documents[uri].id for uri in tally.removed if uri in known.documents}
             changes = Changes(
-                removed={known.documents[uri].id for uri in tally.removed if uri in known.documents},
+                removed=removed,
                 relabelled=[(known.documents[item.uri].id, item) for item in work.relabelled],
                 touched=_touched(work, known) + writer.same,
                 quarantine=quarantine_of(work, tally.rejected, known),
                 facts={CURRENT: self.chosen.name, **_rate(embedding)},
+                derived=self.facts.derive(but=removed | writer.replaced),
+                recipe=self.config.facts.recipe,
             )
             new_head = writer.commit(changes, force=self.lost > 0)
         finally:
             compute.close()
             writer.close()
             reading.close()
-        for meter in (parsing, embedding, writer.meter):
+        for meter in (parsing, embedding, self.facts.meter, writer.meter):
             meter.end()
             self.seconds[meter.phase] = meter.seconds
         assert new_head is not None
         new_head = compact(self.manifest, self.generation, self.chosen.embedder_fingerprint) or new_head
         self.manifest.db.checkpoint()
-        return tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
+        done = tally.result(self.config.name, new_head, writer, embedding.done, tuple(changes.quarantine), self.seconds)
+        return replace(done, facts=self.facts.tally)
 
     def _stream(self, stages: Any, work: Work, writer: Writer, tally: _Tally, *, certain: bool) -> None:
         """Run the stages; the store opens here while the embedder loads in its thread."""
@@ -276,7 +291,7 @@ def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:
     """What the manifest holds, to compare the sources with."""
     limits = digest(config.parsing.model_dump(exclude={"workers"}))[:16]
     stats, quarantine = records.document_stats(manifest, generation), manifest.quarantine(generation)
-    return Known(stats, quarantine, limits, frozenset(tombstones(manifest)))
+    return Known(stats, quarantine, limits, tombstones(manifest))
 
 
 def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known: Known) -> list[Quarantined]:

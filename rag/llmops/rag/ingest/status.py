@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.core.errors import LlmopsError, NotFoundError, did_you_mean
 from llmops.rag.index.places import place_of, stamp_of
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
-from llmops.rag.records import merged, pages_of, text_of
+from llmops.rag.records import DERIVED, merged, pages_of, text_of
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -131,8 +131,8 @@ def _view(manifest: Manifest, number: int, uri: str) -> DocumentView:
     head = manifest.head(number)
     held = manifest.quarantine(number).get(uri)
     found = manifest.query(
-        "SELECT id, title, media_type, sha256, size, acl, metadata, parsed, pages, text FROM documents"
-        " WHERE generation = ? AND uri = ? AND seq <= ?",
+        f"SELECT id, title, media_type, sha256, size, acl, metadata, parsed, {DERIVED}, pages, text"  # noqa: S608
+        " FROM documents d WHERE generation = ? AND uri = ? AND seq <= ?",
         (number, uri, head.seq if head else 0),
     )
     if not found:
@@ -140,7 +140,7 @@ def _view(manifest: Manifest, number: int, uri: str) -> DocumentView:
             known = [row[0] for row in manifest.query("SELECT uri FROM documents WHERE generation = ?", (number,))]
             raise NotFoundError(f"there is no document `{uri}` in the index", hint=did_you_mean(uri, known))
         return DocumentView(uri, None, None, None, held.size, (), {}, 0, 0, (), held)
-    document, title, media_type, sha256, size, acl, facts, parsed, pages, text = found[0]
+    document, title, media_type, sha256, size, acl, facts, parsed, derived, pages, text = found[0]
     rows = manifest.query(
         'SELECT id, ordinal, start, "end", page, context, text FROM chunks WHERE document = ? ORDER BY ordinal',
         (document,),
@@ -148,7 +148,7 @@ def _view(manifest: Manifest, number: int, uri: str) -> DocumentView:
     names = ("id", "ordinal", "start", "end", "page", "context", "text")
     chunks = tuple({**dict(zip(names, row, strict=True)), "id": row[0].hex()} for row in rows)
     counts = (len(pages_of(pages)), len(text_of(text)))
-    labels = (tuple(json.loads(acl)), merged(facts, parsed))
+    labels = (tuple(json.loads(acl)), merged(facts, parsed, derived))
     return DocumentView(uri, title, media_type, sha256, size, *labels, *counts, chunks, held)
 
 

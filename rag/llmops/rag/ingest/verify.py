@@ -168,7 +168,7 @@ class _Examination:
 
     def _sources(self) -> Iterator[Problem]:
         known = known_of(self.manifest, self.generation, self.config)
-        work = compare(look(self.config.sources, self.state), known)
+        work = compare(look(self.config.sources, self.state, known.tombstones), known)
         for item in work.parse:
             what = (
                 "the file changed since it was ingested"

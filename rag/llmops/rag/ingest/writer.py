@@ -15,6 +15,7 @@ from llmops.core.errors import IntegrityError
 from llmops.rag import kept_vectors, lexicon, records
 from llmops.rag.arena import Arena, Vectors
 from llmops.rag.config import StoreConfig
+from llmops.rag.facts.derive import Derived, record
 from llmops.rag.index import places
 from llmops.rag.index.sync import StoreSync
 from llmops.rag.manifest import Head, Manifest, Quarantined
@@ -58,6 +59,8 @@ class Changes:
     touched: list[tuple[int, SourceItem, bool]] = field(default_factory=list)
     quarantine: list[Quarantined] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
+    derived: Derived = field(default_factory=Derived)
+    recipe: str = ""
 
 
 class Writer:
@@ -122,6 +125,7 @@ class Writer:
         self._flush_lexical()
         removed = changes.removed | self._replaced
         visible = force or bool(self.staged or removed or changes.relabelled or self.target.head is None)
+        visible = visible or changes.derived.changed
         dead: list[bytes] = []
         with self.manifest.transaction():
             self._record(changes)
@@ -140,6 +144,11 @@ class Writer:
         self.manifest.clear_intent(self.target.generation)
         self.meter.add(seconds=time.monotonic() - began, count=0)
         return head
+
+    @property
+    def replaced(self) -> set[int]:
+        """The documents that staged ones stand in place of."""
+        return self._replaced
 
     def close(self) -> None:
         self.store.close()
@@ -215,6 +224,7 @@ class Writer:
             self.manifest.db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE id = ?", (*labels, document))
         records.touch(self.manifest, changes.touched)
         self.manifest.replace_quarantine(self.target.generation, changes.quarantine)
+        record(self.manifest, self.target.generation, changes.recipe, changes.derived.rows)
         for name, value in changes.facts.items():
             self.manifest.set_fact(name, value)
 

@@ -16,6 +16,7 @@ from llmops.rag.sources.files import scan
 __all__ = ["documents", "scan"]
 
 Found = SourceItem | Rejected
+_LABELS = {"acl", "acl_file", "metadata", "facts_from_path"}
 
 
 def documents(source: Source, state: StateConfig, forgotten: Forgotten = NOTHING) -> Iterator[Found]:
@@ -43,9 +44,11 @@ def _mirrored(source: Source, state: StateConfig, forgotten: Forgotten) -> Itera
     from llmops.rag.sources.mirror import Mirror
 
     read = _reader(source, state)
-    place = source.model_dump(mode="json", exclude={"acl", "metadata", "acl_file", "timeout_s", "pause_s", "private"})
+    place = source.model_dump(
+        mode="json", exclude={"acl", "metadata", "facts_from_path", "acl_file", "timeout_s", "pause_s", "private"}
+    )
     folder = mirrors(state) / sha256(canonical_json(place)).hexdigest()[:24]
-    mirror = Mirror(folder, refused=forgotten.names)
+    mirror = Mirror(folder, refused=forgotten.names, unwanted=forgotten.has)
     try:
         with mirror.lock():
             yield from read(mirror)

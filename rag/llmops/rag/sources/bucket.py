@@ -6,7 +6,7 @@ Knows fsspec's door only: s3, gs and abfs through Arrow, others by whatever fssp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import BucketSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.acl import MAX_BYTES, Rules
 from llmops.rag.sources.mirror import Content, Listed, Mirror
@@ -21,6 +22,7 @@ from llmops.rag.sources.patterns import Patterns
 
 _MOST_BYTES = 200_000_000
 _FRESH_S = 2.0
+_PATIENCE_S = 30.0
 _SIGNALS = ("ETag", "etag", "md5Hash", "content_md5", "version_id", "LastModified", "last_modified", "mtime", "updated")
 
 
@@ -34,7 +36,7 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
     """
     system, root = _opened(source)
     try:
-        found: dict[str, dict[str, Any]] = system.find(root, detail=True)
+        found = _found(system, root)
     except FileNotFoundError:
         found = {}
     except Exception as error:
@@ -44,7 +46,7 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
         raise NotFoundError("nothing lies there", where=source.bucket, hint="an emptied bucket removes nothing")
     rules = _rules(source, system, objects)
     include, exclude = Patterns(source.include), Patterns(source.exclude)
-    scheme = source.bucket.partition("://")[0]
+    scheme, told = source.bucket.partition("://")[0], FactPatterns(source.facts_from_path)
 
     def wanted(path: str) -> bool:
         if any(part.startswith((".", "~$")) for part in path.split("/")) or exclude.match(path):
@@ -57,12 +59,27 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
             _signal(about).__eq__,
             partial(_fetched, system, about),
             rules.groups(path),
-            source.metadata,
+            {**told.read(path), **source.metadata},
         )
         for path, about in sorted(objects.items())
         if wanted(path)
     )
     yield from mirror.items()
+
+
+def _found(system: Any, root: str) -> dict[str, dict[str, Any]]:
+    """Every object beneath a prefix. Arrow's are listed at one go: folder by folder Google's show only those folders
+    that somebody made as such, and the documents in all others would be missed.
+    """
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow import fs
+
+    if not isinstance(system, ArrowFSWrapper):
+        found: dict[str, dict[str, Any]] = system.find(root, detail=True)
+        return found
+    listed = system.fs.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    files = (one for one in listed if one.type == fs.FileType.File)
+    return {one.path: {"name": one.path, "type": "file", "size": one.size, "mtime": one.mtime} for one in files}
 
 
 def _opened(source: BucketSource) -> tuple[Any, str]:
@@ -78,6 +95,9 @@ def _opened(source: BucketSource) -> tuple[Any, str]:
     }
     native = {"s3": "S3FileSystem", "gs": "GcsFileSystem", "abfs": "AzureFileSystem"}.get(scheme)
     try:
+        if scheme == "gs":  # its own default is to try again for 15 minutes
+            patience_s = options.get("retry_time_limit", _PATIENCE_S)
+            options["retry_time_limit"] = timedelta(seconds=float(patience_s))
         if native:
             return ArrowFSWrapper(getattr(fs, native)(**options)), place.rstrip("/")
         system, root = url_to_fs(source.bucket, use_listings_cache=False, **options)
@@ -107,11 +127,18 @@ def _fetched(system: Any, about: dict[str, Any], _: str | None) -> Content:
 
 def _read(system: Any, about: dict[str, Any], most: int) -> bytes:
     try:
-        with system.open(about["name"], "rb") as file:
+        with system.open(about["name"], "rb", **_streamed(system)) as file:
             data: bytes = file.read(most)
             return data
     except Exception as error:
         raise UnavailableError(f"the object cannot be read: {_line(error)}", where=about["name"]) from error
+
+
+def _streamed(system: Any) -> dict[str, bool]:
+    """One request an object, front to back: Arrow's readers that can seek ask twice, and Google's then never ends."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    return {"seekable": False} if isinstance(system, ArrowFSWrapper) else {}
 
 
 def _signal(about: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from llmops.core.errors import NotFoundError
 from llmops.rag.config import FolderSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.acl import MAX_BYTES, Rules
 from llmops.rag.sources.patterns import Patterns, is_glob, split_base
@@ -49,6 +50,7 @@ class _Walk:
     base: str
     rules: Rules
     metadata: dict[str, Any]
+    told: FactPatterns
     glob: Patterns
     include: Patterns
     exclude: Patterns
@@ -69,7 +71,14 @@ class _Walk:
                 hint="mount it or correct `path`; a source that is gone for good is removed from the configuration",
             )
         patterns = (Patterns(glob, anchored=True), Patterns(source.include), Patterns(source.exclude))
-        return cls(root, os.path.normpath(base), _rules(source, root), dict(source.metadata), *patterns)
+        return cls(
+            root,
+            os.path.normpath(base),
+            _rules(source, root),
+            dict(source.metadata),
+            FactPatterns(source.facts_from_path),
+            *patterns,
+        )
 
     def run(self) -> Iterator[Found]:
         try:
@@ -158,8 +167,9 @@ class _Walk:
             return RefusedDocumentError("bad_name").as_rejected(uri.encode(errors="backslashreplace").decode())
         if not stat.S_ISREG(status.st_mode):
             return Rejected(uri, "it is not a regular file", "unreadable")
-        groups = self.rules.groups(path[len(self.root) + 1 :])
-        return SourceItem(uri, path, status.st_size, status.st_mtime_ns, groups, self.metadata)
+        relative = path[len(self.root) + 1 :]
+        facts = {**self.told.read(relative or Path(path).name), **self.metadata} if self.told else self.metadata
+        return SourceItem(uri, path, status.st_size, status.st_mtime_ns, self.rules.groups(relative), facts)
 
     def _uri(self, path: str) -> str:
         prefix = self.base.rstrip("/") + "/"

@@ -20,6 +20,7 @@ from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import GitSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.acl import Rules
 from llmops.rag.sources.files import VERSION_CONTROL
@@ -60,14 +61,14 @@ def scan_git(source: GitSource, mirror: Mirror) -> Iterator[SourceItem | Rejecte
         if held is None:
             raise NotFoundError(f"there is no {source.acl_file}", where=_name(source), hint="nothing was changed")
         rules = Rules.read(repository.content(held), source.acl, f"{_name(source)}#{source.acl_file}")
-    wanted = _Wanted(source)
+    wanted, told = _Wanted(source), FactPatterns(source.facts_from_path)
     listing = (
         Listed(
             uri_of(source, blob.path),
             blob.id.__eq__,
             partial(_fetched, repository, blob),
             rules.groups(blob.path),
-            source.metadata,
+            {**told.read(blob.path), **source.metadata},
         )
         for blob in blobs.values()
         if wanted(blob.path)

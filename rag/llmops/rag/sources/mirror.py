@@ -53,7 +53,6 @@ class Content:
     data: bytes
     extension: str
     signal: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,20 @@ class Mirror:
         folder: for this source alone.
         at_once: documents fetched side by side.
         refused: says of a uri that no copy may be kept: it counts as not listed.
+        unwanted: says the same of a document's bytes.
     """
 
     def __init__(
-        self, folder: Path, *, at_once: int = _AT_ONCE, refused: Callable[[str], bool] = lambda _: False
+        self,
+        folder: Path,
+        *,
+        at_once: int = _AT_ONCE,
+        refused: Callable[[str], bool] = lambda _: False,
+        unwanted: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         self.folder = folder
         self._refused = refused
+        self._unwanted = unwanted
         self._at_once = at_once
         with storage_errors(folder):
             (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -172,7 +178,10 @@ class Mirror:
             listed = running.pop(future)
             before = known.get(listed.uri)
             try:
-                self._keep(listed, future.result())
+                content = future.result()
+                if self._unwanted(content.data):
+                    raise Gone
+                self._keep(listed, content)
                 failures.none()
             except Same:
                 failures.none()
@@ -210,14 +219,13 @@ class Mirror:
             "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 *(listed.uri, content.signal, file.name, status.st_size, status.st_mtime_ns, json.dumps(listed.acl)),
-                json.dumps({**listed.metadata, **content.metadata}, sort_keys=True),
+                json.dumps(dict(listed.metadata), sort_keys=True),
             ),
         )
 
     def _relabel(self, listed: Listed, before: _Kept) -> None:
-        """The same bytes, perhaps for other readers; what the fetch itself had learned stays."""
-        acl = json.dumps(listed.acl)
-        metadata = json.dumps({**json.loads(before.metadata), **listed.metadata}, sort_keys=True)
+        """The same bytes, perhaps for other readers or with other facts."""
+        acl, metadata = json.dumps(listed.acl), json.dumps(dict(listed.metadata), sort_keys=True)
         if (acl, metadata) != (before.acl, before.metadata):
             self._db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE uri = ?", (acl, metadata, listed.uri))
 

@@ -25,6 +25,7 @@ from llmops.core.fetch import Bounds, Fetched, fetch, shown
 from llmops.core.secret import resolve_secret
 from llmops.rag.config import WebSource
 from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.mirror import Content, Gone, Listed, Mirror, Same
 from llmops.rag.sources.patterns import Patterns
@@ -59,7 +60,7 @@ def scan_web(source: WebSource, mirror: Mirror) -> Iterator[SourceItem | Rejecte
         UserError: it lists more pages than allowed.
     """
     visit = _Visit(source)
-    pages = list(visit.pages())
+    pages, told = list(visit.pages()), FactPatterns(source.facts_from_path)
     for page in pages:
         if not visit.allowed(page.url):
             yield Rejected(page.url, "robots.txt does not allow it", "robots")
@@ -69,7 +70,7 @@ def scan_web(source: WebSource, mirror: Mirror) -> Iterator[SourceItem | Rejecte
             page.is_current,
             partial(visit.content, page),
             source.acl,
-            source.metadata,
+            {**told.read(urlsplit(page.url).path.lstrip("/")), **source.metadata},
         )
         for page in pages
         if visit.allowed(page.url)
