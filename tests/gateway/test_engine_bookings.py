@@ -73,6 +73,7 @@ class Case:
     token: str = field(default="", compare=False)
 
 
+AT_ONCE = status(429, ("Retry-After", "0"))
 BAD_EVENT, BAD_CHUNK = b"8\r\ndata: {\n\r\n2\r\n\n\n\r\n", b"zz\r\n"
 CASES = {
     "refused": Case((), 502, "refused", "refused", asked=0),
@@ -87,6 +88,8 @@ CASES = {
     "429": Case((status(429, ("Retry-After", "60")),), 429, "rate_limited"),
     "401": Case((status(401),), 502, "unauthenticated"),
     "500": Case((status(500),), 502, "server_error"),
+    "429, then fine": Case((AT_ONCE, whole()), 200, "rate_limited", "twice", exact=GOOD, asked=2),
+    "TLS, then the next": Case((), 200, "tls", "tls-tiers", exact=GOOD, asked=0),
     "500, then fine": Case((status(500), whole()), 200, "server_error", "twice", exact=GOOD, asked=2),
     "cut, then fine": Case((wrong_length(), whole()), 200, "cut", "twice", exact=GOOD, more=True, asked=2),
     "silent, then the next": Case((silent(),), 200, "first_byte_timeout", "tiers", exact=GOOD, more=True),
@@ -117,6 +120,7 @@ def configured(servers: tuple[Scripted, Scripted, Scripted]) -> dict[str, Any]:
             route("tiers", target(), target("second", tier=1), retry=ONCE, breaker=NEVER_OPEN, timeouts=HASTY),
             route("refused", target("refused"), retry=ONCE, breaker=NEVER_OPEN),
             route("tls", target("tls"), retry=TWICE, breaker=NEVER_OPEN),
+            route("tls-tiers", target("tls"), target("second", tier=1), retry=TWICE, breaker=NEVER_OPEN),
         ],
     }
 
@@ -163,7 +167,7 @@ def test_every_failure_is_booked_once_and_everywhere_alike(
         worker.stop()
         rows, book = worker.rows(layer=None), spent(worker)
     assert unproven.asked == []
-    assert unproven.failed_handshakes == 1, "who does not prove who he is, is not asked again"
+    assert unproven.failed_handshakes == 2, "who does not prove who he is, is not asked again"
     for name, case in CASES.items():
         key = f"key:{case.token.split('_')[1]}"
         check(name, case, [row for row in rows if row["requester"] == key], book.get(key))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.json_values import patiently
 
 from llmops.core.errors import ConfigError
 from llmops.core.web.hosts import hostname
@@ -268,6 +269,7 @@ json_values = st.recursive(
 )
 
 
+@patiently
 @given(st.dictionaries(st.sampled_from(["choices", "content", "output"]), json_values))
 def test_any_reply_can_be_judged(reply: dict[str, object]) -> None:
     rule = Escalation(EscalateConfig(unless="x", when="y", valid_json=True, min_logprob=-1))

@@ -325,6 +325,14 @@ def test_embeddings(client: OpenAI, upstreams: dict[str, WireServer], encoding: 
     assert reply.usage.prompt_tokens == charges(upstreams["gpt"])[-1].input_tokens
 
 
+def test_embeddings_of_who_has_none_are_refused_by_name(client: OpenAI, upstreams: dict[str, WireServer]) -> None:
+    asked = len(upstreams["claude"].requests)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model="claude", input="x")
+    assert "embeddings" in caught.value.message
+    assert len(upstreams["claude"].requests) == asked
+
+
 def test_models_are_the_routes(client: OpenAI) -> None:
     assert {listed.id for listed in client.models.list()} >= {"gpt", "claude"}
     assert client.models.retrieve("claude").id == "claude"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Ledger:
     pause_s: float = 0.01
     charged: dict[str, tuple[int, int]] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
+    arrived: dict[str, float] = field(default_factory=dict)
     present: int = 0
     most_present: int = 0
     url: str = ""
@@ -48,6 +50,7 @@ class Ledger:
         pieces = chance.randint(1, body["max_tokens"])
         cut = chance.randint(1, pieces) if chance.random() < self.cut_share else None
         self.charged[nonce] = (INPUT_TOKENS, 0)
+        self.arrived[nonce] = time.monotonic()
         self.present += 1
         self.most_present = max(self.most_present, self.present)
         try:

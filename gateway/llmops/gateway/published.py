@@ -73,6 +73,15 @@ def publish(config: GatewayConfig) -> str:
     return digest(published)
 
 
+def published_before(folder: Path) -> dict[str, Any]:
+    """The configuration that was last in force here, as it was written; empty where there is none that can be read."""
+    try:
+        found: dict[str, Any] = orjson.loads((folder / CONFIG).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return found
+
+
 def load_published(folder: Path) -> GatewayConfig:
     """The configuration in force.
 

@@ -19,13 +19,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmops.core.errors import ConfigError, ConflictError, LlmopsError, render
+from llmops.core.errors import ConfigError, ConflictError, LlmopsError, StorageError, render
+from llmops.core.ids import digest
+from llmops.gateway.changes import Cause, Changes, Step
 from llmops.gateway.children import Work, start_control
 from llmops.gateway.compiled import running
-from llmops.gateway.config import GatewayConfig
+from llmops.gateway.config import GatewayConfig, as_published
 from llmops.gateway.crew import Crew, next_failures, note_end, note_start, pause_s, send, waited
 from llmops.gateway.listen import address, listen
-from llmops.gateway.published import ProcessStatus, ReloadStatus, SupervisorStatus, publish, refuse_open_door
+from llmops.gateway.published import (
+    ProcessStatus,
+    ReloadStatus,
+    SupervisorStatus,
+    publish,
+    published_before,
+    refuse_open_door,
+)
 from llmops.gateway.waking import Wake, catching
 
 POLL_S = 1.0
@@ -153,9 +162,13 @@ class _Supervisor:
         self._file_mark = self._mark()
         self._next_look = time.monotonic() + POLL_S
         self._terminal = os.isatty(2)
-        self._said = ""
-        file = str(source.file) if source and source.file else None
-        self._status = SupervisorStatus(os.getpid(), time.time(), publish(config), file)
+        self._said = self._mute = ""
+        self._file = str(source.file) if source and source.file else None
+        self._changes = Changes(config.folder)
+        before = published_before(config.folder)
+        self._changes.settle(digest(before) if before else None)
+        with self._changes.taking_up(Step("start", self._file, before, as_published(config))):
+            self._status = SupervisorStatus(os.getpid(), time.time(), publish(config), self._file)
 
     def run(self, wake: Wake, announce: Callable[[str, str], None]) -> bool:
         """Until a signal ends it; tells whether that was Ctrl-C."""
@@ -175,7 +188,7 @@ class _Supervisor:
                 if caught & {signal.SIGTERM, signal.SIGINT} or self._terminal_gone(caught):
                     return signal.SIGINT in caught
                 if signal.SIGHUP in caught or self._file_changed():
-                    self._reload()
+                    self._reload("signal" if signal.SIGHUP in caught else "file")
                 if not announced and self._crew.answering:
                     announced = True
                     announce(self._crew.url, address(self._control.listener))
@@ -202,34 +215,53 @@ class _Supervisor:
         mark = self._mark()
         return mark is not None and mark != self._file_mark
 
-    def _reload(self) -> None:
+    def _reload(self, cause: Cause) -> None:
         if self._source is None:
             return
         self._file_mark = self._mark()
+        before, after = as_published(self._config), {}
+        self._changes.settle(self._status.config_hash)
         try:
             config = self._source.read()
+            after = as_published(config)
             _refuse_moving(self._config, config)
             refuse_open_door(config)
             self._check(config)
         except LlmopsError as error:
-            self._status.reload = ReloadStatus(time.time(), False, render(error))
-            _log.error("the new configuration is refused, the old one stays in force\n%s", render(error))
+            self._changes.refused(Step(cause, self._file, before, after), error)
+            self._refuse(error)
+            return
+        try:
+            with self._changes.taking_up(Step(cause, self._file, before, after)):
+                config_hash = publish(config)
+        except StorageError as error:
+            self._refuse(error)
             return
         self._config = config
-        self._status.config_hash = publish(config)
+        self._status.config_hash = config_hash
         self._status.reloads += 1
         self._status.reload = ReloadStatus(time.time())
         self._crew.reload()
         self._crew.resize(config.workers)
         _log.info("the new configuration is in force")
 
+    def _refuse(self, error: LlmopsError) -> None:
+        self._status.reload = ReloadStatus(time.time(), False, render(error))
+        _log.error("the new configuration is refused, the old one stays in force\n%s", render(error))
+
     # --- status and end ---
 
     def _say_status(self) -> None:
         self._status.processes = [*(place.status for place in self._crew.places), self._control.status]
         if (said := repr(self._status)) != self._said:
-            self._said = said
-            self._status.write(self._config.folder)
+            try:
+                self._status.write(self._config.folder)
+            except OSError as error:
+                if self._mute != str(error):
+                    _log.error("the status of the processes cannot be written: %s", error)
+                self._mute = str(error)
+            else:
+                self._said, self._mute = said, ""
 
     def _terminal_gone(self, caught: set[int]) -> bool:
         """Whether a SIGHUP means that the terminal was closed, not that the file should be read again."""

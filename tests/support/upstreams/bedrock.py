@@ -53,9 +53,10 @@ class BedrockServer(WireServer):
 
     stream_type = "application/vnd.amazon.eventstream"
     session_token: str | None = None
+    region = REGION
 
     def check(self, seen: Seen) -> None:
-        _check_caller(seen, self.session_token)
+        _check_caller(seen, self.session_token, self.region)
         match = _PATH.fullmatch(seen.path)
         need(match, "UnknownOperationException", 404)
         assert match is not None
@@ -107,7 +108,7 @@ class BedrockServer(WireServer):
         return exception(kind, message)
 
 
-def _check_caller(seen: Seen, session_token: str | None) -> None:
+def _check_caller(seen: Seen, session_token: str | None, region: str) -> None:
     told = seen.headers.get("authorization", "")
     if told.startswith("Bearer "):
         need(told == f"Bearer {KEY}", "The API key is not valid", 403, "AccessDeniedException")
@@ -116,26 +117,26 @@ def _check_caller(seen: Seen, session_token: str | None) -> None:
     need(match, "Missing Authentication Token", 403, "MissingAuthenticationTokenException")
     assert match is not None
     when = seen.headers.get("x-amz-date", "")
-    scope = f"{when[:8]}/{REGION}/bedrock/aws4_request"
+    scope = f"{when[:8]}/{region}/bedrock/aws4_request"
     need(match[1] == f"{ACCESS_KEY}/{scope}", "Credential should be scoped to a valid region", 403, _INVALID)
     token = seen.headers.get("x-amz-security-token")
     need(token == session_token, "The security token included in the request is invalid", 403, _UNRECOGNIZED)
     sent = datetime.strptime(when, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     need(abs((datetime.now(UTC) - sent).total_seconds()) < 300, "Signature expired", 403, _INVALID)
-    need(signature(seen, match[2].split(";")) == match[3], _MISMATCH, 403, _INVALID)
+    need(signature(seen, match[2].split(";"), region) == match[3], _MISMATCH, 403, _INVALID)
 
 
 _INVALID, _UNRECOGNIZED = "InvalidSignatureException", "UnrecognizedClientException"
 _MISMATCH = "The request signature we calculated does not match the signature you provided."
 
 
-def signature(seen: Seen, names: list[str]) -> str:
+def signature(seen: Seen, names: list[str], region: str) -> str:
     """The signature that AWS's own library makes of the request as it arrived."""
     need({"host", "x-amz-date", "content-type"} <= set(names), "a header that must be signed is not", 403, _INVALID)
     headers = {name: seen.headers[name] for name in names}
     request = AWSRequest("POST", f"http://{seen.headers['host']}{seen.path}", headers, seen.raw)
     request.context["timestamp"] = seen.headers["x-amz-date"]
-    signer = SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "bedrock", REGION)
+    signer = SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "bedrock", region)
     text = signer.string_to_sign(request, signer.canonical_request(request))
     return str(signer.signature(text, request))
 

@@ -35,7 +35,7 @@ PROJECT, LOCATION = "a-project", "europe-west4"
 EMAIL = "gateway@a-project.iam.gserviceaccount.com"
 
 _PATH = re.compile(
-    rf"/v1/projects/{PROJECT}/locations/{LOCATION}/publishers/(google|anthropic)/models/([\w.@-]+):(\w+)(\?alt=sse)?"
+    r"/v1/projects/([\w-]+)/locations/([\w-]+)/publishers/(google|anthropic)/models/([\w.@-]+):(\w+)(\?alt=sse)?"
 )
 
 
@@ -157,8 +157,11 @@ class VertexServer(WireServer):
 
     base = "/v1"
     tokens: TokenServer | None = None
+    place = (PROJECT, LOCATION)
 
     def check(self, seen: Seen) -> None:
+        found = _PATH.fullmatch(seen.path)
+        need(found and found.groups()[:2] == self.place, "Requested entity was not found.", 404)
         kind, _, token = seen.headers.get("authorization", "").partition(" ")
         good = token == KEY if self.tokens is None else self.tokens.good(token)
         need(kind == "Bearer" and good, "Request had invalid authentication credentials.", 401)
@@ -230,7 +233,7 @@ def _asked(seen: Seen) -> _Asked:
     match = _PATH.fullmatch(seen.path)
     need(match, "Not found", 404)
     assert match is not None
-    publisher, model, method, sse = match.groups()
+    publisher, model, method, sse = match.groups()[2:]
     if publisher == "google":
         headers = {**seen.headers, "x-goog-api-key": KEY}
         own = replace(seen, path=f"/v1beta/models/{model}:{method}{sse or ''}", headers=headers)

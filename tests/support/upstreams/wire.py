@@ -102,6 +102,11 @@ class _ClientLeftError(Exception):
     pass
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # hundreds of calls at once are a test's too
+
+
 class WireServer:
     """A running server; subclasses speak one provider's format."""
 
@@ -117,8 +122,7 @@ class WireServer:
         self.stopping = threading.Event()
         self._script: deque[Answer] = deque()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
 
@@ -211,6 +215,7 @@ def running(kind: type[Server]) -> Iterator[Server]:
 def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes, which would cost 40 ms a reply
 
         def log_message(self, format: str, *args: Any) -> None:
             """Tests read `requests`; nothing goes to stderr."""

@@ -25,6 +25,7 @@ from llmops.gateway.control.follow import Follower
 from llmops.gateway.control.keys import ADMIN, VirtualKeys
 from llmops.gateway.control.meters import Merged, Meters
 from llmops.gateway.control.models import ReportedModels
+from llmops.gateway.control.record import Recorder
 from llmops.gateway.control.snapshot import Publisher
 from llmops.gateway.control.telemetry import Telemetry
 from llmops.gateway.control.traces import Traces
@@ -98,7 +99,8 @@ def open_office(folder: Path, sample_s: float = SAMPLE_S) -> Iterator[Office]:
 
         follower = Follower(published, reload_gateway)
         stack.callback(follower.close)
-        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder), follower)
+        record = Recorder(folder, authority)
+        duties = Duties(alerts, wrong, published, _webhook(config), _telemetry(config, folder), follower, record)
         if duties.telemetry is not None:
             stack.callback(duties.telemetry.close)
         publisher = Publisher(sql, folder)

@@ -67,6 +67,8 @@ class Duties:
     telemetry: Telemetry | None = None
     follow: Callable[[], object] | None = None
     """Has the gateway read its configuration again where a registered route's alias moved."""
+    record: Callable[[], object] | None = None
+    """Puts on record which configurations were taken up and which refused."""
     problems: dict[str, str] = field(default_factory=dict)
     """Duty -> why it failed the last time."""
 
@@ -102,6 +104,8 @@ class Watch:
         if duties.webhook is not None:
             webhook = duties.webhook
             self._try("post alerts", lambda: duties.alerts.deliver(webhook))
+        if duties.record is not None:
+            self._try("put configurations on record", duties.record)
         if duties.follow is not None:
             self._try("follow the registered routes", duties.follow)
         if duties.telemetry is not None:

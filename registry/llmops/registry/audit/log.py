@@ -131,6 +131,34 @@ class Audit:
             self._append(connection, said | _failure(error))
         self._anchored_later()
 
+    def witnessed(
+        self, action: str, about: str, params: Mapping[str, Any], outcome: Mapping[str, Any], *,
+        principal: Principal = LOCAL, origin: Origin,
+    ) -> bool:  # fmt: skip
+        """Put on record what another process did, and wrote down itself before and after: intent and outcome at once.
+
+        Args:
+            outcome: the outcome's own columns, `phase` among them.
+            origin: its `request_id` names the act; False where the log tells of that one already.
+
+        Raises:
+            IntegrityError: the key is gone, or is not the one this chain was begun with.
+            StorageError, UnavailableError: it cannot be written; tell it again later.
+        """
+        self._open()
+        said = self._saying(action, about, params, principal, origin)
+        known = select(tables.log.c.seq).where(
+            tables.log.c.about == about, tables.log.c.request_id == origin.request_id
+        )
+        with self._sql.begin() as connection:
+            connection.execute(select(tables.head).with_for_update()).one()  # another who tells the same has to wait
+            if connection.execute(known.limit(1)).first() is not None:
+                return False
+            self._append(connection, said | {"phase": INTENT})
+            self._append(connection, said | _told(outcome))
+        self._anchored_later()
+        return True
+
     def recover(self, took_effect: Callable[[Entry], bool] = lambda intent: False) -> list[Entry]:
         """Conclude what processes of this state folder left open when they died; gives the intents concluded.
 
@@ -306,6 +334,16 @@ class Audit:
 
 _OF_OUTCOME = {"status_code", "error_message", "result", "evidence_id"}
 _OF_ONE_ROW = {"seq", "phase", "event_time", "prev_hash", "hash"} | _OF_OUTCOME
+
+
+def _told(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an outcome that was told, as clean as one of our own."""
+    error, result = outcome.get("error_message"), outcome.get("result")
+    return {
+        **outcome,
+        "error_message": None if error is None else entries.clean_text(error),
+        "result": None if result is None else entries.clean_json(result),
+    }
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
