@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from llmops.cli.main import _show_unforeseen
 from llmops.cli.output import print_table, say, visible
 
 HOSTILE = "docs/a\x1b]52;c;cm0gLXJm\x07\x9b2J\rb\u202egpj.md"
@@ -49,3 +51,13 @@ def test_lines_elsewhere_hold_one_record_each(capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr()
     assert told.out == "document\tstate\na forged indexed\tquarantined\n"
     assert told.err == SAFE + "\n"
+
+
+def test_too_many_open_files_are_the_machine_s_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _show_unforeseen(OSError(errno.EMFILE, os.strerror(errno.EMFILE), "index/manifest.db")) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "error: too many open files",
+        "  --> index/manifest.db",
+        "hint: allow more open files (`ulimit -n`) and run it again",
+    ]

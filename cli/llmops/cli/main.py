@@ -55,6 +55,8 @@ _OF_THE_MACHINE = {
     errno.EROFS: "choose a place where you may write",
     errno.ENOSPC: "free some space and run it again",
     errno.EDQUOT: "free some space and run it again",
+    errno.EMFILE: "allow more open files (`ulimit -n`) and run it again",
+    errno.ENFILE: "allow more open files and run it again",
 }
 """What the machine may refuse a command that is right in itself, and what to do then."""
 
