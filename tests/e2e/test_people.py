@@ -130,6 +130,7 @@ def test_a_sign_in_that_ends_in_mid_use_loses_nothing(people: Running, browser: 
         page.set_default_timeout(10_000)
         page.goto(people.url)
         by_password(page, carol.name)
+        page.wait_for_load_state("networkidle")  # else the list of conversations hears of it before the question does
         accounts.sign_out(carol.person_id)
 
         question = page.get_by_label("Your question")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmops.rag.outline import markdown_outline
+from llmops.rag.outline.code import code_outline
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,23 @@ def test_places() -> None:
     assert found.next_heading(text.index("## B")) is None
     assert found.block_at(text.index("| 1 |")) == found.blocks[0]
     assert found.block_at(text.index("| x |")) is None  # a cut at its very beginning splits nothing
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" + " " * 1_000_000 + "\ndef last():\n",
+        "x" + "\t" * 1_000_000 + "\ndef last():\n",
+        "a " + "&&& " * 95 + "\ndef last():\n",
+        "a " + "*& " * 130 + "\ndef last():\n",
+    ],
+    ids=["blanks", "tabs", "ands", "stars"],
+)
+def test_code_that_is_built_to_take_for_ever_is_read_at_once(text: str) -> None:
+    """Code is read in the process that refreshes, where no clock ends it: blanks took an hour, stars for ever."""
+    assert [heading.path for heading in code_outline(text).headings] == [("def last",)]
+
+
+def test_a_pointer_is_no_part_of_a_name() -> None:
+    text = "static char *\nname(int a) {\n}\nchar **words(char &line) {\n}\nstd::vector<int> &Pump::flow() {\n}\n"
+    assert [heading.path[-1] for heading in code_outline(text).headings] == ["name()", "words()", "Pump::flow()"]

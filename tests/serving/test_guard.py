@@ -221,3 +221,17 @@ def test_a_guarded_door_opens(settings: dict[str, Any]) -> None:
     strangers = config.model_copy(update={"host": "0.0.0.0", "require_keys": False, "allowed_hosts": ()})
     with pytest.raises(ConfigError):  # the same door, open to strangers: what guards it is what was asked for
         refuse_open_door(strangers)
+
+
+def test_no_cache_keeps_what_the_api_tells(server: Running) -> None:
+    with server.client() as client:
+        passage = {"model": "chat", "uri": "guide/ingest.pdf", "start": 0, "end": 9}
+        told = [
+            client.get("/v1/passages", params=passage),
+            client.get("/v1/passages", params={**passage, "uri": "hr/salaries.docx"}),
+            client.get("/v1/models"),
+            client.post("/v1/chat/completions", json=question()),
+            client.post("/v1/chat/completions", json=question(stream=True)),
+        ]
+    assert [answer.status_code for answer in told] == [200, 404, 200, 200, 200]
+    assert [answer.headers.get_list("cache-control") for answer in told] == [["no-store"]] * 5

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.jobs import rag_job
-from llmops.cli.output import amount, json_option, print_json, print_table, say, set_option
+from llmops.cli.output import amount, json_option, print_json, print_table, say, set_option, visible
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -70,7 +70,7 @@ def delete_command(
         print_json(done.as_json())
         return
     for uri in done.deleted:
-        click.echo(uri)
+        click.echo(visible(uri))
     says = "would be deleted" if plan else "deleted"
     say(
         f"{len(done.deleted):,} {says}: {amount(done.chunks, 'chunk')} in {amount(len(done.generations), 'generation')}"
@@ -98,7 +98,7 @@ def restore_command(
         print_json({"index": job.index.name, "restored": uris, "refresh": done and done.as_json()})
         return
     for uri in uris:
-        click.echo(uri)
+        click.echo(visible(uri))
     if done is None:
         say(f"{len(uris):,} would be restored")
     else:

@@ -55,6 +55,8 @@ _OF_THE_MACHINE = {
     errno.EROFS: "choose a place where you may write",
     errno.ENOSPC: "free some space and run it again",
     errno.EDQUOT: "free some space and run it again",
+    errno.EMFILE: "allow more open files (`ulimit -n`) and run it again",
+    errno.ENFILE: "allow more open files and run it again",
 }
 """What the machine may refuse a command that is right in itself, and what to do then."""
 
@@ -127,7 +129,7 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
         _show_usage_error(error)
         return 1
     except LlmopsError as error:
-        click.echo(_colour(render(error)), err=True)
+        click.echo(_shown(error), err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -142,7 +144,7 @@ def _show_unforeseen(error: Exception) -> int:
     hint = _OF_THE_MACHINE.get(error.errno or 0) if isinstance(error, OSError) and error.filename else None
     if hint and isinstance(error, OSError):
         refused = ConfigError(str(error.strerror).lower(), where=os.fsdecode(error.filename), hint=hint)
-        click.echo(_colour(render(refused)), err=True)
+        click.echo(_shown(refused), err=True)
         return refused.exit_code
     from llmops.core.logs import redact_text
 
@@ -172,6 +174,12 @@ def _show_usage_error(error: click.ClickException) -> None:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         usage = " ".join([error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)])
         click.echo(_colour(f"hint: write `{usage}`; --help tells the options"), err=True)
+
+
+def _shown(error: LlmopsError) -> str:
+    from llmops.cli.output import visible
+
+    return _colour(visible(render(error)))
 
 
 def _colour(text: str) -> str:

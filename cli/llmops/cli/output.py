@@ -19,6 +19,22 @@ set_option = click.option(
 )
 
 
+_PICTURES = {
+    **{code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: "\u2421",
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"),
+}
+
+
+def visible(text: str) -> str:
+    """Words of a document, of its name or of a model, as a terminal may have them.
+
+    Characters that command a terminal, or turn the order of what is read round, are shown as pictures: a name could set
+    the clipboard, an answer could rewrite the lines above it.
+    """
+    return text.replace("\r\n", "\n").translate(_PICTURES)
+
+
 def print_json(value: Any) -> None:
     click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode())
 
@@ -31,22 +47,27 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty:
     if not sys.stdout.isatty():
         click.echo("\t".join(columns))
         for row in rows:
-            click.echo("\t".join("" if cell is None else str(cell).replace("\n", " ") for cell in row))
+            click.echo("\t".join("" if cell is None else _in_a_line(str(cell)) for cell in row))
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
     Console(no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+
+
+def _in_a_line(cell: str) -> str:
+    return visible(cell.replace("\n", " ").replace("\t", " "))
 
 
 def say(text: str) -> None:
     """Progress and advice: stderr, so that stdout stays data."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
 
 
 def amount(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from llmops.core.addresses import checked_address
 from llmops.core.errors import DeniedError, UpstreamError, UserError
@@ -25,6 +25,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _BLOCK = 1 << 16
 _AGENT = "llmops"
+_URL_CHARS = "%/?#[]@!$&'()*+,;=:~"
+"""What stands for itself in a URL (RFC 3986, section 2.2); the rest of a readable one is sent as UTF-8, encoded."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,27 @@ def fetch(url: str, headers: Mapping[str, str] | None = None, bounds: Bounds | N
         sent = own if _origin(parts) == origin else {}
         try:
             answer = _get(parts, url, sent, bounds)
-        except (OSError, http.client.HTTPException, zlib.error) as error:
+        except (OSError, UnicodeError, http.client.HTTPException, zlib.error) as error:
             raise UpstreamError(f"the fetch failed: {error}", where=shown(url)) from error
         if answer.status not in _REDIRECTS or "location" not in answer.headers:
             return answer
-        target = urljoin(url, answer.headers["location"])
+        target = _target(url, answer.headers["location"])
         if parts.scheme == "https" and _split(target).scheme != "https":
             raise DeniedError("a redirect leads from https to http", where=shown(url), code="insecure_redirect")
         url = target
     raise UpstreamError(f"more than {_MOST_REDIRECTS} redirects", where=shown(url))
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads; bytes that are no ASCII go back to the server as it sent them.
+
+    Raises:
+        UpstreamError: nowhere.
+    """
+    try:
+        return urljoin(url, quote(location.encode("latin-1"), safe=_URL_CHARS))
+    except ValueError as error:
+        raise UpstreamError(f"a redirect leads nowhere: {error}", where=shown(url)) from error
 
 
 def _split(url: str) -> SplitResult:
@@ -159,7 +173,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _get(parts: SplitResult, url: str, headers: Mapping[str, str], bounds: Bounds) -> Fetched:
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_URL_CHARS)
     standard = {"user-agent": _AGENT, "accept-encoding": "gzip", "accept": "*/*"}
     with _connected(parts, bounds) as connection:
         connection.request("GET", path, headers={**standard, **headers})

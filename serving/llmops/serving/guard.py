@@ -29,6 +29,9 @@ _SEALS: tuple[Header, ...] = (
     (b"referrer-policy", b"no-referrer"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=(), payment=()"),
 )
+_API = "/v1/"
+_UNKEPT: Header = (b"cache-control", b"no-store")
+"""Answers and passages are for who asked: no cache on the way, nor the browser's once they signed out, keeps any."""
 _LIMIT = "`limits.body_bytes` sets this limit"
 
 
@@ -50,6 +53,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         seals = PAGE_SEALS if scope["path"].startswith(f"{SIGN_IN_PREFIX}/") else (*_SEALS, *self._cors(headers))
+        if scope["path"].startswith(_API):
+            seals = (*seals, _UNKEPT)
         sealed = sealing(send, seals)
         try:
             self._check_host(headers)
@@ -82,7 +87,7 @@ class Guard:
                     code="foreign_origin",
                     hint="add the origin to `allowed_origins` of the serve configuration if it is meant",
                 )
-        elif path.startswith("/v1/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        elif path.startswith(_API) and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise DeniedError("pages of other sites may not call this server", code="foreign_origin")
 
     def _cors(self, headers: Headers) -> tuple[Header, ...]:

@@ -148,8 +148,11 @@ class History:
             for uri in turn.sources:
                 if (turn.endpoint, uri) not in readable:
                     readable[turn.endpoint, uri] = self._may_read(turn.endpoint, uri, principal)
-        withheld = (turn for turn in conversation.turns if not _all(readable, turn))
-        return Shown(conversation, frozenset(turn.turn_id for turn in withheld))
+        withheld: set[str] = set()
+        for turn in conversation.turns:
+            if not _all(readable, turn) or (withheld and not _is_quoted(turn)):
+                withheld.add(turn.turn_id)  # what a model writes may repeat what was said before
+        return Shown(conversation, frozenset(withheld))
 
     def _may_read(self, endpoint: str, uri: str, principal: Principal) -> bool:
         """Whether a document is there for this reader now; where that can't be known, it is not."""
@@ -181,11 +184,14 @@ class History:
 
 
 def sources_of(outcome: Outcome) -> frozenset[str]:
-    """The documents an answer rests on: those it cites, or, where it cites none, all that it was made from."""
+    """The documents an answer rests on: of quotations, those it cites; of what a model wrote, all that it was shown.
+
+    A model may say what a passage holds and cite another, or none; that it says it does not know is no proof either.
+    """
     cited = frozenset(citation.uri for citation in outcome.citations)
-    if cited or (outcome.done is not None and outcome.done.refused):
+    if outcome.done is not None and outcome.done.quoted:
         return cited
-    return frozenset(passage.uri for passage in outcome.passages) if outcome.answer else frozenset()
+    return cited | frozenset(passage.uri for passage in outcome.passages) if outcome.answer else cited
 
 
 def _status(outcome: Outcome) -> str:
@@ -203,6 +209,10 @@ def _body(question: Question, outcome: Outcome) -> dict[str, Any]:
         "info": served_json(question, outcome),
         "error": error,
     }
+
+
+def _is_quoted(turn: Turn) -> bool:
+    return bool((turn.body.get("info") or {}).get("quoted"))
 
 
 def _all(readable: dict[tuple[str, str], bool], turn: Turn) -> bool:

@@ -22,6 +22,7 @@ GOOD_XLSX = documents.xlsx({"Staff": [["Name", "Days"], ["Ann", 28]]})
 GOOD_PPTX = documents.pptx({"Pumps": ["one"]})
 SHEET, SLIDE = "xl/worksheets/sheet1.xml", "ppt/slides/slide1.xml"
 BILLION_LAUGHS = '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 READ_A_FILE = '<!DOCTYPE l [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
 
 
@@ -141,6 +142,8 @@ CASES: list[tuple[str, Callable[[], bytes], str]] = [
     ("zero.md", lambda: b"", "empty"),
     ("blank.txt", lambda: b" \r\n\t \n", "empty"),
     ("picture.md", lambda: b"\x89PNG\r\n\x1a\n" + bytes(100), "unsupported"),
+    ("pointer.md", lambda: LFS_POINTER, "unsupported"),
+    ("pointer.pdf", lambda: LFS_POINTER, "unsupported"),
     ("old.txt", lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "unsupported"),
     ("archive.txt", lambda: documents.replace_part(b"PK\x05\x06" + bytes(18), "a.txt", b"a"), "unsupported"),
     ("zeros.txt", lambda: b"text" + bytes(10) + b"text", "binary"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from tests.support.buckets import BUCKET, SECRETS, Store, azure_store, google_store, s3_store
 
 from llmops.core.errors import ConfigError, NotFoundError, UnavailableError
 from llmops.core.state import StateConfig
 from llmops.rag.config import BucketSource
-from llmops.rag.document import SourceItem
+from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.sources import documents
 
 
@@ -94,3 +96,32 @@ def test_any_file_system_of_fsspec(tmp_path: Path, state: StateConfig) -> None:
     assert read(source, state) == {f"file://{tmp_path}/shared/a.md": ("alpha", ("everyone",))}
     with pytest.raises(ConfigError, match="cannot be opened"):
         read(BucketSource(bucket="nowhere://a/b"), state)
+
+
+def test_an_object_that_is_larger_than_allowed_is_refused_not_cut(
+    tmp_path: Path, state: StateConfig, monkeypatch
+) -> None:
+    monkeypatch.setattr("llmops.rag.sources.bucket._MOST_BYTES", 10)
+    (tmp_path / "a.md").write_text("0123456789")
+    (tmp_path / "b.md").write_text("0123456789a")
+    real = LocalFileSystem.find
+
+    def sizeless(self: LocalFileSystem, *where: Any, **how: Any) -> dict[str, Any]:
+        return {path: {**about, "size": None} for path, about in real(self, *where, **how).items()}
+
+    monkeypatch.setattr(LocalFileSystem, "find", sizeless)
+    found = {one.uri[-4:]: one for one in documents(BucketSource(bucket=f"file://{tmp_path}"), state)}
+    assert isinstance(found["a.md"], SourceItem)
+    assert isinstance(found["b.md"], Rejected)
+    assert found["b.md"].code == "too_large"
+
+
+def test_links_and_names_of_a_mounted_bucket(tmp_path: Path, state: StateConfig) -> None:
+    (tmp_path / "secret.md").write_text("secret")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "a.md").write_text("alpha")
+    (shared / "link.md").symlink_to(tmp_path / "secret.md")
+    Path(os.fsdecode(os.fsencode(shared) + b"/\xff.md")).write_text("bad name")
+    found = {one.uri: one for one in documents(BucketSource(bucket=f"file://{shared}"), state)}
+    assert [uri for uri, one in found.items() if isinstance(one, SourceItem)] == [f"file://{shared}/a.md"]

@@ -151,3 +151,9 @@ def test_a_token_goes_over_https_only_and_never_into_an_error(state: StateConfig
     shown = f"{failed.value.what} {failed.value.where} {failed.value.hint}"
     assert "s3cret" not in shown
     assert "pass@" not in shown
+
+
+@pytest.mark.parametrize("place", ["git@127.0.0.1:team/handbook.git", "git@localhost:~/handbook"])
+def test_the_short_form_of_ssh_is_guarded_like_the_long_one(place: str, state: StateConfig) -> None:
+    with pytest.raises(DeniedError, match="not of the internet"):
+        read(GitSource(git=place), state)

@@ -12,7 +12,7 @@ from llmops.core.lake import Lake
 from llmops.core.state import StateConfig
 from llmops.core.tables import Column, TableSpec
 from llmops.rag.config import QuerySource, Source, TableSource
-from llmops.rag.document import SourceItem
+from llmops.rag.document import Rejected, SourceItem
 from llmops.rag.sources import documents
 
 
@@ -123,3 +123,47 @@ def test_a_table_s_rows_are_read_only_where_its_version_moved(
     assert len(reads) == 1
     with pytest.raises(NotFoundError, match="no table"):
         items(TableSource(table="wiki.nowhere", key="id", text=("body",)), state)
+
+
+def test_a_table_that_is_closed_to_most_is_closed_though_it_did_not_move(state: StateConfig) -> None:
+    lake = Lake(state)
+    lake.declare(
+        "dev.wiki.pages", TableSpec("pages", (Column("id", "string", required=True), Column("body", "string")))
+    )
+    lake.append("dev.wiki.pages", [{"id": "a", "body": "alpha"}])
+
+    def labels(**about: object) -> list[tuple[object, object]]:
+        found = items(TableSource(table="wiki.pages", key="id", text=("body",), **about), state)
+        return [(item.acl, dict(item.metadata)) for item in found.values()]
+
+    assert labels(metadata={"team": "ops"}) == [(("everyone",), {"team": "ops"})]
+    assert labels(acl=("hr",)) == [(("hr",), {})]
+
+
+def test_a_table_s_copies_may_be_deleted(state: StateConfig) -> None:
+    lake = Lake(state)
+    lake.declare(
+        "dev.wiki.pages", TableSpec("pages", (Column("id", "string", required=True), Column("body", "string")))
+    )
+    lake.append("dev.wiki.pages", [{"id": "a", "body": "alpha"}])
+    source = TableSource(table="wiki.pages", key="id", text=("body",))
+    (item,) = items(source, state).values()
+    Path(item.path).unlink()
+    (again,) = items(source, state).values()
+    assert Path(again.path).read_text() == "alpha\n"
+
+
+def test_a_row_that_was_emptied_says_nothing_any_more(wiki: sqlite3.Connection, state: StateConfig) -> None:
+    blank = source(title=None)
+    assert "sql:wiki/2" in items(blank, state)
+    wiki.execute("UPDATE pages SET body = NULL WHERE id = 2")
+    found = {one.uri: one for one in documents(blank, state)}
+    assert isinstance(found["sql:wiki/2"], Rejected)
+    assert found["sql:wiki/2"].code == "empty"
+    assert not [path for path in state.root.rglob("*.md") if "monthly" in path.read_text()]
+
+
+def test_a_fact_that_was_taken_back_is_none(wiki: sqlite3.Connection, state: StateConfig) -> None:
+    assert items(source(), state)["sql:wiki/1"].metadata == {"year": 2026}
+    wiki.execute("UPDATE pages SET year = NULL WHERE id = 1")
+    assert items(source(), state)["sql:wiki/1"].metadata == {}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,42 @@ def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
     names = [f"docs/{letter}{number}.md" for letter in "zab" for number in (10, 9, 1)]
     tree(tmp_path, *names)
     assert uris(tmp_path) == sorted(names)
+
+
+def test_a_link_opens_no_document_to_more_readers(tmp_path: Path) -> None:
+    docs = tree(tmp_path, "docs/hr/pay.md", "docs/public/a.md", "docs/staff/b.md") / "docs"
+    (docs / "public/pay.md").symlink_to("../hr/pay.md")
+    (docs / "staff/pay.md").symlink_to("../hr/pay.md")
+    (docs / "hr/a.md").symlink_to("../public/a.md")
+    (docs / "acl.yaml").write_text('- {path: "hr/**", groups: [hr]}\n- {path: "staff/**", groups: [staff]}\n')
+    found = scan(FolderSource(path="docs", acl_file="acl.yaml"), tmp_path)
+    assert {one.uri: one.acl for one in found if isinstance(one, SourceItem)} == {
+        "docs/hr/a.md": ("hr",),
+        "docs/hr/pay.md": ("hr",),
+        "docs/public/a.md": ("everyone",),
+        "docs/public/pay.md": ("hr",),
+        "docs/staff/b.md": ("staff",),
+        "docs/staff/pay.md": (),
+    }
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Path]:
+    """A folder with 1,500 others within each other, which Python itself could not take away again."""
+    docs = tree(tmp_path, "docs/a.md", "docs/z.md") / "docs"
+    inner = os.open(docs, os.O_RDONLY)
+    for _ in range(1_500):
+        os.mkdir("d", dir_fd=inner)
+        outer, inner = inner, os.open("d", os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)
+    yield tmp_path
+    subprocess.run(["rm", "-rf", str(docs / "d")], check=True)
+
+
+def test_folders_without_an_end_cost_only_themselves(endless: Path) -> None:
+    found = list(scan(FolderSource(path="docs"), endless))
+    assert [one.uri for one in found if isinstance(one, SourceItem)] == ["docs/a.md", "docs/z.md"]
+    (refused,) = [one for one in found if isinstance(one, Rejected)]
+    assert refused.subtree
+    assert refused.code == "unreadable"

@@ -266,3 +266,66 @@ def test_a_sitemap_of_any_bytes_is_read_or_refused(data: bytes) -> None:
         return
     assert kind in ("urlset", "sitemapindex")
     assert all(place.startswith("http") for place, _ in entries)
+
+
+def test_an_answer_to_what_was_not_asked_is_no_answer(site: Site, state: StateConfig) -> None:
+    site.write("/good.md", "good")
+    site.pages["/liar.md"] = Page(status=304)
+    source = WebSource(urls=(site.url("/good.md"), site.url("/liar.md")), private=True)
+    assert read(source, state) == {"good.md": b"good", "liar.md": "unreachable"}
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "http://a..b/", "http://" + "a" * 70 + ".example/"])
+def test_a_page_that_leads_nowhere_costs_only_itself(site: Site, state: StateConfig, location: str) -> None:
+    site.write("/good.md", "good")
+    site.pages["/bad.md"] = Page(status=302, headers={"location": location})
+    source = WebSource(urls=(site.url("/good.md"), site.url("/bad.md")), private=True)
+    assert read(source, state) == {"good.md": b"good", "bad.md": "unreachable"}
+
+
+def test_addresses_in_any_script_are_fetched(site: Site, state: StateConfig) -> None:
+    site.write("/%C3%BCber%20uns.md", "about us")
+    site.pages["/old.md"] = Page(status=301, headers={"location": "/über uns.md".encode().decode("latin-1")})
+    source = WebSource(
+        urls=(site.url("/über uns.md"), site.url("/%C3%BCber%20uns.md?"), site.url("/old.md")), private=True
+    )
+    assert set(read(source, state).values()) == {b"about us"}
+
+
+def test_an_entry_of_a_sitemap_that_is_no_address_costs_only_itself(site: Site, state: StateConfig) -> None:
+    good, bad = site.write("/good.md", "good"), "http://[bad/x.md"
+    site.write("/s.xml", f"<urlset><url><loc>{bad}</loc></url><url><loc>{good}</loc></url></urlset>")
+    source = WebSource(sitemap=site.url("/s.xml"), private=True, include=("good.md",))
+    found = {one.uri: isinstance(one, SourceItem) for one in documents(source, state)}
+    assert found == {bad: False, good: True}
+
+
+def test_sitemaps_that_list_each_other_are_asked_once_each_and_not_for_ever(site: Site, state: StateConfig) -> None:
+    def index(*paths: str) -> str:
+        return f"<sitemapindex>{''.join(f'<sitemap><loc>{site.url(p)}</loc></sitemap>' for p in paths)}</sitemapindex>"
+
+    site.write("/a.md", "a")
+    site.write("/pages.xml", f"<urlset><url><loc>{site.url('/a.md')}</loc></url></urlset>")
+    site.write("/index.xml", index(*["/index.xml", "/pages.xml"] * 500))
+    assert read(WebSource(sitemap=site.url("/index.xml"), private=True), state) == {"a.md": b"a"}
+    assert len([path for path, _, _ in site.asked if path.endswith(".xml")]) == 2
+    site.write("/index.xml", index(*[f"/{n}.xml" for n in range(50)]))
+    site.pages |= {f"/{n}.xml": Page(b"<urlset></urlset>") for n in range(50)}
+    with pytest.raises(UserError, match="more than 20 sitemaps"):
+        read(WebSource(sitemap=site.url("/index.xml"), private=True, most=20), state)
+
+
+def test_a_page_that_fails_is_closed_all_the_same(site: Site, state: StateConfig) -> None:
+    urls = tuple(site.write(f"/{n}.md", str(n)) for n in range(2))
+    read(WebSource(urls=urls, private=True), state)
+    site.pages["/1.md"] = Page(status=500)
+    closed = documents(WebSource(urls=urls, private=True, acl=("hr",)), state)
+    assert {one.uri: one.acl for one in closed if isinstance(one, SourceItem)} == dict.fromkeys(urls, ("hr",))
+
+
+def test_a_page_that_grew_too_large_keeps_no_older_copy(site: Site, state: StateConfig, monkeypatch) -> None:
+    source = WebSource(urls=(site.write("/a.md", "small"), site.write("/b.md", "b")), private=True)
+    assert read(source, state) == {"a.md": b"small", "b.md": b"b"}
+    monkeypatch.setattr("llmops.rag.sources.web.Bounds", lambda **about: Bounds(max_bytes=100, **about))
+    site.write("/a.md", "large" * 100)
+    assert read(source, state) == {"a.md": "too_large", "b.md": b"b"}

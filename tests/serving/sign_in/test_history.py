@@ -16,6 +16,7 @@ from tests.serving.sign_in.conftest import Place
 from tests.support.chain import HOPPING, TEXTS, Text
 from tests.support.serving import eventually, question, stream
 
+from llmops.core.chain import ChainContext, Citation, Delta, Done, Event, Message, PassageRef, Retrieval, Usage
 from llmops.core.ids import new_id
 from llmops.core.people.forgetting import forget_documents
 from llmops.core.people.tables import TRIES
@@ -260,3 +261,35 @@ def test_the_api_is_described(place: Place) -> None:
     assert set(paths["/v1/conversations/{conversation_id}"]) == {"get", "patch", "delete"}
     assert "get" in paths["/v1/conversations"]
     assert "get" in paths["/v1/shared/{word}"]
+
+
+@pytest.fixture
+def written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that tells what it was shown and cites something else."""
+    chain = place.server.shelf.loaded[-1]
+    public, private = (
+        PassageRef(text.uri, 0, 9, text.body[:9]) for text in (TEXTS[0], next(t for t in TEXTS if SECRET in t.body))
+    )
+
+    def stream(messages: list[Message], context: ChainContext) -> Iterator[Event]:
+        shown = (public, private) if "salary" in messages[-1]["content"] else (public,)
+        yield Retrieval(shown, "g1", 12)
+        yield Delta(f"I don't know more than the {SECRET} [1]")
+        yield Citation(1, public.uri, public.start, public.end, public.text)
+        yield Done(Usage(), refused="unsure" in messages[-1]["content"], generation="g1", index_seq=12, quoted=False)
+
+    monkeypatch.setattr(chain, "stream", stream)
+
+
+@pytest.mark.parametrize("words", ["What is the salary?", "What is the salary? (unsure)"])
+@pytest.mark.usefixtures("written")
+def test_what_a_model_wrote_rests_on_all_that_it_was_shown(place: Place, words: str) -> None:
+    kept = new_id()
+    name = f"writer{len(words)}"
+    with place.signed_in(name, "board") as browser:
+        first = ask(browser, kept, words)
+        ask(browser, kept, "And in other words?", after=first)
+        assert [turn["withheld"] for turn in read(browser, kept)["turns"]] == [False, False]
+        place.accounts.set_groups(place.accounts.named(name).person_id, [])
+        assert [turn["withheld"] for turn in read(browser, kept)["turns"]] == [True, True]
+        assert SECRET not in browser.get(f"/v1/conversations/{kept}").text

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from llmops.cli.jobs import rag_job, serve_job
-from llmops.cli.output import json_option, print_json, say, set_option
+from llmops.cli.output import json_option, print_json, say, set_option, visible
 from llmops.cli.registry_job import open_registry
 from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message, Step
 from llmops.core.errors import NotFoundError, UserError
@@ -100,7 +100,7 @@ class _Conversation:
         for citation in answer["citations"]:
             page = f", page {citation['page']}" if citation["page"] else ""
             place = f"{citation['uri']}{page}, characters {citation['start']}-{citation['end']}"
-            click.echo(f"  [{citation['number']}] {place}")
+            click.echo(f"  [{citation['number']}] {visible(place)}")
 
     def ask(self, question: str, *, echo: bool = False) -> dict[str, Any]:
         """One exchange, logged however it ends."""
@@ -119,7 +119,7 @@ class _Conversation:
             for event in self._chain.stream(asked.messages, context):
                 outcome.observe(event, time.perf_counter() - began)
                 if echo and isinstance(event, Delta):
-                    click.echo(event.text, nl=False)
+                    click.echo(visible(event.text), nl=False)
                 elif echo and isinstance(event, Step):
                     say(f"search {event.number}: {event.query} ({event.passages} passages)")
         except KeyboardInterrupt:

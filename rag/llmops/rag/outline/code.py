@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from llmops.rag.outline.structure import Heading, Outline
 
-_LINE = re.compile(r"(?P<indent>[ \t]*)(?P<words>\S[^\n]*)")
+_LINE = re.compile(r"(?P<indent>(?<![ \t])[ \t]*+)(?P<words>\S[^\n]*)")
+"""Tried once for each run of blanks, not once for each blank: half a megabyte of them took minutes."""
 _LONGEST_LINE = 400
 """Longer lines are data or minified code: no declaration is looked for behind that many characters."""
 _MODIFIERS = (
@@ -35,7 +36,8 @@ _SQL = re.compile(
     r"(?P<name>[\w.\"`\[\]]+)",
     re.IGNORECASE,
 )
-_CALLABLE = re.compile(r"(?:[\w:<>,\[\]*&~@?.]+[ \t]+[*&]*)*(?P<name>[\w$:~]+)[ \t]*\(")
+_CALLABLE = re.compile(r"(?:(?:[\w:<>,\[\]*&~@?.]+[ \t]+)+[*&]*)?(?P<name>[\w$:~]+)[ \t]*\(")
+"""A blank ends a word whatever follows it: a star that two places could take makes the time of a line exponential."""
 _NO_CALLABLE = re.compile(
     r"(?:if|else|for|foreach|while|switch|case|return|throw|new|await|yield|catch|do|delete|using|lock|with|try|goto)\b"
 )

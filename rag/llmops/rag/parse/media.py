@@ -101,6 +101,7 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
 _SIGNATURES = ((b"\x89PNG\r\n", PNG), (b"\xff\xd8\xff", JPEG), (b"II*\0", TIFF), (b"MM\0*", TIFF))
 _FOREIGN = (
+    (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS (`git lfs pull` gets the file)"),
     (b"GIF8", "a GIF picture"),
     (b"\x7fELF", "a program"),
     (b"\x1f\x8b", "a gzip archive"),

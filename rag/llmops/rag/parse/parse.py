@@ -19,7 +19,7 @@ from llmops.rag.parse.text import decode, first_line_title, markdown_title, rst_
 if TYPE_CHECKING:
     from llmops.rag.config import ParsingConfig
 
-PARSER_VERSION = 3
+PARSER_VERSION = 4
 """Rises whenever the same file would give another text: it is part of an index's fingerprint."""
 
 

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from llmops.core.errors import ConfigError
+from llmops.core.identity import EVERYONE
 from llmops.rag.sources.patterns import Patterns
 
 MAX_BYTES = 1_000_000
@@ -19,6 +20,13 @@ class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str = Field(min_length=1)
     groups: tuple[str, ...] = Field(min_length=1)
+
+
+def narrowed(groups: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """Who may read what is closed to all but these in two ways; perhaps nobody."""
+    if EVERYONE in groups or EVERYONE in others:
+        return others if EVERYONE in groups else groups
+    return tuple(sorted(set(groups) & set(others)))
 
 
 class Rules:

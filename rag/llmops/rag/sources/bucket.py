@@ -41,7 +41,7 @@ def scan_bucket(source: BucketSource, mirror: Mirror) -> Iterator[SourceItem | R
         found = {}
     except Exception as error:
         raise UnavailableError(f"the bucket cannot be listed: {_line(error)}", where=source.bucket) from error
-    objects = {path[len(root) :].lstrip("/"): about for path, about in found.items() if about["type"] == "file"}
+    objects = {path[len(root) :].lstrip("/"): about for path, about in found.items() if _is_object(about)}
     if not objects:
         raise NotFoundError("nothing lies there", where=source.bucket, hint="an emptied bucket removes nothing")
     rules = _rules(source, system, objects)
@@ -110,6 +110,11 @@ def _opened(source: BucketSource) -> tuple[Any, str]:
     return system, str(root).rstrip("/")
 
 
+def _is_object(about: dict[str, Any]) -> bool:
+    """A file of its own; a link, which mounted folders have, may lead anywhere."""
+    return about["type"] == "file" and not about.get("islink")
+
+
 def _rules(source: BucketSource, system: Any, objects: dict[str, dict[str, Any]]) -> Rules:
     if source.acl_file is None:
         return Rules(default=source.acl)
@@ -122,7 +127,10 @@ def _rules(source: BucketSource, system: Any, objects: dict[str, dict[str, Any]]
 def _fetched(system: Any, about: dict[str, Any], _: str | None) -> Content:
     if int(about.get("size") or 0) > _MOST_BYTES:
         raise RefusedDocumentError("too_large", f"{about['size']:,} bytes")
-    return Content(_read(system, about, _MOST_BYTES), extension(about["name"]), _settled(about))
+    data = _read(system, about, _MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:  # not every listing tells sizes, and it may have grown since
+        raise RefusedDocumentError("too_large", f"more than {_MOST_BYTES:,} bytes")
+    return Content(data, extension(about["name"]), _settled(about))
 
 
 def _read(system: Any, about: dict[str, Any], most: int) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from llmops.rag.config import FolderSource
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
 from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
-from llmops.rag.sources.acl import MAX_BYTES, Rules
+from llmops.rag.sources.acl import MAX_BYTES, Rules, narrowed
 from llmops.rag.sources.patterns import Patterns, is_glob, split_base
 
 VERSION_CONTROL = frozenset({"CVS", "RCS", "SCCS", "_darcs"})
 """Folders of version control that no leading dot hides."""
+
+_DEEPEST = 200
+"""Folders within each other; a chain of thousands, which a path has room for, would be the end of the whole walk."""
 
 Found = SourceItem | Rejected
 Identity = tuple[int, int]
@@ -40,6 +43,19 @@ def scan(source: FolderSource, base: Path | None = None) -> Iterator[Found]:
         NotFoundError: the folder or file is not there. Raised before the first document is given.
     """
     return _Walk.of(source, (base or Path()).absolute()).run()
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a name is text: what a disk calls a file may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def bad_name(uri: str) -> Rejected:
+    return RefusedDocumentError("bad_name").as_rejected(uri.encode(errors="backslashreplace").decode())
 
 
 @dataclass
@@ -93,6 +109,10 @@ class _Walk:
 
     def _folder(self, path: str, above: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
         """Give the documents of a folder and those beneath; `ancestors` are the folders on the way here."""
+        if len(ancestors) == _DEEPEST:
+            reason = f"more than {_DEEPEST} folders lie within each other"
+            yield Rejected(self._uri(path), reason, "unreadable", subtree=True)
+            return
         try:
             ancestors = (*ancestors, _identity(Path(path).stat()))
             with os.scandir(path) as entries:
@@ -149,10 +169,18 @@ class _Walk:
         elif not target.is_relative_to(root):
             yield RefusedDocumentError("outside_root").as_rejected(uri)
         elif not folder:
-            yield self._item(entry.path, status)
+            yield self._linked(entry.path, status, target.relative_to(root))
         elif _is_hidden(target.relative_to(root)) and _identity(status) not in self.followed:
             self.followed.add(_identity(status))
             yield from self._folder(entry.path, relative + "/", ancestors)
+
+    def _linked(self, path: str, status: os.stat_result, target: Path) -> Found:
+        """A file under a second name, for those who may read it under both: a link opens nothing. A hidden file has no
+        readers of its own, as it is no document."""
+        item = self._item(path, status)
+        if isinstance(item, Rejected) or _is_hidden(target):
+            return item
+        return replace(item, acl=narrowed(item.acl, self.rules.groups(str(target))))
 
     def _wanted(self, relative: str, name: str) -> bool:
         if self.glob and not self.glob.match(relative):
@@ -163,8 +191,8 @@ class _Walk:
 
     def _item(self, path: str, status: os.stat_result) -> Found:
         uri = self._uri(path)
-        if not _is_utf8(uri):
-            return RefusedDocumentError("bad_name").as_rejected(uri.encode(errors="backslashreplace").decode())
+        if not is_utf8(uri):
+            return bad_name(uri)
         if not stat.S_ISREG(status.st_mode):
             return Rejected(uri, "it is not a regular file", "unreadable")
         relative = path[len(self.root) + 1 :]
@@ -197,14 +225,6 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _dead_link(uri: str, error: OSError) -> Rejected:

@@ -90,6 +90,17 @@ def _name(source: GitSource) -> str:
     return f"{parts.scheme}://{host}{parts.path}"
 
 
+def _host(git: str) -> tuple[str, int] | None:
+    """The host that git will call, and its port; None for a folder of this machine."""
+    if "://" in git:
+        parts = urlsplit(git)
+        return None if parts.scheme == "file" else (parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    before, colon, _ = git.partition(":")
+    if not colon or "/" in before or Path(git).expanduser().exists():
+        return None
+    return before.rpartition("@")[2].strip("[]"), _PORTS["ssh"]
+
+
 def _fetched(repository: _Repository, blob: _Blob, _: str | None) -> Content:
     if blob.size > _MOST_BYTES:
         raise RefusedDocumentError("too_large", f"{blob.size:,} bytes")
@@ -147,11 +158,11 @@ class _Repository:
         return self._run("cat-file", "blob", blob.id)
 
     def _refuse_private(self) -> None:
-        if "://" not in self._source.git or self._source.private or self._source.git.startswith("file://"):
+        place = None if self._source.private else _host(self._source.git)
+        if place is None:
             return
-        parts = urlsplit(self._source.git)
         try:
-            checked_address(parts.hostname or "", parts.port or _PORTS[parts.scheme], private=False, hint=_PRIVATE)
+            checked_address(*place, private=False, hint=_PRIVATE)
         except OSError as error:
             raise UnavailableError(f"the host has no address: {error}", where=_name(self._source)) from error
 

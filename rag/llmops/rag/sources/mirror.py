@@ -24,6 +24,7 @@ from llmops.core.errors import LlmopsError, UnavailableError
 from llmops.core.files import exclusive_lock, sync_directory, write_atomic
 from llmops.rag.disk import storage_errors
 from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.sources.files import bad_name, is_utf8
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -125,22 +126,22 @@ class Mirror:
         """Held while the mirror is brought up to date."""
         return exclusive_lock(self.folder / "lock", what="reading this source", wait_s=600.0)
 
-    def items(self, acl: Callable[[str], tuple[str, ...]] | None = None) -> Iterator[SourceItem]:
-        """What was fetched, in the order of the uris.
+    def is_whole(self) -> bool:
+        """Whether every copy is still there: they may be deleted, and are fetched again then."""
+        return all(map(self._is_whole, self._kept().values()))
 
-        Args:
-            acl: who may read a document now, by uri; default: as it was listed.
-        """
+    def items(self) -> Iterator[SourceItem]:
+        """What was fetched, in the order of the uris."""
         for uri, kept in sorted(self._kept().items()):
-            groups = acl(uri) if acl else tuple(json.loads(kept.acl))
             path = str(self.folder / "files" / kept.file)
+            groups = tuple(json.loads(kept.acl))
             yield SourceItem(uri, path, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
 
     def update(self, listing: Iterable[Listed]) -> Iterator[Rejected]:
         """Fetch what changed, and drop what is gone once the listing came to its end.
 
         Gives the documents that could not be fetched and of which there is no older copy; one with an older copy keeps
-        it, and is tried again next time.
+        it, for whoever may read it now, and is tried again next time. What is no document any more keeps none.
 
         Raises:
             UnavailableError: the source is down: nothing is dropped, and what was fetched stays for the next time.
@@ -151,6 +152,9 @@ class Mirror:
             running: dict[Future[Content], Listed] = {}
             try:
                 for listed in listing:
+                    if not is_utf8(listed.uri):
+                        yield bad_name(listed.uri)
+                        continue
                     if listed.uri in seen or self._refused(listed.uri):
                         continue
                     seen.add(listed.uri)
@@ -191,14 +195,17 @@ class Mirror:
                 failures.none()
                 seen.discard(listed.uri)
             except LlmopsError as error:
+                if _is_verdict(error):
+                    failures.none()
+                    seen.discard(listed.uri)
+                    yield Rejected(listed.uri, error.what, error.error_code)
+                    continue
                 failures.one(error)
-                if before is not None:
-                    _log.warning("%s could not be fetched, the last copy stays: %s", listed.uri, error)
-                elif isinstance(error, RefusedDocumentError):
-                    yield error.as_rejected(listed.uri)
-                else:
-                    code = "too_large" if error.error_code == "too_large" else "unreachable"
-                    yield Rejected(listed.uri, error.what, code)
+                if before is None:
+                    yield Rejected(listed.uri, error.what, "unreachable")
+                    continue
+                _log.warning("%s could not be fetched, the last copy stays: %s", listed.uri, error)
+                self._relabel(listed, before)
 
     def _kept(self) -> dict[str, _Kept]:
         rows = self._db.execute("SELECT uri, signal, file, size, mtime_ns, acl, metadata FROM documents")
@@ -242,6 +249,11 @@ class Mirror:
             if entry.name not in named:
                 Path(entry.path).unlink(missing_ok=True)
         sync_directory(self.folder / "files")
+
+
+def _is_verdict(error: LlmopsError) -> bool:
+    """Whether the source did answer, and what it holds now is not to be read: what it held before counts no more."""
+    return isinstance(error, RefusedDocumentError) or error.error_code == "too_large"
 
 
 class _Failures:

@@ -1,7 +1,7 @@
 """Rows that are documents: of an SQL query, or of a table of the lake. Each becomes a small Markdown file.
 
-The signal is a hash of what the row says; of a table whose version has not moved, nothing is read. Knows how a row is
-written down; connections and tables are `core`'s.
+The signal is a hash of what the row says; of a table whose version has not moved, nothing is read as long as it is for
+the same readers. Knows how a row is written down; connections and tables are `core`'s.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ def scan_table(source: TableSource, mirror: Mirror, state: StateConfig) -> Itera
     version = lake.version(name)
     if version is None:
         raise NotFoundError(f"there is no table {name}", where=lake.root, hint="nothing was changed")
-    if mirror.fact(_READ) != str(version):
+    wanted = f"{version} {digest({'acl': source.acl, 'metadata': source.metadata})}"
+    if mirror.fact(_READ) != wanted or not mirror.is_whole():
         columns = ", ".join(f'"{column}"' for column in _columns(source))
         condition = f" WHERE {source.where}" if source.where else ""
         table = lake.query_arrow(f"SELECT {columns} FROM {name}{condition}")  # noqa: S608 - the configuration's own
         rows = (row for batch in table.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
         yield from mirror.update(_listed(source, f"table:{name}", rows))
-        mirror.set_fact(_READ, str(version))
+        mirror.set_fact(_READ, wanted)
     yield from mirror.items()
 
 

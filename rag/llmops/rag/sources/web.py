@@ -60,10 +60,14 @@ def scan_web(source: WebSource, mirror: Mirror) -> Iterator[SourceItem | Rejecte
         UserError: it lists more pages than allowed.
     """
     visit = _Visit(source)
-    pages, told = list(visit.pages()), FactPatterns(source.facts_from_path)
-    for page in pages:
-        if not visit.allowed(page.url):
-            yield Rejected(page.url, "robots.txt does not allow it", "robots")
+    told = FactPatterns(source.facts_from_path)
+    pages: list[_Page] = []
+    for page in visit.pages():
+        refused = visit.refusal(page.url)
+        if refused is None:
+            pages.append(page)
+        else:
+            yield refused
     listing = (
         Listed(
             page.url,
@@ -73,7 +77,6 @@ def scan_web(source: WebSource, mirror: Mirror) -> Iterator[SourceItem | Rejecte
             {**told.read(urlsplit(page.url).path.lstrip("/")), **source.metadata},
         )
         for page in pages
-        if visit.allowed(page.url)
     )
     yield from mirror.update(listing)
     yield from mirror.items()
@@ -87,6 +90,7 @@ class _Visit:
         self._bounds = Bounds(timeout_s=source.timeout_s, private=source.private, hint=_PRIVATE)
         self._own_hosts = {urlsplit(url).netloc for url in (*source.urls, source.sitemap or "") if url}
         self._hosts: dict[str, _Host] = {}
+        self._sitemaps = set[str]()
         self._guard = threading.Lock()
 
     def pages(self) -> Iterator[_Page]:
@@ -94,8 +98,12 @@ class _Visit:
         include, exclude = Patterns(self._source.include), Patterns(self._source.exclude)
         seen = set[str]()
         for page in chain(map(_Page, self._source.urls), self._listed()):
-            path = urlsplit(page.url).path.lstrip("/")
-            chosen = page.url in self._source.urls or ((not include or include.match(path)) and not exclude.match(path))
+            path = _path(page.url)
+            chosen = (
+                path is None
+                or page.url in self._source.urls
+                or ((not include or include.match(path)) and not exclude.match(path))
+            )
             if not chosen or page.url in seen:
                 continue
             seen.add(page.url)
@@ -117,8 +125,13 @@ class _Visit:
                 "the sitemap lists no page", where=shown(self._source.sitemap), hint="correct it; nothing was removed"
             )
 
-    def allowed(self, url: str) -> bool:
-        return not self._source.robots or self._host(url).allowed(url)
+    def refusal(self, url: str) -> Rejected | None:
+        """Why a page is not asked for; None for one that is."""
+        if _path(url) is None:
+            return Rejected(url, "the URL cannot be read", "unreachable")
+        if self._source.robots and not self._host(url).allowed(url):
+            return Rejected(url, "robots.txt does not allow it", "robots")
+        return None
 
     def content(self, page: _Page, known: str | None) -> Content:
         """Fetch a page, if it changed.
@@ -126,7 +139,7 @@ class _Visit:
         Raises:
             Gone: 404 or 410.
             Same: it is as before.
-            UpstreamError: any other answer than 2xx.
+            UpstreamError: any other answer than 2xx, also "as before" where it was not asked whether it is.
         """
         headers = self._headers(page.url)
         known = known and known.partition(_PART)[2]
@@ -138,7 +151,7 @@ class _Visit:
                 headers["if-modified-since"] = value
         self._host(page.url).wait()
         answer = fetch(page.url, headers, self._bounds)
-        if answer.status == 304:
+        if answer.status == 304 and known:
             raise Same
         if answer.status in _GONE:
             raise Gone
@@ -155,8 +168,11 @@ class _Visit:
         return {name.lower(): resolve_secret(value) for name, value in self._source.headers.items()}
 
     def _sitemap(self, url: str | None, depth: int) -> Iterator[_Page]:
-        if url is None:
+        if url is None or url in self._sitemaps:
             return
+        self._sitemaps.add(url)
+        if len(self._sitemaps) > self._source.most + _DEPTH:  # each may list more of them, and none a page
+            raise UserError(f"more than {self._source.most:,} sitemaps are listed, which is `most`", where=shown(url))
         answer = fetch(
             url, self._headers(url), Bounds(_SITEMAP_BYTES, self._source.timeout_s, self._source.private, _PRIVATE)
         )
@@ -165,9 +181,7 @@ class _Visit:
         if not 200 <= answer.status < 300:
             raise UnavailableError(f"the sitemap's server answered {answer.status}", where=shown(url))
         kind, entries = _read_sitemap(_unzipped(url, answer.body), url)
-        for count, (place, lastmod) in enumerate(entries):
-            if count > self._source.most:
-                return
+        for place, lastmod in entries:
             if kind == "urlset":
                 yield _Page(place, lastmod)
             elif depth > 1:
@@ -216,6 +230,14 @@ class _Host:
             mine = max(self._next, time.monotonic())
             self._next = mine + pause
         time.sleep(max(0.0, mine - time.monotonic()))
+
+
+def _path(url: str) -> str | None:
+    """What patterns are matched with; None where it is no URL."""
+    try:
+        return urlsplit(url).path.lstrip("/")
+    except ValueError:
+        return None
 
 
 def _signal(answer: Fetched) -> str:

@@ -200,7 +200,9 @@ class Promoter(Overview):
             ConflictError: `from_version` is not champion.
             DeniedError: the principal may not move champion.
         """
-        return self._step_down(_ROLLBACK, name, reason, from_version)
+        return self._step_down(
+            _End("rollback", "rollback", rollback.done_before, rollback.undo), name, reason, from_version
+        )
 
     def plan_rollback(self, name: Name | str) -> Planned:
         """What a rollback would do; changes nothing."""
@@ -223,7 +225,9 @@ class Promoter(Overview):
             ConflictError: `from_version` is not champion.
             DeniedError: the principal may not move champion.
         """
-        return self._step_down(_RETIREMENT, name, reason, from_version)
+        return self._step_down(
+            _End("retirement", "retire", endings.retired_before, endings.retire), name, reason, from_version
+        )
 
     def plan_retirement(self, name: Name | str) -> Version:
         """The champion that `retire` would take out of service; changes nothing."""
@@ -374,10 +378,6 @@ class _End(Generic[E]):
     action: str
     before: Callable[[Connection, Name, str, int | None], E | None]
     act: Callable[[Connection, Name, str, Authority], E]
-
-
-_ROLLBACK = _End("rollback", "rollback", rollback.done_before, rollback.undo)
-_RETIREMENT = _End("retirement", "retire", endings.retired_before, endings.retire)
 
 
 def _require_reason(reason: str, what: str, where: str) -> None:

@@ -153,7 +153,6 @@ class ExchangeReply(Response):
     async def _start(self, send: Send) -> None:
         headers = {
             "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-store",
             "x-accel-buffering": "no",
             **self._identifying_headers(),
         }
