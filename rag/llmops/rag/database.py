@@ -19,7 +19,7 @@ from llmops.rag.disk import storage_errors
 
 _BUSY_MS = 30_000
 _PAUSE_S = 0.25
-_ROWS = 1000
+_ROWS = 200
 _SCRATCH_KB = 4096
 _SCRATCH_FOLDERS = ("SQLITE_TMPDIR", "TMPDIR")
 _SCRATCH_FOLDER = "/var/tmp"  # noqa: S108 - only told where a disk is full: SQLite makes the file, unlinked at once

@@ -31,7 +31,7 @@ _TAKE = (
     " mtime_ns = excluded.mtime_ns, acl = both_acls(acl, excluded.acl),"
     " metadata = both_metadata(metadata, excluded.metadata), path = excluded.path"
 )
-_BATCH = 1000
+_BATCH = 200
 
 Left = TypeVar("Left", bound=tuple[Any, ...])
 Right = TypeVar("Right", bound=tuple[Any, ...])
