@@ -167,8 +167,8 @@ def _write_large(manifest: Manifest, number: int, chunks: int) -> None:
         arena.close()
     with manifest.transaction():
         lexicon.tidy(manifest, number, chunks)
-        ids = records.live_ids(manifest, number)
-        values = (number, 1, records.digest(ids), chunks, -(-chunks // _EACH), len(ids), time.time())
+        ids = records.chunk_ids_of(manifest, number)
+        values = (number, 1, ids.digest, chunks, -(-chunks // _EACH), ids.number, time.time())
         manifest.db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
     manifest.db.checkpoint()
 

@@ -6,10 +6,11 @@ their statements in the SQL that SQLite and PostgreSQL share (`?` for values, ON
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,10 @@ from llmops.rag.disk import storage_errors
 
 _BUSY_MS = 30_000
 _PAUSE_S = 0.25
+_ROWS = 200
+_SCRATCH_KB = 4096
+_SCRATCH_FOLDERS = ("SQLITE_TMPDIR", "TMPDIR")
+_SCRATCH_FOLDER = "/var/tmp"  # noqa: S108 - only told where a disk is full: SQLite makes the file, unlinked at once
 
 
 class SqliteFile:
@@ -76,12 +81,46 @@ class SqliteFile:
         _create(connection, schema, version)
         return cls(Path(":memory:"), connection)
 
+    @classmethod
+    def temporary(cls, schema: str, functions: Mapping[str, Callable[[str, str], str]] | None = None) -> SqliteFile:
+        """A database for one piece of work, of which memory holds a few megabytes, and a kill leaves no file.
+
+        Several threads may use it at once. It lies where SQLite keeps temporary files: SQLITE_TMPDIR, TMPDIR, /var/tmp.
+
+        Args:
+            functions: of two texts, by the names under which statements may call them.
+        """
+        connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute(f"PRAGMA cache_size = {-_SCRATCH_KB}")
+        for name, function in (functions or {}).items():
+            connection.create_function(name, 2, function, deterministic=True)
+        database = cls(Path(next(filter(None, map(os.environ.get, _SCRATCH_FOLDERS)), _SCRATCH_FOLDER)), connection)
+        for statement in schema.split(";"):
+            database.execute(statement)
+        return database
+
     def close(self) -> None:
         self._connection.close()
 
     def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         with storage_errors(self.path):
             return self._connection.execute(sql, parameters).fetchall()
+
+    def stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        """The rows of one statement, a few at a time, as they were when it began.
+
+        Statements that write what it has still to read are for after it; it need not be read to its end.
+        """
+        with closing(self._connection.cursor()) as cursor:
+            with storage_errors(self.path):
+                cursor.execute(sql, parameters)
+            while True:
+                with storage_errors(self.path):
+                    rows = cursor.fetchmany(_ROWS)
+                if not rows:
+                    return
+                yield from rows
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one statement; returns how many rows it changed."""

@@ -33,7 +33,8 @@ def tidy(manifest: Manifest, generation: int, size: int) -> None:
         "SELECT id, rows, seq FROM segments WHERE generation = ? ORDER BY rows DESC, id", (generation,)
     )
     live = np.zeros(size, dtype=np.bool_)
-    live[[row[0] for row in manifest.query("SELECT row FROM chunks WHERE generation = ?", (generation,))]] = True
+    rows = manifest.db.stream("SELECT row FROM chunks WHERE generation = ?", (generation,))
+    live[np.fromiter((row for (row,) in rows), dtype=np.int64)] = True
     total = sum(rows for _, rows, _ in kept)
     if total > 2 * max(int(live.sum()), 1):
         chosen = kept

@@ -10,9 +10,10 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmops.rag.document import PageSpan, Parsed, SourceItem
 
@@ -25,18 +26,25 @@ DERIVED = "coalesce((SELECT x.facts FROM derived x WHERE x.document = d.id), '{}
 """In a query of documents `d`: their derived facts, as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentStat:
+class DocumentStat(NamedTuple):
     """What a scan is compared with. `racy`: the file changed so shortly before it that a later change may hide."""
 
-    id: int
     uri: str
     size: int
     mtime_ns: int
-    racy: bool
-    sha256: str
     acl: str
     metadata: str
+    racy: bool
+    sha256: str
+    id: int
+
+
+class ChunkIds(NamedTuple):
+    """What a head says of the chunk ids of its generation: SHA-256 over them, sorted, and their number."""
+
+    digest: str
+    number: int
+    distinct: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +77,6 @@ def vector_key(indexed_text: str, embedder: str) -> bytes:
     return _hash(embedder.encode(), indexed_text.encode())
 
 
-def digest(ids: Iterable[bytes]) -> str:
-    """The digest of a head: SHA-256 over its sorted chunk ids."""
-    return hashlib.sha256(b"".join(sorted(ids))).hexdigest()
-
-
 def acl_json(acl: Iterable[str]) -> str:
     return json.dumps(sorted(set(acl)))
 
@@ -82,12 +85,32 @@ def metadata_json(metadata: Any) -> str:
     return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False)
 
 
-def document_stats(manifest: Manifest, generation: int) -> dict[str, DocumentStat]:
-    """Every document of the current head, by uri."""
-    found = manifest.query(
-        "SELECT id, uri, size, mtime_ns, racy, sha256, acl, metadata FROM documents WHERE generation = ?", (generation,)
-    )
-    return {row[1]: DocumentStat(row[0], row[1], row[2], row[3], bool(row[4]), *row[5:]) for row in found}
+_STATS = (
+    "SELECT uri, size, mtime_ns, acl, metadata, racy, sha256, id FROM documents WHERE generation = ?"
+    " AND seq <= (SELECT coalesce(max(seq), 0) FROM heads WHERE generation = ?)"
+)
+
+
+def document_stats(manifest: Manifest, generation: int) -> Iterator[DocumentStat]:
+    """Every document of the current head, in the order of their uris."""
+    return map(DocumentStat._make, manifest.db.stream(f"{_STATS} ORDER BY uri", (generation, generation)))
+
+
+def document_stat(manifest: Manifest, generation: int, uri: str) -> DocumentStat | None:
+    """One document of the current head."""
+    found = manifest.query(f"{_STATS} AND uri = ?", (generation, generation, uri))
+    return DocumentStat._make(found[0]) if found else None
+
+
+def chunk_ids_of(manifest: Manifest, generation: int) -> ChunkIds:
+    """All chunk ids that the manifest holds for a generation, sorted by the database, not in memory."""
+    hashed, count, distinct, last = hashlib.sha256(), 0, True, None
+    for (chunk,) in manifest.db.stream("SELECT id FROM chunks WHERE generation = ? ORDER BY id", (generation,)):
+        hashed.update(chunk)
+        count += 1
+        distinct = distinct and chunk != last
+        last = chunk
+    return ChunkIds(hashed.hexdigest(), count, distinct)
 
 
 def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[StagedDocument], first_row: int) -> int:
@@ -137,40 +160,62 @@ def stage(manifest: Manifest, place: tuple[int, int], documents: Sequence[Staged
     return row
 
 
-def touch(manifest: Manifest, touched: Iterable[tuple[int, SourceItem, bool]]) -> None:
-    """Record a new size and time of documents whose bytes are the same; call it in a transaction."""
+def touch(manifest: Manifest, touched: Iterable[tuple[SourceItem, int, bool]]) -> None:
+    """Record a new size and time of documents (by id) whose bytes are the same; call it in a transaction."""
     manifest.db.executemany(
         "UPDATE documents SET size = ?, mtime_ns = ?, racy = ? WHERE id = ?",
-        [(item.size, item.mtime_ns, int(racy), document) for document, item, racy in touched],
+        ((item.size, item.mtime_ns, int(racy), document) for item, document, racy in touched),
+    )
+
+
+def relabel(manifest: Manifest, relabelled: Iterable[tuple[SourceItem, int]]) -> None:
+    """Record another access list and other metadata of documents (by id); call it in a transaction."""
+    manifest.db.executemany(
+        "UPDATE documents SET acl = ?, metadata = ? WHERE id = ?",
+        ((acl_json(item.acl), metadata_json(item.metadata), document) for item, document in relabelled),
     )
 
 
 def remove_documents(manifest: Manifest, documents: Iterable[int]) -> None:
     """Delete documents with their chunks; call it in a transaction."""
-    ids = [(document,) for document in documents]
-    manifest.db.executemany("DELETE FROM chunks WHERE document = ?", ids)
-    manifest.db.executemany("DELETE FROM derived WHERE document = ?", ids)
-    manifest.db.executemany("DELETE FROM documents WHERE id = ?", ids)
+    rows = ((document,) for document in documents)
+    while some := list(islice(rows, _MANY)):
+        for table, column in (("chunks", "document"), ("derived", "document"), ("documents", "id")):
+            manifest.db.executemany(f"DELETE FROM {table} WHERE {column} = ?", some)  # noqa: S608 - constants
 
 
 def remove_staged(manifest: Manifest, generation: int, seq: int) -> None:
     """Delete everything written under heads after `seq`; call it in a transaction."""
-    found = manifest.query("SELECT id FROM documents WHERE generation = ? AND seq > ?", (generation, seq))
-    remove_documents(manifest, (row[0] for row in found))
+    staged = "SELECT id FROM documents WHERE generation = ? AND seq > ?"
+    manifest.db.execute(f"DELETE FROM chunks WHERE document IN ({staged})", (generation, seq))  # noqa: S608 - a constant
+    manifest.db.execute("DELETE FROM documents WHERE generation = ? AND seq > ?", (generation, seq))
     manifest.db.execute("DELETE FROM segments WHERE generation = ? AND seq > ?", (generation, seq))
 
 
-def ids_of(manifest: Manifest, documents: Iterable[int]) -> list[bytes]:
-    """The chunk ids of some documents."""
-    ids: list[bytes] = []
-    for document in documents:
-        ids += [row[0] for row in manifest.query("SELECT id FROM chunks WHERE document = ?", (document,))]
-    return ids
+def ids_of(manifest: Manifest, document: int) -> list[bytes]:
+    """The chunk ids of a document."""
+    return [row[0] for row in manifest.query("SELECT id FROM chunks WHERE document = ?", (document,))]
 
 
-def live_ids(manifest: Manifest, generation: int) -> list[bytes]:
-    """Every chunk id that the manifest holds for a generation."""
-    return [row[0] for row in manifest.query("SELECT id FROM chunks WHERE generation = ?", (generation,))]
+def replaced(manifest: Manifest, generation: int, seq: int) -> Iterator[int]:
+    """The documents of the current head that others, staged under the head to come, replace."""
+    found = manifest.db.stream(
+        "SELECT old.id FROM documents new JOIN documents old ON old.generation = new.generation AND old.uri = new.uri"
+        " AND old.seq < new.seq WHERE new.generation = ? AND new.seq = ?",
+        (generation, seq),
+    )
+    return (row[0] for row in found)
+
+
+def dead_ids(manifest: Manifest, document: int) -> list[bytes]:
+    """The chunk ids that go with a document: those that the one which replaces it does not have as well."""
+    kept = manifest.query(
+        "SELECT c.id FROM documents old JOIN documents new ON new.generation = old.generation AND new.uri = old.uri"
+        " AND new.seq > old.seq JOIN chunks c ON c.document = new.id WHERE old.id = ?",
+        (document,),
+    )
+    stay = {row[0] for row in kept}
+    return [chunk for chunk in ids_of(manifest, document) if chunk not in stay]
 
 
 def slots_of(manifest: Manifest, keys: Sequence[bytes]) -> dict[bytes, int]:

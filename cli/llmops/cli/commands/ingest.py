@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -226,21 +227,21 @@ def _is_config(path: str) -> bool:
 def _guard_other_sources(job: RagConfig) -> None:
     """Refuse to drop, by the way, what other sources have brought into the index."""
     from llmops.core.errors import NotFoundError
-    from llmops.rag.ingest.plan import look
-    from llmops.rag.ingest.refresh import known_of
+    from llmops.rag.ingest.look import look, side_by_side
     from llmops.rag.manifest import Manifest
+    from llmops.rag.records import document_stats
 
     try:
         manifest = Manifest.open(job.state, job.index.name)
     except NotFoundError:
         return
-    try:
-        known = {uri for number, _ in manifest.generations() for uri in known_of(manifest, number, job.index).documents}
-    finally:
-        manifest.close()
-    lost = known - set(look(job.index.sources, job.state).items)
     paths = [source.path for source in job.index.sources if isinstance(source, FolderSource)]
-    outside = [uri for uri in lost if not any(_lies_in(uri, path) for path in paths)]
+    outside = set()
+    with closing(manifest), look(job.index.sources, job.state) as found:
+        for number, _ in manifest.generations():
+            for listed, stat in side_by_side(found.documents(), document_stats(manifest, number)):
+                if listed is None and stat is not None and not any(_lies_in(stat.uri, path) for path in paths):
+                    outside.add(stat.uri)
     if outside:
         raise UserError(
             f"the index would lose {amount(len(outside), 'document')} of other sources",

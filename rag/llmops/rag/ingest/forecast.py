@@ -5,6 +5,7 @@ Parses and chunks what changed, since only that tells how much is to be embedded
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,19 @@ from llmops.core.errors import NotFoundError
 from llmops.rag.compute import Here
 from llmops.rag.facts.derive import Deriving
 from llmops.rag.ingest.generation import choose
-from llmops.rag.ingest.pipeline import Stages
-from llmops.rag.ingest.plan import compare, look
+from llmops.rag.ingest.look import look
+from llmops.rag.ingest.pipeline import Cut, Stages
+from llmops.rag.ingest.plan import Known, Work, compare
 from llmops.rag.ingest.progress import Meter
 from llmops.rag.ingest.refresh import Options, known_of
 from llmops.rag.ingest.removal import elsewhere
 from llmops.rag.manifest import EMBED_RATE, Manifest
+from llmops.rag.tombstones import tombstones
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
+    from llmops.rag.document import Rejected, SourceItem
 
 _WRITE_S = 0.002
 """Seconds a chunk for everything but parsing and embedding."""
@@ -72,14 +76,12 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
         manifest = Manifest.open(state, config.name)
     except NotFoundError:
         manifest = Manifest.empty()
-    try:
+    with closing(manifest), look(config.sources, state, tombstones(manifest)) as found:
         number = {name: number for number, name in manifest.generations()}.get(chosen.name, 0)
-        head = manifest.head(number)
         known = known_of(manifest, number, config)
-        listed = look(config.sources, state, known.tombstones)
-        work = compare(listed, known, full=options.full)
-        removals = elsewhere(manifest, listed, known.tombstones, but=number)
-        parsing = Meter("parse", options.progress, len(work.parse) + len(work.reuse))
+        work = compare(found, known, full=options.full)
+        removals = elsewhere(manifest, found, known.tombstones, but=number)
+        parsing = Meter("parse", options.progress, work.to_read)
         stages = Stages(
             config,
             manifest,
@@ -88,34 +90,74 @@ def forecast(config: IndexConfig, state: StateConfig, options: Options | None = 
             parsing,
             Meter("embed", options.progress),
         )
-        added, changed, refused, chunks, to_embed = [], [item.uri for item in work.relabelled], {}, 0, 0
         facts = Deriving(manifest, number, config.facts, options.progress)
-        keys: set[bytes] = set()
+        planned = _Planned(known, work, facts)
         for cut in stages.cut(work):
-            if isinstance(cut, tuple):
-                refused[cut[0].uri] = cut[1].reason
-                continue
-            uri = cut.staged.item.uri
-            chunks += len(cut.staged.passages)
-            to_embed += len(cut.missing)
-            keys.update(facts.keys([cut.staged.parsed]))
-            if uri in known.documents:
-                changed.append(uri)
-            elif uri not in work.renamed:
-                added.append(uri)
+            planned.take(cut)
         parsing.end()
-        going = {known.documents[uri].id for uri in (*changed, *work.removed) if uri in known.documents}
-        to_ask = facts.to_ask(keys, going)
         rate = manifest.fact(EMBED_RATE)
-    finally:
-        manifest.close()
-    quarantined = {q.uri: q.reason for q in work.waiting} | {r.uri: r.reason for r in work.rejected} | refused
-    gone = {*work.removed, *(uri for uri in refused if uri in known.documents)} - set(work.renamed.values())
-    seconds = None if rate is None and to_embed else chunks * _WRITE_S + (to_embed / float(rate) if rate else 0.0)
-    return Forecast(
-        *(config.name, chosen.name, head is None, tuple(sorted(added)), tuple(sorted(changed)), work.renamed),
-        *(tuple(sorted(gone)), quarantined, work.unchanged, chunks, to_embed, seconds),
-        elsewhere={one.name: len(one.gone) + len(one.closed) for one in removals},
-        to_ask=to_ask,
-        calls=min(to_ask, config.facts.llm.max_calls) if config.facts.llm else 0,
-    )
+        is_new = manifest.head(number) is None
+        to_ask = facts.to_ask(planned.keys, planned.going())
+        seconds = planned.seconds(None if rate is None else float(rate))
+        return Forecast(
+            *(config.name, chosen.name, is_new, tuple(sorted(planned.added)), tuple(sorted(planned.changed))),
+            *(dict(work.renames()), planned.removed(), planned.quarantined(), work.unchanged),
+            *(planned.chunks, planned.to_embed, seconds),
+            elsewhere={one.name: len(one.gone) + len(one.closed) for one in removals},
+            to_ask=to_ask,
+            calls=min(to_ask, config.facts.llm.max_calls) if config.facts.llm else 0,
+        )
+
+
+class _Planned:
+    """Sorts documents by what would become of them."""
+
+    def __init__(self, known: Known, work: Work, facts: Deriving) -> None:
+        self._known = known
+        self._work = work
+        self._facts = facts
+        self._replaced: set[int] = set()
+        self._former = {former for _, former in work.renames()}
+        self._new_names = {uri for uri, _ in work.renames()}
+        self._refused: dict[str, str] = {}
+        self.added: list[str] = []
+        self.changed = [item.uri for item, _ in work.relabelled()]
+        self.keys: set[bytes] = set()
+        self.chunks = 0
+        self.to_embed = 0
+
+    def take(self, cut: Cut | tuple[SourceItem, Rejected]) -> None:
+        if isinstance(cut, tuple):
+            self._refused[cut[0].uri] = cut[1].reason
+            return
+        uri = cut.staged.item.uri
+        self.chunks += len(cut.staged.passages)
+        self.to_embed += len(cut.missing)
+        self.keys.update(self._facts.keys([cut.staged.parsed]))
+        stat = self._known.document(uri)
+        if stat is not None:
+            self._replaced.add(stat.id)
+            self.changed.append(uri)
+        elif uri not in self._new_names:
+            self.added.append(uri)
+
+    def removed(self) -> tuple[str, ...]:
+        gone = {uri for uri, _ in self._work.removed()} | {uri for uri in self._refused if self._is_known(uri)}
+        return tuple(sorted(gone - self._former))
+
+    def going(self) -> set[int]:
+        """The ids of the documents that are about to be replaced, or to go."""
+        return self._replaced.union(document for _, document in self._work.removed())
+
+    def quarantined(self) -> dict[str, str]:
+        listed = {q.uri: q.reason for q in self._work.waiting} | {r.uri: r.reason for r in self._work.rejected}
+        return listed | self._refused
+
+    def seconds(self, rate: float | None) -> float | None:
+        """How long it would take, by how many texts were embedded a second here; None where none were."""
+        if rate is None:
+            return None if self.to_embed else self.chunks * _WRITE_S
+        return self.chunks * _WRITE_S + self.to_embed / rate
+
+    def _is_known(self, uri: str) -> bool:
+        return self._known.document(uri) is not None

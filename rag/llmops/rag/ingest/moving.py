@@ -215,7 +215,7 @@ def _prove(source: Manifest, target: Manifest, failure: type[ConflictError | Int
             )
     for number, name in target.generations():
         head = target.head(number)
-        if head is not None and records.digest(records.live_ids(target, number)) != head.digest:
+        if head is not None and records.chunk_ids_of(target, number).digest != head.digest:
             raise failure(f"generation {name} is not what its head says", where=target.where)
     _prove_vectors(target)
 

@@ -55,7 +55,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
+class Cut:
     """A document after chunking, with the texts that no cached vector serves."""
 
     staged: StagedDocument
@@ -85,21 +85,21 @@ class Stages:
         cut = ahead(self.cut(work), room=_DOCUMENTS_AHEAD, name="llmops-parse")
         return ahead(self._embed(cut), room=1, name="llmops-embed")
 
-    def cut(self, work: Work) -> Iterator[_Cut | tuple[SourceItem, Rejected]]:
+    def cut(self, work: Work) -> Iterator[Cut | tuple[SourceItem, Rejected]]:
         """Parse and chunk everything a refresh has to; also the whole of `--plan`."""
-        for item, document in work.reuse:
+        for item, document in work.reuse():
             yield self._cut_one(item, parsed_of(self.manifest, document), work)
-        if not work.parse:
+        if not work.count["parse"]:
             return
         with self.compute.parsers() as pool:
-            for item, outcome in pool.parse(work.parse):
+            for item, outcome in pool.parse(work.parse()):
                 if isinstance(outcome, Rejected):
                     self.parsing.add()
                     yield item, outcome
                 else:
                     yield self._cut_one(item, outcome, work)
 
-    def _cut_one(self, item: SourceItem, parsed: Parsed, work: Work) -> _Cut:
+    def _cut_one(self, item: SourceItem, parsed: Parsed, work: Work) -> Cut:
         began = time.monotonic()
         passages = chunk(parsed, self.config.chunking)
         texts = [passage.indexed_text for passage in passages]
@@ -110,10 +110,10 @@ class Stages:
         missing = {key: text for key, text in unseen.items() if key not in cached}
         self.in_flight.update(missing)
         self.parsing.add(seconds=time.monotonic() - began)
-        staged = StagedDocument(item, work.racy(item), parsed, passages, chunk_ids(item.uri, texts), keys)
-        return _Cut(staged, missing)
+        staged = StagedDocument(item, work.racy(item.mtime_ns), parsed, passages, chunk_ids(item.uri, texts), keys)
+        return Cut(staged, missing)
 
-    def _embed(self, cuts: Iterable[_Cut | tuple[SourceItem, Rejected]]) -> Iterator[Batch]:
+    def _embed(self, cuts: Iterable[Cut | tuple[SourceItem, Rejected]]) -> Iterator[Batch]:
         for window in _windows(cuts, self.compute):
             if not window.missing:
                 yield Batch(window.documents, window.rejected, [], None)
@@ -135,7 +135,7 @@ class _Window:
     chunks: int = 0
 
 
-def _windows(cuts: Iterable[_Cut | tuple[SourceItem, Rejected]], compute: Compute) -> Iterator[_Window]:
+def _windows(cuts: Iterable[Cut | tuple[SourceItem, Rejected]], compute: Compute) -> Iterator[_Window]:
     """Gather documents until enough is to be embedded; a long document's texts go ahead of it in several windows."""
     window = _Window()
     for cut in cuts:

@@ -8,6 +8,7 @@ manifest is imported. The stages are `plan` (compare), `pipeline` (parse, chunk,
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from llmops.rag.facts.derive import Derived, Deriving, Tally, record
 from llmops.rag.index import places
 from llmops.rag.ingest import removal
 from llmops.rag.ingest.generation import Chosen, choose
-from llmops.rag.ingest.plan import Found, Known, Work, compare, look, refuse_mass_removal
+from llmops.rag.ingest.look import Found, look
+from llmops.rag.ingest.plan import Known, Work, compare, refuse_mass_removal
 from llmops.rag.ingest.progress import Meter, Progress, silent
 from llmops.rag.ingest.recovery import lost_vectors, recover
 from llmops.rag.manifest import CURRENT, EMBED_RATE, Head, Manifest, Quarantined
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from llmops.core.state import StateConfig
     from llmops.rag.config import IndexConfig
     from llmops.rag.ingest.pipeline import Embedder
-    from llmops.rag.ingest.writer import Writer
+    from llmops.rag.ingest.writer import Writer, Written
 
 _RETRY_S = 60.0
 _LONGEST_RETRY_S = 86_400.0
@@ -140,29 +142,29 @@ class _Run:
         self.lost = lost_vectors(self.manifest, self.generation, self.chosen.embedder_fingerprint)
         head = self.manifest.head(self.generation)
         known = known_of(self.manifest, self.generation, self.config)
-        found, work = self._compare(known)
-        removals = removal.elsewhere(self.manifest, found, known.tombstones, but=self.generation)
-        if not self.options.allow_mass_delete:
-            refuse_mass_removal(work, known, self.config.most_removed)
-            removal.refuse_mass_removal(removals, known.tombstones, self.config.most_removed)
-        # First: what has to go must not wait until the rest is embedded.
-        behind = places.behind(self.manifest)
-        removal.carry_out(self.manifest, removals, (doubtful | behind) - {self.generation})
-        if head is not None and work.is_empty and not interrupted and self._store_is_whole(head):
-            derived = self.facts.derive()
-            if not derived.changed:
-                return self._unchanged(head, known, work, derived)
-        return self._changed(head, known, work, certain=not interrupted)
-
-    def _compare(self, known: Known) -> tuple[Found, Work]:
-        meter = Meter("scan", self.options.progress)
         began = time.monotonic()
-        found = look(self.config.sources, self.state, known.tombstones)
+        with look(self.config.sources, self.state, known.tombstones) as found:
+            work = self._compare(found, known, began)
+            removals = removal.elsewhere(self.manifest, found, known.tombstones, but=self.generation)
+            if not self.options.allow_mass_delete:
+                refuse_mass_removal(work, self.config.most_removed)
+                removal.refuse_mass_removal(removals, known.tombstones, self.config.most_removed)
+            # First: what has to go must not wait until the rest is embedded.
+            behind = places.behind(self.manifest)
+            removal.carry_out(self.manifest, removals, (doubtful | behind) - {self.generation})
+            if head is not None and work.is_empty and not interrupted and self._store_is_whole(head):
+                derived = self.facts.derive()
+                if not derived.changed:
+                    return self._unchanged(head, known, work, derived)
+            return self._changed(head, known, work, certain=not interrupted)
+
+    def _compare(self, found: Found, known: Known, began: float) -> Work:
+        meter = Meter("scan", self.options.progress)
         work = compare(found, known, full=self.options.full)
-        meter.add(len(known.documents) + len(work.parse) + len(work.reuse))
+        meter.add(work.known + work.to_read)
         meter.end()
         self.seconds["scan"] = time.monotonic() - began
-        return found, work
+        return work
 
     def _store_is_whole(self, head: Head) -> bool:
         if places.kept_of(self.manifest, self.chosen.name).config != self.config.store:
@@ -174,11 +176,10 @@ class _Run:
     def _unchanged(self, head: Head, known: Known, work: Work, derived: Derived) -> Refresh:
         """The fast path: record what no reader sees, and only if it differs."""
         quarantine = quarantine_of(work, [], known)
-        touched = [t for t in _touched(work, known) if t[2] != known.documents[t[1].uri].racy or _moved(t[1], known)]
-        if touched or derived.rows or quarantine != list(known.quarantine.values()):
+        if work.count["touched"] or derived.rows or quarantine != list(known.quarantine.values()):
             with self.manifest.transaction():
                 record(self.manifest, self.generation, self.config.facts.recipe, derived.rows)
-                records.touch(self.manifest, touched)
+                records.touch(self.manifest, _touched(work))
                 self.manifest.replace_quarantine(self.generation, quarantine)
         self.manifest.set_fact(CURRENT, self.chosen.name)
         return Refresh(
@@ -198,24 +199,25 @@ class _Run:
         from llmops.rag.ingest.writer import Changes, Target, Writer
 
         progress = self.options.progress
-        parsing = Meter("parse", progress, len(work.parse) + len(work.reuse))
+        parsing = Meter("parse", progress, work.to_read)
         embedding = Meter("embed", progress)
         target = Target(self.generation, self.chosen.name, self.chosen.embedder_fingerprint, head, self.config.store)
-        writer = Writer(self.manifest, target, dict(known.documents), Meter("write", progress))
+        writer = Writer(self.manifest, target, Meter("write", progress))
         reading = self.manifest.again()
         compute = open_compute(self.config, self.chosen.open_embedder)
         stages = Stages(self.config, reading, self.chosen.embedder_fingerprint, compute, parsing, embedding)
         tally = _Tally(known, work)
         try:
             self._stream(stages, work, writer, tally, certain=certain)
-            removed = {known.documents[uri].id for uri in tally.removed if uri in known.documents}
+            going = {document for _, document in work.removed()}.union(writer.replaced())
             changes = Changes(
-                removed=removed,
-                relabelled=[(known.documents[item.uri].id, item) for item in work.relabelled],
-                touched=_touched(work, known) + writer.same,
+                removed=(document for _, document in work.removed()),
+                relabelled=work.relabelled(),
+                touched=_touched(work),
+                visible=bool(work.count["relabelled"] or work.count["removed"]),
                 quarantine=quarantine_of(work, tally.rejected, known),
                 facts={CURRENT: self.chosen.name, **_rate(embedding)},
-                derived=self.facts.derive(but=removed | writer.replaced),
+                derived=self.facts.derive(but=going),
                 recipe=self.config.facts.recipe,
             )
             new_head = writer.commit(changes, force=self.lost > 0)
@@ -238,8 +240,7 @@ class _Run:
         try:
             writer.begin(certain=certain)
             for batch in batches:
-                tally.take(batch.documents, batch.rejected)
-                writer.write(batch)
+                tally.take(writer.write(batch), batch.rejected)
                 stages.in_flight.difference_update(batch.keys)
         finally:
             batches.close()
@@ -252,18 +253,21 @@ class _Tally:
         self._known = known
         self._work = work
         self.rejected: list[tuple[SourceItem, Rejected]] = []
-        self.removed = set(work.removed)
+        self._same = 0
         self._added = 0
-        self._changed = len(work.relabelled)
+        self._changed = work.count["relabelled"]
 
-    def take(self, documents: list[records.StagedDocument], rejected: list[tuple[SourceItem, Rejected]]) -> None:
-        for staged in documents:
-            if staged.item.uri in self._known.documents:
-                self._changed += 1
-            elif staged.item.uri not in self._work.renamed:
-                self._added += 1
+    def take(self, written: Written, rejected: list[tuple[SourceItem, Rejected]]) -> None:
+        self._added += written.added
+        self._changed += written.changed
+        self._same += len(written.same)
+        for item, document in written.same:
+            self._work.add("touched", item.uri, document)
+        for item, _ in rejected:
+            stat = self._known.document(item.uri)
+            if stat is not None:
+                self._work.add("removed", item.uri, stat.id)
         self.rejected += rejected
-        self.removed.update(item.uri for item, _ in rejected if item.uri in self._known.documents)
 
     def result(
         self,
@@ -274,10 +278,11 @@ class _Tally:
         quarantine: tuple[Quarantined, ...],
         seconds: dict[str, float],
     ) -> Refresh:
-        renamed, same = len(self._work.renamed), len(writer.same)
+        renamed = self._work.renamed
+        removed = self._work.count["removed"] - renamed
         return Refresh(
-            *(name, head, self._added, self._changed - same, renamed, len(self.removed) - renamed),
-            unchanged=self._work.unchanged + same,
+            *(name, head, self._added - renamed, self._changed, renamed, removed),
+            unchanged=self._work.unchanged + self._same,
             quarantined=quarantine,
             chunks=head.chunks,
             embedded=embedded,
@@ -290,8 +295,7 @@ class _Tally:
 def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:
     """What the manifest holds, to compare the sources with."""
     limits = digest(config.parsing.model_dump(exclude={"workers"}))[:16]
-    stats, quarantine = records.document_stats(manifest, generation), manifest.quarantine(generation)
-    return Known(stats, quarantine, limits, tombstones(manifest))
+    return Known(manifest, generation, manifest.quarantine(generation), limits, tombstones(manifest))
 
 
 def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known: Known) -> list[Quarantined]:
@@ -309,13 +313,8 @@ def quarantine_of(work: Work, refused: list[tuple[SourceItem, Rejected]], known:
     return [rows[uri] for uri in sorted(rows)]
 
 
-def _touched(work: Work, known: Known) -> list[tuple[int, SourceItem, bool]]:
-    return [(known.documents[item.uri].id, item, work.racy(item)) for item in work.touched]
-
-
-def _moved(item: SourceItem, known: Known) -> bool:
-    stat = known.documents[item.uri]
-    return (stat.size, stat.mtime_ns) != (item.size, item.mtime_ns)
+def _touched(work: Work) -> Iterator[tuple[SourceItem, int, bool]]:
+    return ((item, document, work.racy(item.mtime_ns)) for item, document in work.touched())
 
 
 def _rate(embedding: Meter) -> dict[str, str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmops.rag import records
-from llmops.rag.ingest.plan import FEW_REMOVED, Found, mass_removal
+from llmops.rag.ingest.look import Found, side_by_side
+from llmops.rag.ingest.plan import FEW_REMOVED, mass_removal
 from llmops.rag.ingest.progress import Meter, silent
 from llmops.rag.manifest import Manifest
 
@@ -27,7 +28,7 @@ class Removal:
     name: str
     documents: int
     gone: dict[str, int] = field(default_factory=dict)
-    closed: list[tuple[int, SourceItem]] = field(default_factory=list)
+    closed: list[tuple[SourceItem, int]] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -36,26 +37,26 @@ class Removal:
 
 def elsewhere(manifest: Manifest, found: Found, tombstones: Collection[str], but: int) -> list[Removal]:
     """What the sources say of every generation but one: documents that are gone, and access lists that differ."""
-    acls: dict[tuple[str, ...], str] = {}
     removals = []
     for number, name in manifest.generations():
-        if number == but or manifest.head(number) is None:
-            continue
-        rows = manifest.query("SELECT id, uri, acl FROM documents WHERE generation = ?", (number,))
-        ids = {uri: document for document, uri, _ in rows}
-        absent = [uri for uri in ids if uri not in found.items or uri in tombstones]
-        removal = Removal(number, name, len(rows), {uri: ids[uri] for uri in found.gone(absent, tombstones)})
-        for document, uri, acl in rows:
-            item = found.items.get(uri)
-            if item is None or uri in removal.gone:
-                continue
-            if item.acl not in acls:
-                acls[item.acl] = records.acl_json(item.acl)
-            if acls[item.acl] != acl:
-                removal.closed.append((document, item))
-        if not removal.is_empty:
-            removals.append(removal)
+        if number != but and manifest.head(number) is not None:
+            removal = _of_generation(manifest, found, tombstones, Removal(number, name, 0))
+            if not removal.is_empty:
+                removals.append(removal)
     return removals
+
+
+def _of_generation(manifest: Manifest, found: Found, tombstones: Collection[str], removal: Removal) -> Removal:
+    for listed, stat in side_by_side(found.documents(), records.document_stats(manifest, removal.generation)):
+        if stat is None:
+            continue
+        removal.documents += 1
+        if listed is None or stat.uri in tombstones:
+            if stat.uri in tombstones or not found.is_hidden(stat.uri):
+                removal.gone[stat.uri] = stat.id
+        elif listed.acl != stat.acl:
+            removal.closed.append((listed.item(), stat.id))
+    return removal
 
 
 def of_uris(manifest: Manifest, uris: Iterable[str]) -> list[Removal]:
@@ -77,7 +78,7 @@ def refuse_mass_removal(removals: Iterable[Removal], tombstones: Collection[str]
     for removal in removals:
         gone = [uri for uri in removal.gone if uri not in tombstones]
         if len(gone) >= FEW_REMOVED and len(gone) > most * removal.documents:
-            raise mass_removal(gone, removal.documents)
+            raise mass_removal(min(gone), removal.documents, len(gone))
 
 
 def carry_out(manifest: Manifest, removals: Iterable[Removal], doubtful: Iterable[int]) -> None:
@@ -100,10 +101,11 @@ def _commit(manifest: Manifest, removal: Removal, *, certain: bool) -> None:
 
     number = removal.generation
     target = Target(number, removal.name, manifest.settings(number)["embedder"], manifest.head(number))
-    writer = Writer(manifest, target, {}, Meter("write", silent))
+    writer = Writer(manifest, target, Meter("write", silent))
     try:
         writer.begin(certain=certain)
         quarantine = [held for uri, held in manifest.quarantine(number).items() if uri not in removal.gone]
-        writer.commit(Changes(set(removal.gone.values()), removal.closed, quarantine=quarantine))
+        changes = Changes(removal.gone.values(), removal.closed, visible=not removal.is_empty, quarantine=quarantine)
+        writer.commit(changes)
     finally:
         writer.close()

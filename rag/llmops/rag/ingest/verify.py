@@ -21,7 +21,8 @@ from llmops.rag.index import places
 from llmops.rag.index.store import Store
 from llmops.rag.index.sync import wanted_ids
 from llmops.rag.ingest.generation import choose
-from llmops.rag.ingest.plan import compare, look
+from llmops.rag.ingest.look import look
+from llmops.rag.ingest.plan import compare
 from llmops.rag.ingest.recovery import lost_vectors, mark_damaged, mark_incomplete
 from llmops.rag.ingest.refresh import Options, known_of, refresh
 from llmops.rag.lexical import Segment, merge
@@ -151,7 +152,7 @@ class _Examination:
         with self.manifest.transaction():
             self.manifest.db.executemany("DELETE FROM vectors WHERE key = ?", [(key,) for key in damage.vectors])
             mark_incomplete(self.manifest, self.generation)
-            everything = records.document_stats(self.manifest, self.generation).values() if damage.head else ()
+            everything = records.document_stats(self.manifest, self.generation) if damage.head else ()
             mark_damaged(self.manifest, {*damage.documents, *(stat.id for stat in everything)})
             if damage.lexical:
                 lexicon.rebuild(self.manifest, self.generation)
@@ -168,20 +169,18 @@ class _Examination:
 
     def _sources(self) -> Iterator[Problem]:
         known = known_of(self.manifest, self.generation, self.config)
-        work = compare(look(self.config.sources, self.state, known.tombstones), known)
-        for item in work.parse:
-            what = (
-                "the file changed since it was ingested"
-                if item.uri in known.documents
-                else "the file is not ingested yet"
-            )
-            yield Problem("sources", what, item.uri)
-        for item, _ in work.reuse:
-            yield Problem("sources", "the file is not ingested yet", item.uri)
-        for item in work.relabelled:
-            yield Problem("sources", "access list or metadata changed since it was ingested", item.uri)
-        for uri in work.removed:
-            yield Problem("sources", "the file is gone", uri)
+        with look(self.config.sources, self.state, known.tombstones) as found:
+            work = compare(found, known)
+            for item in work.parse():
+                is_known = known.document(item.uri) is not None
+                what = "the file changed since it was ingested" if is_known else "the file is not ingested yet"
+                yield Problem("sources", what, item.uri)
+            for item, _ in work.reuse():
+                yield Problem("sources", "the file is not ingested yet", item.uri)
+            for item, _ in work.relabelled():
+                yield Problem("sources", "access list or metadata changed since it was ingested", item.uri)
+            for uri, _ in work.removed():
+                yield Problem("sources", "the file is gone", uri)
 
     def _documents(self) -> Iterator[Problem]:
         """Each chunk is the span of its document's text that it says, under the id that follows from it."""
@@ -211,9 +210,9 @@ class _Examination:
     def _head(self) -> Iterator[Problem]:
         head = self.manifest.head(self.generation)
         assert head is not None
-        ids = records.live_ids(self.manifest, self.generation)
+        ids = records.chunk_ids_of(self.manifest, self.generation)
         documents = self.manifest.query("SELECT count(*) FROM documents WHERE generation = ?", (self.generation,))[0][0]
-        if records.digest(ids) != head.digest or (len(ids), documents) != (head.chunks, head.documents):
+        if (ids.digest, ids.number, documents) != (head.digest, head.chunks, head.documents):
             self.damage.head = True
             yield Problem("head", "the digest of the chunk ids is not the recorded one")
 

@@ -8,13 +8,16 @@ segments; parses and embeds nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llmops.core.errors import IntegrityError
 from llmops.rag import kept_vectors, lexicon, records
 from llmops.rag.arena import Arena, Vectors
 from llmops.rag.config import StoreConfig
+from llmops.rag.database import SqliteFile
 from llmops.rag.facts.derive import Derived, record
 from llmops.rag.index import places
 from llmops.rag.index.sync import StoreSync
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 _STORE_BATCH = 5_000
 _SEGMENT_ROWS = 20_000
+_LEAVING = "CREATE TABLE documents (id INTEGER PRIMARY KEY); CREATE TABLE chunks (id BLOB NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +56,36 @@ class Target:
 
 @dataclass
 class Changes:
-    """What the head to come replaces, and the rest of what its transaction records."""
+    """What the head to come replaces, and the rest of what its transaction records; documents by their ids.
 
-    removed: set[int] = field(default_factory=set)
-    relabelled: list[tuple[int, SourceItem]] = field(default_factory=list)
-    touched: list[tuple[int, SourceItem, bool]] = field(default_factory=list)
+    Attributes:
+        visible: whether any document is removed or relabelled.
+        touched: each with whether a later change of its file may hide.
+    """
+
+    removed: Iterable[int] = ()
+    relabelled: Iterable[tuple[SourceItem, int]] = ()
+    touched: Iterable[tuple[SourceItem, int, bool]] = ()
+    visible: bool = True
     quarantine: list[Quarantined] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     derived: Derived = field(default_factory=Derived)
     recipe: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of the documents of a batch. `same`: read again, and with their ids what the manifest holds."""
+
+    added: int
+    changed: int
+    same: list[tuple[SourceItem, int]]
+
+
 class Writer:
     """Writes one refresh. Used by one thread, under the ingest lock."""
 
-    def __init__(self, manifest: Manifest, target: Target, known: dict[str, DocumentStat], meter: Meter) -> None:
+    def __init__(self, manifest: Manifest, target: Target, meter: Meter) -> None:
         self.manifest = manifest
         self.target = target
         self.staged = 0
@@ -74,14 +93,11 @@ class Writer:
         self.chunks = 0
         self.store = StoreSync(manifest, target.generation, target.name, target.store)
         self.meter = meter
-        self.same: list[tuple[int, SourceItem, bool]] = []
-        self._known = known
         self._row = 0 if target.head is None else target.head.size
         self._arena: Arena | None = None
         self._lexical: list[tuple[int, str]] = []
         self._waiting: list[tuple[bytes, bytes]] = []
-        self._new: set[bytes] = set()
-        self._replaced: set[int] = set()
+        self._leaving = SqliteFile.temporary(_LEAVING)
 
     def begin(self, *, certain: bool) -> None:
         """Commit the intent, then open arena and store.
@@ -99,20 +115,24 @@ class Writer:
         self.store.open(self._vectors(), certain=certain)
         self._doubtful = not certain or self.store.rebuilt > 0
 
-    def write(self, batch: Batch) -> None:
+    def write(self, batch: Batch) -> Written:
         """Commit a batch's vectors, then stage its documents, then pass full batches on to the store."""
         began = time.monotonic()
         if batch.vectors is not None:
             self._cache(batch.keys, batch.vectors)
-        fresh = []
+        fresh: list[tuple[StagedDocument, DocumentStat | None]] = []
+        same = []
         for staged in batch.documents:
-            if self._is_as_known(staged):
-                self.same.append((self._known[staged.item.uri].id, staged.item, staged.racy))
+            stat = records.document_stat(self.manifest, self.target.generation, staged.item.uri)
+            if stat is not None and self._is_as_known(staged, stat):
+                same.append((staged.item, stat.id))
             else:
-                fresh.append(staged)
+                fresh.append((staged, stat))
         if fresh:
             self._stage(fresh)
-        self.meter.add(sum(len(staged.passages) for staged in fresh), time.monotonic() - began)
+        self.meter.add(sum(len(staged.passages) for staged, _ in fresh), time.monotonic() - began)
+        added = sum(1 for _, stat in fresh if stat is None)
+        return Written(added, len(fresh) - added, same)
 
     def commit(self, changes: Changes, *, force: bool = False) -> Head | None:
         """Make the head to come the head, unless a reader could see no difference; then clean up behind it.
@@ -123,35 +143,33 @@ class Writer:
         began = time.monotonic()
         self._flush_store()
         self._flush_lexical()
-        removed = changes.removed | self._replaced
-        visible = force or bool(self.staged or removed or changes.relabelled or self.target.head is None)
+        self._note_leaving(changes.removed)
+        visible = force or bool(self.staged or changes.visible or self.target.head is None)
         visible = visible or changes.derived.changed
-        dead: list[bytes] = []
         with self.manifest.transaction():
             self._record(changes)
             if visible:
-                gone = records.ids_of(self.manifest, removed)
-                dead = [chunk for chunk in gone if chunk not in self._new]
-                records.remove_documents(self.manifest, removed)
+                leaving = self._leaving.stream("SELECT id FROM documents")
+                records.remove_documents(self.manifest, (row[0] for row in leaving))
                 self._write_head()
             self.manifest.set_intent(self.target.generation, self.target.seq, "clean")
         if force or self._doubtful:  # the store was made while vectors were missing that are there now
             self.store.reconcile(self._vectors())
         else:
-            self.store.delete(dead)
+            self._clean_store()
         head = self.manifest.head(self.target.generation)
         places.follow(self.manifest, self.target.name, head)
         self.manifest.clear_intent(self.target.generation)
         self.meter.add(seconds=time.monotonic() - began, count=0)
         return head
 
-    @property
-    def replaced(self) -> set[int]:
+    def replaced(self) -> Iterator[int]:
         """The documents that staged ones stand in place of."""
-        return self._replaced
+        return records.replaced(self.manifest, self.target.generation, self.target.seq)
 
     def close(self) -> None:
         self.store.close()
+        self._leaving.close()
         if self._arena is not None:
             self._arena.close()
             self._arena = None
@@ -165,10 +183,9 @@ class Writer:
         first = self._arena.append(vectors)
         kept_vectors.insert(self.manifest, self.target.embedder, keys, first, vectors)
 
-    def _is_as_known(self, staged: StagedDocument) -> bool:
+    def _is_as_known(self, staged: StagedDocument, stat: DocumentStat) -> bool:
         """Whether a document read again is what the manifest holds, to the last offset."""
-        stat = self._known.get(staged.item.uri)
-        if stat is None or stat.sha256 != staged.parsed.sha256:
+        if stat.sha256 != staged.parsed.sha256:
             return False
         held = self.manifest.query(
             'SELECT id, start, "end", page FROM chunks WHERE document = ? ORDER BY ordinal', (stat.id,)
@@ -182,23 +199,18 @@ class Writer:
             == replace(staged.parsed, metadata=dict(staged.parsed.metadata))
         )
 
-    def _stage(self, documents: list[StagedDocument]) -> None:
+    def _stage(self, documents: list[tuple[StagedDocument, DocumentStat | None]]) -> None:
         place = (self.target.generation, self.target.seq)
         with self.manifest.transaction():
-            end = records.stage(self.manifest, place, documents, self._row)
-        for staged in documents:
-            stat = self._known.get(staged.item.uri)
-            held: set[bytes] = set()
-            if stat is not None:
-                self._replaced.add(stat.id)
-                held = set(records.ids_of(self.manifest, [stat.id]))
+            end = records.stage(self.manifest, place, [staged for staged, _ in documents], self._row)
+        for staged, stat in documents:
+            held = set() if stat is None else set(records.ids_of(self.manifest, stat.id))
             self._waiting += [pair for pair in zip(staged.ids, staged.keys, strict=True) if pair[0] not in held]
-            self._new.update(staged.ids)
             self._lexical += [(self._row + n, p.indexed_text) for n, p in enumerate(staged.passages)]
             self._row += len(staged.passages)
         assert self._row == end
         self.staged += len(documents)
-        self.chunks += sum(len(staged.passages) for staged in documents)
+        self.chunks += sum(len(staged.passages) for staged, _ in documents)
         if len(self._waiting) >= _STORE_BATCH:
             self._flush_store()
         if len(self._lexical) >= _SEGMENT_ROWS:
@@ -218,10 +230,22 @@ class Writer:
                 lexicon.add(self.manifest, self.target.generation, self.target.seq, self._lexical)
             self._lexical = []
 
+    def _note_leaving(self, removed: Iterable[int]) -> None:
+        """Write down which documents the head to come takes out, and which chunks the store has to lose for it."""
+        self._leaving.executemany("INSERT OR IGNORE INTO documents VALUES (?)", ((document,) for document in removed))
+        replaced = ((document,) for document in self.replaced())
+        self._leaving.executemany("INSERT OR IGNORE INTO documents VALUES (?)", replaced)
+        for (document,) in self._leaving.stream("SELECT id FROM documents"):
+            dead = [(chunk,) for chunk in records.dead_ids(self.manifest, document)]
+            self._leaving.executemany("INSERT INTO chunks VALUES (?)", dead)
+
+    def _clean_store(self) -> None:
+        dead = self._leaving.stream("SELECT id FROM chunks")
+        while some := list(islice(dead, _STORE_BATCH)):
+            self.store.delete([row[0] for row in some])
+
     def _record(self, changes: Changes) -> None:
-        for document, item in changes.relabelled:
-            labels = (records.acl_json(item.acl), records.metadata_json(item.metadata))
-            self.manifest.db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE id = ?", (*labels, document))
+        records.relabel(self.manifest, changes.relabelled)
         records.touch(self.manifest, changes.touched)
         self.manifest.replace_quarantine(self.target.generation, changes.quarantine)
         record(self.manifest, self.target.generation, changes.recipe, changes.derived.rows)
@@ -231,12 +255,12 @@ class Writer:
     def _write_head(self) -> None:
         """Write the head row from what the manifest now holds; runs within the committing transaction."""
         generation = self.target.generation
-        ids = records.live_ids(self.manifest, generation)
-        if len(set(ids)) != len(ids):
+        ids = records.chunk_ids_of(self.manifest, generation)
+        if not ids.distinct:
             raise IntegrityError("two chunks have one id", where=self.manifest.where, hint="run `llmops ingest --full`")
         count = self.manifest.query("SELECT count(*) FROM documents WHERE generation = ?", (generation,))[0][0]
         lexicon.tidy(self.manifest, generation, self._row)
-        values = (generation, self.target.seq, records.digest(ids), self._row, count, len(ids), time.time())
+        values = (generation, self.target.seq, ids.digest, self._row, count, ids.number, time.time())
         self.manifest.db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def _vectors(self) -> Vectors:

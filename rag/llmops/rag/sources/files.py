@@ -1,8 +1,8 @@
 """Documents in folders, single files and globs of this machine.
 
 Costs one `scandir` a folder and one `stat` a file, so that an unchanged refresh stays in milliseconds; reads and hashes
-nothing. What it holds to: the same tree gives the same order; hidden files, version control folders and office lock
-files are no documents; a missing root is an error, never "everything was deleted"; a link is followed only within it.
+nothing, and remembers no file. What it holds to: hidden files, version control folders and office lock files are no
+documents; a missing root is an error, never "everything was deleted"; a link is followed only within it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Identity = tuple[int, int]
 
 
 def scan(source: FolderSource, base: Path | None = None) -> Iterator[Found]:
-    """List the documents of one source in a fixed order.
+    """List the documents of one source: folders in order, the files of each as the disk has them.
 
     Args:
         base: the working folder; relative paths start from it, and uris are relative to it.
@@ -55,7 +55,7 @@ def is_utf8(text: str) -> bool:
 
 
 def bad_name(uri: str) -> Rejected:
-    return RefusedDocumentError("bad_name").as_rejected(uri.encode(errors="backslashreplace").decode())
+    return RefusedDocumentError("bad_name").as_rejected(_sayable(uri))
 
 
 @dataclass
@@ -113,27 +113,29 @@ class _Walk:
             reason = f"more than {_DEEPEST} folders lie within each other"
             yield Rejected(self._uri(path), reason, "unreadable", subtree=True)
             return
+        beneath = []
         try:
             ancestors = (*ancestors, _identity(Path(path).stat()))
             with os.scandir(path) as entries:
-                listing = sorted(entries, key=_entry_name)
+                for entry in entries:
+                    relative = above + entry.name
+                    if _is_no_document(entry.name) or self.exclude.match(relative):
+                        continue
+                    if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+                        beneath.append(entry)
+                    elif self._wanted(relative, entry.name):
+                        yield from self._file(entry)
         except FileNotFoundError:
             return  # deleted since its parent was listed
         except OSError as error:
             reason = f"the folder cannot be listed: {error.strerror}"
-            yield Rejected(self._uri(path), reason, "unreadable", subtree=True)
+            yield Rejected(_sayable(self._uri(path)), reason, "unreadable", subtree=True)
             return
-        for entry in listing:
-            name = entry.name
-            relative = above + name
-            if name.startswith((".", "~$")) or name in VERSION_CONTROL or self.exclude.match(relative):
-                continue
+        for entry in sorted(beneath, key=_entry_name):
             if entry.is_symlink():
-                yield from self._link(entry, relative, ancestors)
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self._folder(entry.path, relative + "/", ancestors)
-            elif self._wanted(relative, name):
-                yield from self._file(entry)
+                yield from self._link(entry, above + entry.name, ancestors)
+            else:
+                yield from self._folder(entry.path, above + entry.name + "/", ancestors)
 
     def _file(self, entry: os.DirEntry[str]) -> Iterator[Found]:
         try:
@@ -141,7 +143,8 @@ class _Walk:
         except FileNotFoundError:
             return  # deleted since its folder was listed
         except OSError as error:
-            yield Rejected(self._uri(entry.path), f"the file cannot be looked at: {error.strerror}", "unreadable")
+            reason = f"the file cannot be looked at: {error.strerror}"
+            yield Rejected(_sayable(self._uri(entry.path)), reason, "unreadable")
             return
         yield self._item(entry.path, status)
 
@@ -151,7 +154,7 @@ class _Walk:
         A link to a folder that is scanned where it lies is passed over; one into a hidden folder (as Kubernetes mounts
         its volumes) is followed once.
         """
-        uri = self._uri(entry.path)
+        uri = _sayable(self._uri(entry.path))
         wanted = self._wanted(relative, entry.name)
         try:
             status = entry.stat()
@@ -215,6 +218,10 @@ def _rules(source: FolderSource, root: str) -> Rules:
         raise NotFoundError(f"the access file cannot be read: {error.strerror}", where=str(path)) from error
 
 
+def _is_no_document(name: str) -> bool:
+    return name.startswith((".", "~$")) or name in VERSION_CONTROL
+
+
 def _entry_name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
@@ -225,6 +232,11 @@ def _identity(status: os.stat_result) -> Identity:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def _sayable(uri: str) -> str:
+    """A uri that text can hold."""
+    return uri.encode(errors="backslashreplace").decode()
 
 
 def _dead_link(uri: str, error: OSError) -> Rejected:

@@ -30,8 +30,11 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
     uri TEXT PRIMARY KEY, signal TEXT NOT NULL, file TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     acl TEXT NOT NULL, metadata TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS documents_by_file ON documents (file);
+CREATE TEMP TABLE seen (uri TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_KEPT = "SELECT uri, signal, file, size, mtime_ns, acl, metadata FROM documents"
 _log = logging.getLogger("llmops.rag.sources")
 LEDGER = "ledger.db"
 _AT_ONCE = 8
@@ -128,11 +131,12 @@ class Mirror:
 
     def is_whole(self) -> bool:
         """Whether every copy is still there: they may be deleted, and are fetched again then."""
-        return all(map(self._is_whole, self._kept().values()))
+        return all(self._is_whole(_Kept(*row)) for _, *row in self._db.execute(_KEPT))
 
     def items(self) -> Iterator[SourceItem]:
         """What was fetched, in the order of the uris."""
-        for uri, kept in sorted(self._kept().items()):
+        for uri, *row in self._db.execute(f"{_KEPT} ORDER BY uri"):
+            kept = _Kept(*row)
             path = str(self.folder / "files" / kept.file)
             groups = tuple(json.loads(kept.acl))
             yield SourceItem(uri, path, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
@@ -146,7 +150,7 @@ class Mirror:
         Raises:
             UnavailableError: the source is down: nothing is dropped, and what was fetched stays for the next time.
         """
-        known, seen = self._kept(), set[str]()
+        self._db.execute("DELETE FROM seen")
         failures = _Failures()
         with ThreadPoolExecutor(self._at_once) as pool, storage_errors(self.folder):
             running: dict[Future[Content], Listed] = {}
@@ -155,32 +159,29 @@ class Mirror:
                     if not is_utf8(listed.uri):
                         yield bad_name(listed.uri)
                         continue
-                    if listed.uri in seen or self._refused(listed.uri):
+                    if self._refused(listed.uri) or not self._is_first(listed.uri):
                         continue
-                    seen.add(listed.uri)
-                    before = known.get(listed.uri)
+                    before = self._kept(listed.uri)
                     signal = before.signal if before is not None and self._is_whole(before) else None
                     if before is not None and signal is not None and listed.current(signal):
                         self._relabel(listed, before)
                         continue
                     running[pool.submit(listed.fetch, signal)] = listed
                     if len(running) >= self._at_once:
-                        yield from self._collect(running, known, seen, failures)
+                        yield from self._collect(running, failures)
                 while running:
-                    yield from self._collect(running, known, seen, failures)
+                    yield from self._collect(running, failures)
             finally:
                 for future in running:
                     future.cancel()
-            self._drop(known.keys() - seen, known)
+            self._db.execute("DELETE FROM documents WHERE uri NOT IN (SELECT uri FROM seen)")
         self._sweep()
 
-    def _collect(
-        self, running: dict[Future[Content], Listed], known: Mapping[str, _Kept], seen: set[str], failures: _Failures
-    ) -> Iterator[Rejected]:
+    def _collect(self, running: dict[Future[Content], Listed], failures: _Failures) -> Iterator[Rejected]:
         done, _ = wait(running, return_when=FIRST)
         for future in done:
             listed = running.pop(future)
-            before = known.get(listed.uri)
+            before = self._kept(listed.uri)
             try:
                 content = future.result()
                 if self._unwanted(content.data):
@@ -193,11 +194,11 @@ class Mirror:
                 self._relabel(listed, before)
             except Gone:
                 failures.none()
-                seen.discard(listed.uri)
+                self._db.execute("DELETE FROM seen WHERE uri = ?", (listed.uri,))
             except LlmopsError as error:
                 if _is_verdict(error):
                     failures.none()
-                    seen.discard(listed.uri)
+                    self._db.execute("DELETE FROM seen WHERE uri = ?", (listed.uri,))
                     yield Rejected(listed.uri, error.what, error.error_code)
                     continue
                 failures.one(error)
@@ -207,9 +208,13 @@ class Mirror:
                 _log.warning("%s could not be fetched, the last copy stays: %s", listed.uri, error)
                 self._relabel(listed, before)
 
-    def _kept(self) -> dict[str, _Kept]:
-        rows = self._db.execute("SELECT uri, signal, file, size, mtime_ns, acl, metadata FROM documents")
-        return {row[0]: _Kept(*row[1:]) for row in rows}
+    def _is_first(self, uri: str) -> bool:
+        """Whether the listing names a document for the first time."""
+        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (uri,)).rowcount > 0
+
+    def _kept(self, uri: str) -> _Kept | None:
+        row = self._db.execute(f"{_KEPT} WHERE uri = ?", (uri,)).fetchone()
+        return None if row is None else _Kept(*row[1:])
 
     def _is_whole(self, kept: _Kept) -> bool:
         try:
@@ -236,18 +241,12 @@ class Mirror:
         if (acl, metadata) != (before.acl, before.metadata):
             self._db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE uri = ?", (acl, metadata, listed.uri))
 
-    def _drop(self, uris: Iterable[str], known: Mapping[str, _Kept]) -> None:
-        gone = [uri for uri in uris if uri in known]
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("DELETE FROM documents WHERE uri = ?", [(uri,) for uri in gone])
-        self._db.execute("COMMIT")
-
     def _sweep(self) -> None:
         """Remove files that no row names: old contents, and what a killed refresh left."""
-        named = {kept.file for kept in self._kept().values()}
-        for entry in os.scandir(self.folder / "files"):
-            if entry.name not in named:
-                Path(entry.path).unlink(missing_ok=True)
+        with os.scandir(self.folder / "files") as entries:
+            for entry in entries:
+                if not self._db.execute("SELECT 1 FROM documents WHERE file = ?", (entry.name,)).fetchone():
+                    Path(entry.path).unlink(missing_ok=True)
         sync_directory(self.folder / "files")
 
 

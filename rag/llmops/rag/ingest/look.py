@@ -1,0 +1,188 @@
+"""What all sources hold now, kept in a temporary database: memory does not grow with the documents.
+
+Knows where documents come from and in which order they are told: by uri, as a manifest tells those that it holds, so
+that the two can be read side by side. Decides nothing about them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from llmops.core.identity import EVERYONE
+from llmops.core.state import StateConfig
+from llmops.rag.config import Source
+from llmops.rag.database import SqliteFile
+from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.forgotten import Forgotten
+from llmops.rag.records import acl_json, metadata_json
+from llmops.rag.sources import documents
+from llmops.rag.tombstones import Tombstone
+
+_SCHEMA = """
+CREATE TABLE found (
+    uri TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, acl TEXT NOT NULL, metadata TEXT NOT NULL,
+    path TEXT NOT NULL) WITHOUT ROWID
+"""
+_TAKE = (
+    "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (uri) DO UPDATE SET size = excluded.size,"
+    " mtime_ns = excluded.mtime_ns, acl = both_acls(acl, excluded.acl),"
+    " metadata = both_metadata(metadata, excluded.metadata), path = excluded.path"
+)
+_BATCH = 200
+
+Left = TypeVar("Left", bound=tuple[Any, ...])
+Right = TypeVar("Right", bound=tuple[Any, ...])
+
+
+class Listed(NamedTuple):
+    """A document as it was found; access list and metadata as the manifest keeps them."""
+
+    uri: str
+    size: int
+    mtime_ns: int
+    acl: str
+    metadata: str
+    path: str
+
+    def item(self) -> SourceItem:
+        return SourceItem(
+            self.uri, self.path, self.size, self.mtime_ns, tuple(json.loads(self.acl)), json.loads(self.metadata)
+        )
+
+
+class Found:
+    """One pass over all sources; close it.
+
+    Attributes:
+        scratch: the temporary database, with room for what a comparison finds.
+        scanned_ns: when the pass began.
+    """
+
+    def __init__(self, scratch: SqliteFile, rejected: Mapping[str, Rejected], scanned_ns: int) -> None:
+        self.scratch = scratch
+        self.rejected = tuple(one for uri, one in rejected.items() if not _has(scratch, uri))
+        self.scanned_ns = scanned_ns
+        self._hidden = tuple(one.uri.rstrip("/") + "/" for one in self.rejected if one.subtree)
+
+    def __enter__(self) -> Found:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.scratch.close()
+
+    def documents(self) -> Iterator[Listed]:
+        """All of them, in the order of their uris."""
+        return map(Listed._make, self.scratch.stream("SELECT * FROM found ORDER BY uri"))
+
+    def is_hidden(self, uri: str) -> bool:
+        """Whether an absent document lies in a folder that could not be listed: then it is not known to be gone."""
+        return bool(self._hidden) and uri.startswith(self._hidden)
+
+
+def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone] | None = None) -> Found:
+    """List every document of every source but the forgotten ones; what remote ones changed is fetched.
+
+    A document with the very bytes of a deleted one is refused, and says whose they are.
+
+    A document that two sources hold may be read only by those who may read it through both, and has the metadata of
+    both, the later source's first: naming a private folder within a public one makes it private, in whatever order.
+
+    Raises:
+        NotFoundError: a source is not there; nothing is taken for deleted.
+        UnavailableError: a remote one does not answer; nothing is taken for deleted.
+        StorageError: the disk of temporary files is full.
+    """
+    began = time.time_ns()
+    rejected: dict[str, Rejected] = {}
+    forgotten = Forgotten.read(state)
+    scratch = SqliteFile.temporary(_SCHEMA, {"both_acls": _both_acls, "both_metadata": _both_metadata})
+    try:
+        for source in sources:
+            rows = _listed(documents(source, state, forgotten), forgotten, rejected)
+            while some := list(islice(rows, _BATCH)):
+                scratch.executemany(_TAKE, some)
+        for refused in _deleted_elsewhere(scratch, tombstones or {}):
+            scratch.execute("DELETE FROM found WHERE uri = ?", (refused.uri,))
+            rejected[refused.uri] = refused
+        return Found(scratch, rejected, began)
+    except BaseException:
+        scratch.close()
+        raise
+
+
+def sha256_of(path: str) -> str | None:
+    """The hash of a file's bytes, or None where it cannot be read now."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as the scan gave it
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None  # parsing it will say why
+
+
+def side_by_side(left: Iterable[Left], right: Iterable[Right]) -> Iterator[tuple[Left | None, Right | None]]:
+    """Pair rows that begin with the same uri, of two lists in the order of theirs; None where one has none."""
+    ours, theirs = iter(left), iter(right)
+    one, two = next(ours, None), next(theirs, None)
+    while one is not None or two is not None:
+        if two is None or (one is not None and one[0] < two[0]):
+            yield one, None
+            one = next(ours, None)
+        elif one is None or two[0] < one[0]:
+            yield None, two
+            two = next(theirs, None)
+        else:
+            yield one, two
+            one, two = next(ours, None), next(theirs, None)
+
+
+def _listed(
+    found: Iterable[SourceItem | Rejected], forgotten: Forgotten, rejected: dict[str, Rejected]
+) -> Iterator[Listed]:
+    acl: tuple[str, ...] | None = None
+    metadata: Mapping[str, Any] | None = None
+    written = ("", "")
+    for one in found:
+        if isinstance(one, Rejected):
+            if not forgotten.names(one.uri):
+                rejected[one.uri] = one
+        elif not forgotten.holds(one):
+            if one.acl is not acl or one.metadata is not metadata:  # most documents of a source share both
+                acl, metadata = one.acl, one.metadata
+                written = (acl_json(acl), metadata_json(metadata))
+            yield Listed(one.uri, one.size, one.mtime_ns, *written, one.path)
+
+
+def _deleted_elsewhere(scratch: SqliteFile, tombstones: Mapping[str, Tombstone]) -> list[Rejected]:
+    """The documents that have the bytes of one that was deleted under another name."""
+    deleted: dict[tuple[Any, Any], str] = {(one.size, one.sha256): one.uri for one in tombstones.values() if one.sha256}
+    sizes = {size for size, _ in deleted}
+    refused = []
+    for uri, size, path in scratch.stream("SELECT uri, size, path FROM found") if sizes else ():
+        if size not in sizes or uri in tombstones:
+            continue
+        former = deleted.get((size, sha256_of(path)))
+        if former is not None:
+            reason = f"the same bytes were deleted as {former}; `llmops ingest restore` takes them back"
+            refused.append(Rejected(uri, reason, "deleted"))
+    return refused
+
+
+def _has(scratch: SqliteFile, uri: str) -> bool:
+    return bool(scratch.query("SELECT 1 FROM found WHERE uri = ?", (uri,)))
+
+
+def _both_acls(first: str, second: str) -> str:
+    ours, theirs = set(json.loads(first)), set(json.loads(second))
+    return acl_json(theirs if EVERYONE in ours else ours if EVERYONE in theirs else ours & theirs)
+
+
+def _both_metadata(first: str, second: str) -> str:
+    return metadata_json({**json.loads(first), **json.loads(second)})
