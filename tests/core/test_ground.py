@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from llmops.core.assign import assign, bucket
 from llmops.core.chain import Cancelled, CancelToken
 from llmops.core.errors import ConfigError, ConflictError, LlmopsError, NotFoundError, UserError, did_you_mean, render
-from llmops.core.files import exclusive_lock, write_atomic
+from llmops.core.files import exclusive_lock, sha256_of, write_atomic
 from llmops.core.identity import EVERYONE, LOCAL, Principal
 from llmops.core.ids import digest, id_time, new_id
 from llmops.core.names import Name, Ref, current_catalog, working_in
@@ -134,6 +135,13 @@ def test_atomic_writes_replace_whole_files(tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         write_atomic(tmp_path / "folder", b"x")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_only_what_can_be_read_now_has_a_hash(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"one")
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it: to open it as a file would wait for ever
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"one").hexdigest()
+    assert [sha256_of(tmp_path / name) for name in ("pipe", "", "none")] == [None, None, None]
 
 
 def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:

@@ -101,6 +101,12 @@ def test_no_private_address_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
         "[::1]",
         "[fd00::1]",
         "[::ffff:10.0.0.1]",
+        "[::10.0.0.1]",
+        "[64:ff9b::10.0.0.1]",
+        "[64:ff9b:1::10.0.0.1]",
+        "[2002:a00:1::]",
+        "[2001:0:a00:1::1]",
+        "192.88.99.1",
         "0.0.0.0",
     ):
         with pytest.raises(DeniedError, match="not of the internet"):

@@ -116,7 +116,7 @@ def test_a_private_document_is_never_scored_nor_told_from_a_missing_one(place, o
         vector = place.embedder.embed_query("topic3 paragraph2 salary")
         assert hidden.isdisjoint(reader.dense(vector, 100, allowed).rows.tolist())
         assert hidden.isdisjoint(reader.lexical("salary").top(100, allowed)[0].tolist())
-        for uri in (str(secret / "pay.md"), "no such"):
+        for uri in (str(secret / "pay.md"), "no such", "no\0uri"):
             with pytest.raises(NotFoundError, match="there is no such document"):
                 reader.document(uri, LOCAL)
         assert reader.allowed(HR, {}) is None

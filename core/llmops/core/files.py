@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import file_digest
 from pathlib import Path
 
 from llmops.core.errors import ConflictError
@@ -35,6 +37,21 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             error.filename, error.filename2 = str(path), None
         raise
     sync_directory(path.parent)
+
+
+def sha256_of(path: str | Path) -> str | None:
+    """The hash of a file's bytes; None where it cannot be read now.
+
+    Only of a regular file: a pipe that was put in its place is not waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def sync_directory(path: Path) -> None:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from hashlib import file_digest, sha256
-from pathlib import Path
+from hashlib import sha256
 
 from llmops.core.errors import IntegrityError
-from llmops.core.files import sync_directory
+from llmops.core.files import sha256_of, sync_directory
 from llmops.core.state import StateConfig
 from llmops.rag.database_postgresql import Place, PostgresqlSchema, is_postgresql
 from llmops.rag.disk import storage_errors
@@ -77,13 +76,7 @@ class Forgotten:
         if self.names(item.uri):
             return True
         known = self.contents.get(item.size)
-        if not known:
-            return False
-        try:
-            with Path(item.path).open("rb") as file:
-                return file_digest(file, "sha256").hexdigest() in known
-        except OSError:
-            return False  # parsing it will say why
+        return known is not None and sha256_of(item.path) in known
 
 
 NOTHING = Forgotten()

@@ -4,7 +4,7 @@ Reads hosts as generously as the most generous client does (WHATWG URL, inet_ato
 differently from each other. It opens no connection; names are looked up by the system's resolver. A name that answers
 differently later (DNS rebinding) is the upstream's to catch.
 
-Sources: https://url.spec.whatwg.org/#host-parsing, RFC 6890 (special addresses), RFC 6052 (NAT64), RFC 3056 (6to4).
+Source: https://url.spec.whatwg.org/#host-parsing
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import socket
 import time
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Iterable
 from urllib.parse import unquote
+
+from llmops.core.addresses import Address, is_public
 
 MAX_URL = 8192
 _RESOLVE_S = 5.0
@@ -28,13 +29,6 @@ _STRANGE = re.compile(r"[\x00-\x20\x7f\\]")  # clients drop, stop at, or turn th
 _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _INSIDE = ("localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa", "arpa", "onion")
-_NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_SPECIAL = tuple(  # of RFC 6890 and its registries what older releases of `ipaddress` hold global
-    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20", "5f00::/16", "100::/64"))
-)
-_COMPATIBLE = ipaddress.ip_network("::/96")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class RefusedUrlError(ValueError):
@@ -137,24 +131,8 @@ def check_address(address: Address) -> None:
     Raises:
         RefusedUrlError: private, loopback, link-local (the clouds' metadata), multicast, or reserved.
     """
-    for one in (address, *_wrapped(address)):
-        special = any(one in network for network in _SPECIAL)
-        if special or not one.is_global or one.is_multicast or one.is_reserved:
-            raise RefusedUrlError("it points to an address that is not on the public Internet")
-
-
-def _wrapped(address: Address) -> Iterable[Address]:
-    if isinstance(address, ipaddress.IPv4Address):
-        return
-    low = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
-    if address.sixtofour is not None:
-        yield address.sixtofour
-    if address.teredo is not None:
-        yield from address.teredo
-    if address in _COMPATIBLE or any(address in network for network in _NAT64):
-        yield low
+    if not is_public(address):
+        raise RefusedUrlError("it points to an address that is not on the public Internet")
 
 
 class Resolver:

@@ -6,13 +6,13 @@ that the two can be read side by side. Decides nothing about them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from llmops.core.files import sha256_of
 from llmops.core.identity import EVERYONE
 from llmops.core.state import StateConfig
 from llmops.rag.config import Source
@@ -116,15 +116,6 @@ def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str,
     except BaseException:
         scratch.close()
         raise
-
-
-def sha256_of(path: str) -> str | None:
-    """The hash of a file's bytes, or None where it cannot be read now."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as the scan gave it
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None  # parsing it will say why
 
 
 def side_by_side(left: Iterable[Left], right: Iterable[Right]) -> Iterator[tuple[Left | None, Right | None]]:

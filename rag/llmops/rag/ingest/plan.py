@@ -16,8 +16,9 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from llmops.core.errors import ConflictError
+from llmops.core.files import sha256_of
 from llmops.rag.document import Rejected, SourceItem
-from llmops.rag.ingest.look import Found, Listed, sha256_of, side_by_side
+from llmops.rag.ingest.look import Found, Listed, side_by_side
 from llmops.rag.manifest import Manifest, Quarantined
 from llmops.rag.records import DocumentStat, document_stat, document_stats
 from llmops.rag.tombstones import Tombstone
