@@ -247,7 +247,7 @@ def _new(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
         return AutoModelForCausalLM.from_config(shape, dtype=torch.float32, **_attention(config))
 
 
-def _attention(config: FinetuneConfig) -> dict[str, str]:
+def _attention(config: FinetuneConfig) -> dict[str, Any]:
     return {} if config.model.attn == "auto" else {"attn_implementation": config.model.attn}
 
 
