@@ -15,10 +15,13 @@ from tests.support.tiny_lm import TEMPLATE, tiny_base, tiny_model, tiny_tokenize
 from tests.support.training import config, prepared
 
 from llmops.core.errors import IntegrityError, LlmopsError, UserError
+from llmops.core.state import StateConfig
 from llmops.finetune import models, whole
 from llmops.finetune.config import MethodConfig
 from llmops.finetune.engines.supervised import ready_model
-from llmops.finetune.servable import prompt_ids
+from llmops.finetune.export import export
+from llmops.finetune.runs import list_runs, open_run
+from llmops.finetune.servable import prompt_ids, turn_ends
 
 WEIGHTS, LAYER = "model.safetensors", "model.layers.1.self_attn.q_proj.weight"
 
@@ -110,7 +113,29 @@ def test_an_adapter_that_is_not_whole(adapter: Path, change: Callable[[dict[str,
         whole.adapted(tiny_model(), adapter)
 
 
+def test_what_is_not_whole_is_not_exported(base: Path, adapter: Path, tmp_path: Path) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(b"x" * 50)
+    with pytest.raises(IntegrityError, match="does not fit its base"):
+        export(adapter, base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_was_copied_in_part_is_named(tmp_path: Path) -> None:
+    state = StateConfig(dir=tmp_path)
+    half = open_run(state, name="half", task="sft", identity="a" * 64).path / "run.json"
+    half.write_bytes(half.read_bytes()[:20])
+    with pytest.raises(IntegrityError, match="cannot be read") as caught:
+        list_runs(state)
+    assert caught.value.where == str(half)
+
+
 def test_turns_that_the_template_refuses_are_the_askers_fault() -> None:
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
     with pytest.raises(UserError, match="no system turns"):
         prompt_ids(tiny_tokenizer(strict), [{"role": "system", "content": "a"}])
+
+
+def test_an_end_of_turn_is_found_whatever_letters_it_is_made_of() -> None:
+    tokenizer = tiny_tokenizer(TEMPLATE.replace("<|im_end|>", "<|ubend|>"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|ubend|>"]})
+    assert tokenizer.convert_tokens_to_ids("<|ubend|>") in turn_ends(None, tokenizer)

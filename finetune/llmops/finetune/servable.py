@@ -37,6 +37,8 @@ from llmops.finetune.bases import verified
 from llmops.finetune.whole import HEADS, adapted, loaded
 
 _WAIT_S = 0.05
+_SAID = "what-is-said-7f3a"
+"""An answer that no template's own words hold."""
 
 
 class Asked(RequestSettings):
@@ -220,9 +222,9 @@ def turn_ends(model: Any, tokenizer: Any) -> set[int]:
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template is not None:
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-        closing = tokenizer(text[text.rindex("b") + 1 :], add_special_tokens=False)["input_ids"][:1]
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SAID}]
+        _, _, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_SAID)
+        closing = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
         ends |= {token for token in closing if token in tokenizer.all_special_ids or token in _added(tokenizer)}
     return ends
 

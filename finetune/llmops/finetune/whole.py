@@ -54,7 +54,7 @@ def adapted(model: Any, folder: Path) -> Any:
 
         try:
             found = PeftModel.from_pretrained(model, str(folder))
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:
             if not _of_files(error):
                 raise
             raise _unfit(folder, str(error).strip().replace("\n", " ")[:200]) from error
