@@ -13,22 +13,24 @@ from tests.support.training import forked
 from llmops.core.errors import ConflictError, IntegrityError, StorageError
 from llmops.finetune.checkpoint import MANIFEST, Checkpoints, require_same_division, verified
 
+JOB = "of this job"
+
 
 def save(checkpoints: Checkpoints, step: int) -> None:
     def write(folder: Path) -> None:
         (folder / "weights.bin").write_bytes(bytes([step]) * 4096)
 
-    checkpoints.save(step, write, {"step": step})
+    checkpoints.save(step, write, {"step": step, "identity": JOB})
 
 
 def test_the_newest_is_found_and_only_so_many_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
         save(checkpoints, step)
-    found, rejected = checkpoints.newest_valid()
+    found, rejected = checkpoints.newest_valid(JOB)
     assert found is not None
     assert found.step == 3
-    assert found.state == {"step": 3}
+    assert found.state == {"step": 3, "identity": JOB}
     assert not rejected
     assert [path.name for path in checkpoints.all()] == ["step-00000002", "step-00000003"]
 
@@ -48,7 +50,7 @@ def test_a_broken_one_is_told_of_and_the_one_before_is_taken(tmp_path: Path, fau
     save(checkpoints, 1)
     save(checkpoints, 2)
     fault(tmp_path / "step-00000002")
-    found, rejected = checkpoints.newest_valid()
+    found, rejected = checkpoints.newest_valid(JOB)
     assert found is not None
     assert found.step == 1
     assert [str(one) for one in rejected] == [f"step-00000002: {told}"]
@@ -69,7 +71,7 @@ def test_a_kill_in_any_stage_of_writing_leaves_a_whole_one(tmp_path: Path, stage
 
     _, status = os.waitpid(forked(killed), 0)  # type: ignore[arg-type]
     assert os.WTERMSIG(status) == signal.SIGKILL
-    found, rejected = Checkpoints(tmp_path).newest_valid()
+    found, rejected = Checkpoints(tmp_path).newest_valid(JOB)
     assert found is not None
     assert not rejected
     assert found.step == (2 if stage in ("named", "pruning") else 1)
@@ -92,7 +94,7 @@ def test_a_disk_that_takes_no_more_leaves_earlier_ones_intact(tmp_path: Path) ->
 
     _, status = os.waitpid(forked(full), 0)
     assert os.waitstatus_to_exitcode(status) == 3
-    found, rejected = Checkpoints(tmp_path).newest_valid()
+    found, rejected = Checkpoints(tmp_path).newest_valid(JOB)
     assert found is not None
     assert found.step == 1
     assert not rejected

@@ -147,6 +147,16 @@ def test_pairs_are_made_within_a_question() -> None:
     ]
 
 
+def test_who_gives_all_thumbs_to_one_question_weighs_no_more_in_pairs() -> None:
+    asked = rows("a", 1)[0]["prompt"]
+    liked = [{**one, "prompt": asked, "completion": f"good {n}"} for n, one in enumerate(rows("a", 30))]
+    bad = [{**one, "prompt": asked, "completion": f"bad {n}"} for n, one in enumerate(rows("b", 20, label=False))]
+    found = thumbs.pairs([*liked, *bad])
+    assert len(found) == 30
+    assert {one["chosen"] for one in found} == {one["completion"] for one in liked}
+    assert {one["rejected"] for one in found} == {one["completion"] for one in bad}
+
+
 def test_too_little_feedback_is_told(tmp_path: Path) -> None:
     empty = preferences.preferring("kto", tmp_path, Path("feedback:"), StateConfig(dir=tmp_path / "state"))
     found = thumbs.collect(empty)

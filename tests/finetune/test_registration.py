@@ -86,6 +86,7 @@ def test_a_worse_result_is_registered_and_refused_with_evidence(
     [
         (scores(before=0.5, after=0.52), {}, "not shown to be better"),
         (scores(before=0.0, after=1.0, n=12), {}, "12 held-out examples say too little"),
+        (scores(n=0), {}, "nothing was measured that could be compared"),
         (scores(), {"preference_accuracy_min": 0.9}, "preference_accuracy was not measured"),
     ],
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 
 import pytest
 
-from llmops.core.errors import ConfigError
+from llmops.core.errors import ConfigError, GateFailedError
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.search import Space, Tell, search
 
@@ -69,3 +70,30 @@ def test_what_is_no_space(text: str) -> None:
 def test_a_key_that_the_job_does_not_have_is_refused(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.lrr"):
         search(path, [Space.parse("train.lrr=1..2")], trials=1, attempt=bowl)
+
+
+def test_two_spaces_of_one_key_are_refused(path: Path) -> None:
+    with pytest.raises(ConfigError, match="two spaces"):
+        search(path, [SPACES[0], Space.parse("train.lr=1..2")], trials=1, attempt=bowl)
+
+
+def test_a_setting_that_diverges_is_poor_and_tried_once(path: Path) -> None:
+    """With the same number comes the same seed: what is not counted would be tried for ever."""
+
+    def attempt(config: FinetuneConfig, tell: Tell) -> float:
+        if config.method.kind == "lora":
+            raise GateFailedError("the loss is no number any more", code="loss_not_finite")
+        return nan if config.method.r > 32 else bowl(config, tell)
+
+    found = search(path, SPACES, trials=12, overrides=["train.seed=1000000"], attempt=attempt)
+    assert found.trials == 12
+    assert found.pruned > 0
+    assert found.best["method.kind"] == "dora"
+
+
+def test_what_refuses_every_setting_ends_the_search(path: Path) -> None:
+    def attempt(config: FinetuneConfig, tell: Tell) -> float:
+        raise GateFailedError("preflight refused to start", code="preflight")
+
+    with pytest.raises(GateFailedError, match="preflight"):
+        search(path, SPACES, trials=3, attempt=attempt)

@@ -118,14 +118,22 @@ class Checkpoints:
     def abandon(self, step: int) -> None:
         shutil.rmtree(self.aside(step), ignore_errors=True)
 
-    def newest_valid(self) -> tuple[Checkpoint | None, list[Rejected]]:
-        """The newest whole checkpoint, and the newer ones that are not."""
+    def newest_valid(self, identity: str) -> tuple[Checkpoint | None, list[Rejected]]:
+        """The newest checkpoint of this job that is whole, and the newer ones that are not.
+
+        Args:
+            identity: of the job's configuration; what was put here from another one's run is not gone on with.
+        """
         rejected: list[Rejected] = []
         for path in reversed(self.all()):
             try:
-                return verified(path), rejected
+                found = verified(path)
             except IntegrityError as error:
                 rejected.append(Rejected(path, error.what))
+                continue
+            if found.state.get("identity") == identity:
+                return found, rejected
+            rejected.append(Rejected(path, "it is of a run with other settings"))
         return None, rejected
 
     def set_aside(self, rejected: list[Rejected]) -> None:
@@ -174,7 +182,10 @@ def verified(path: Path) -> Checkpoint:
             raise IntegrityError(what, where=str(path), code="checkpoint_broken")
         if _sha256(file) != known["sha256"]:
             raise IntegrityError(f"{name} has other contents", where=str(path), code="checkpoint_broken")
-    return Checkpoint(path, step, orjson.loads((path / STATE).read_bytes()))
+    try:
+        return Checkpoint(path, step, dict(orjson.loads((path / STATE).read_bytes())))
+    except (OSError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{STATE} is missing or broken", where=str(path), code="checkpoint_broken") from error
 
 
 def require_same_division(known: Mapping[str, Any], now: Mapping[str, Any], *, exact: bool) -> list[str]:

@@ -26,7 +26,7 @@ COMPARING: tuple[Task, ...] = ("dpo", "kto", "reward", "grpo", "rloo")
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -126,7 +126,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     budget: BudgetConfig = BudgetConfig(epochs=1)
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=2**32)
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the device computes in it")
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     compile: bool = False

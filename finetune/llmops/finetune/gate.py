@@ -118,7 +118,7 @@ def main_score(evaluation: Evaluation, config: FinetuneConfig) -> Scored | None:
     wanted = [_MAIN[config.task]] if config.task in _MAIN else []
     there = [one.metric for one in evaluation.scores]
     for metric in (*wanted, *named, "loss", *there):
-        if (found := evaluation.score(metric)) is not None:
+        if (found := evaluation.score(metric)) is not None and found.after:
             return found
     return None
 

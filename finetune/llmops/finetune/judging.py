@@ -19,6 +19,7 @@ from llmops.finetune.evaluate import Measured, measure
 from llmops.finetune.preferring import preferred, rewarded, scored_pairs
 from llmops.finetune.results import DataRead, Evaluation, Result, Scored
 from llmops.finetune.runs import RunFolder
+from llmops.finetune.whole import adapted
 
 if TYPE_CHECKING:
     from llmops.registry import Version
@@ -52,7 +53,7 @@ def _result(job: Prepared, folder: RunFolder) -> Any:
         return models.load_result(folder.model, job.base, job.config)
     if not is_adapter(folder.model):
         return models.load_scorer(models.base_of_folder(folder.model, "result"), job.config, job.tokenizer)
-    return models.adapted(models.load_scorer(job.base, job.config, job.tokenizer), folder.model)
+    return adapted(models.load_scorer(job.base, job.config, job.tokenizer), folder.model)
 
 
 def _champion(job: Prepared, template: str, principal: Principal) -> tuple[Version, Any] | None:

@@ -8,7 +8,7 @@ knows whether there is anything new. Training and judging are `train`'s.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -204,16 +204,23 @@ def agreed(rows: Iterable[Row]) -> tuple[list[dict[str, Any]], int]:
 
 
 def pairs(judged: Iterable[Row]) -> list[dict[str, Any]]:
-    """Of each question every liked answer beside every disliked one."""
+    """Of each question its liked answers beside its disliked ones, each of them in as few pairs as cover all.
+
+    Not every one beside every other: whoever gave all thumbs to one question would weigh by their square.
+    """
     by_question: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
     for row in judged:
         by_question[digest(row["prompt"])][0 if row["label"] else 1].append(row)
     return [
         {"prompt": good["prompt"], "chosen": good["completion"], "rejected": bad["completion"]}
         for liked, disliked in by_question.values()
-        for good in liked
-        for bad in disliked
+        for good, bad in _beside(liked, disliked)
     ]
+
+
+def _beside(liked: Sequence[Row], disliked: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    for place in range(max(len(liked), len(disliked)) if liked and disliked else 0):
+        yield liked[place % len(liked)], disliked[place % len(disliked)]
 
 
 def _steps(counts: Counter[str]) -> range:

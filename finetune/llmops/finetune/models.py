@@ -26,6 +26,7 @@ from llmops.finetune.artefact import CONFIG, PLACE, is_adapter, is_scorer, model
 from llmops.finetune.config import FinetuneConfig, MethodConfig, ModelConfig
 from llmops.finetune.quiet import quiet_transformers
 from llmops.finetune.results import Base
+from llmops.finetune.whole import HEADS, adapted, loaded
 
 _REGISTERED = re.compile(r"[^/@\s]+(@[a-z][a-z0-9_-]*|/[1-9][0-9]*)")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
@@ -81,9 +82,19 @@ def base_of_folder(folder: Path, uri: str, **known: Any) -> BaseModel:
         )
     if not (folder / CONFIG).is_file():
         raise NotFoundError("the folder holds no model", where=str(folder), hint=f"it has no {CONFIG}")
-    shape = orjson.loads((folder / CONFIG).read_bytes())
+    shape = _shape(folder / CONFIG)
     record = Base(uri=uri, digest=model_digest(folder), licence=_licence(folder), **known)
     return BaseModel(record, folder, shape)
+
+
+def _shape(path: Path) -> dict[str, Any]:
+    try:
+        found = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{CONFIG} is no JSON: {error}", where=str(path), hint="fetch the model again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{CONFIG} is no JSON object", where=str(path), hint="fetch the model again")
+    return found
 
 
 def load_tokenizer(config: FinetuneConfig, base: BaseModel, texts: Iterable[str] = ()) -> Any:
@@ -142,15 +153,8 @@ def load_model(base: BaseModel, config: FinetuneConfig, *, tokenizer: Any = None
         if base.folder is None:
             model = _new(base, config, tokenizer)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                base.folder,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                **_attention(config),
-                **_quantised(config),
-            )
+            load = AutoModelForCausalLM.from_pretrained
+            model = loaded(load, base.folder, dtype=dtype, **_attention(config), **_quantised(config))
     model.config.use_cache = False
     return model
 
@@ -165,9 +169,9 @@ def load_scorer(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
 
         with torch.random.fork_rng():
             torch.manual_seed(config.train.seed)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                base.folder, num_labels=1, dtype=torch.float32, local_files_only=True, use_safetensors=True,
-                trust_remote_code=False, **_attention(config),
+            model = loaded(
+                AutoModelForSequenceClassification.from_pretrained, base.folder, new=HEADS, num_labels=1,
+                dtype=torch.float32, **_attention(config),
             )  # fmt: skip
     model.config.use_cache = False
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -222,14 +226,6 @@ def load_result(folder: Path, base: BaseModel, config: FinetuneConfig) -> Any:
         return adapted(load_model(base, config), folder)
 
 
-def adapted(model: Any, folder: Path) -> Any:
-    """A base with the adapter of a folder on it."""
-    with quiet_transformers():
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(model, str(folder))
-
-
 def _new(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -251,7 +247,7 @@ def _new(base: BaseModel, config: FinetuneConfig, tokenizer: Any) -> Any:
         return AutoModelForCausalLM.from_config(shape, dtype=torch.float32, **_attention(config))
 
 
-def _attention(config: FinetuneConfig) -> dict[str, str]:
+def _attention(config: FinetuneConfig) -> dict[str, Any]:
     return {} if config.model.attn == "auto" else {"attn_implementation": config.model.attn}
 
 

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import orjson
 
-from llmops.core.errors import NotFoundError, did_you_mean
+from llmops.core.errors import IntegrityError, NotFoundError, did_you_mean
 from llmops.core.files import exclusive_lock, write_atomic
 from llmops.core.state import StateConfig
 
@@ -90,7 +90,14 @@ class RunFolder:
         return self.path / "ledger.jsonl"
 
     def record(self) -> RunRecord:
-        return RunRecord(**self.read("run.json"))
+        try:
+            return RunRecord(**self.read("run.json"))
+        except (ValueError, TypeError) as error:
+            raise IntegrityError(
+                "the record of a run cannot be read",
+                where=str(self.path / "run.json"),
+                hint="it was copied in part, or is of another release: move the run's folder away",
+            ) from error
 
     def update(self, **changes: Any) -> RunRecord:
         """Replace fields of the record; only who holds the lock may."""

@@ -7,6 +7,7 @@ tried is registered. This module is the one of fine-tuning language models that 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from llmops.core.config import load_config
-from llmops.core.errors import ConfigError, NotFoundError
+from llmops.core.errors import ConfigError, GateFailedError, NotFoundError
 from llmops.core.files import exclusive_lock
 from llmops.core.ids import digest
 from llmops.core.state import StateConfig
@@ -102,6 +103,9 @@ def search(
 
     if not spaces:
         raise ConfigError("a search needs a space", hint="--space train.lr=1e-5..1e-3:log")
+    keys = [space.key for space in spaces]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise ConfigError(f"`{twice}` has two spaces", where="--space", hint="give each key one")
     config = load_config(FinetuneConfig, path, overrides=overrides).value
     require_here(config, "a search")
     study = place(config.state, config, spaces)
@@ -114,7 +118,7 @@ def search(
             while (number := _done(found)) < trials:
                 # seeded by the trial's number, so that a study that was stopped tries what it would have tried
                 found.sampler = optuna.samplers.TPESampler(
-                    seed=config.train.seed * 10_007 + number, n_startup_trials=_STARTUP
+                    seed=(config.train.seed * 10_007 + number) % 2**32, n_startup_trials=_STARTUP
                 )
                 found.optimize(
                     lambda trial: _score(optuna, trial, path, spaces, overrides, attempt or train), n_trials=1
@@ -160,11 +164,21 @@ def _score(
     alone = config.track.model_copy(update={"register_as": None, "promote": False})
 
     def tell(step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise optuna.TrialPruned
         trial.report(loss, step)
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    return attempt(config.model_copy(update={"track": alone}), tell)
+    try:
+        loss = attempt(config.model_copy(update={"track": alone}), tell)
+    except GateFailedError as error:
+        if error.error_code != "loss_not_finite":
+            raise
+        raise optuna.TrialPruned from error  # a poor setting, which the same seed would try for ever
+    if not math.isfinite(loss):
+        raise optuna.TrialPruned
+    return loss
 
 
 def _opened(optuna: Any, storage: Any) -> Any:

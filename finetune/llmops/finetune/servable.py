@@ -34,8 +34,11 @@ from llmops.core.identity import Principal
 from llmops.core.state import StateConfig
 from llmops.finetune.artefact import PLACE, Pinned, is_adapter, model_files
 from llmops.finetune.bases import verified
+from llmops.finetune.whole import HEADS, adapted, loaded
 
 _WAIT_S = 0.05
+_SAID = "what-is-said-7f3a"
+"""An answer that no template's own words hold."""
 
 
 class Asked(RequestSettings):
@@ -177,10 +180,20 @@ def _scored(opened: Opened, ids: list[int]) -> float:
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True) -> list[int]:
-    """What the model is asked with: through the chat template, or without one the last message as it is."""
+    """What the model is asked with: through the chat template, or without one the last message as it is.
+
+    Raises:
+        UserError: the template refuses the turns: their order, or a role that it does not know.
+    """
+    from llmops.finetune.data.template import refusals
+
     if tokenizer.chat_template is None:
         return list(tokenizer(messages[-1]["content"])["input_ids"])
-    text = tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=ask)
+    try:
+        text = tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=ask)
+    except refusals() as error:
+        what = f"the model's chat template refuses these turns: {error}"
+        raise UserError(what, hint="look at the order and the roles of the turns", code="template_refused") from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -209,9 +222,9 @@ def turn_ends(model: Any, tokenizer: Any) -> set[int]:
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template is not None:
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-        closing = tokenizer(text[text.rindex("b") + 1 :], add_special_tokens=False)["input_ids"][:1]
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SAID}]
+        _, _, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_SAID)
+        closing = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
         ends |= {token for token in closing if token in tokenizer.all_special_ids or token in _added(tokenizer)}
     return ends
 
@@ -241,22 +254,20 @@ def _whole(model: Path, pinned: Pinned) -> Any:
     import torch
     import transformers
 
-    kind = "AutoModelForSequenceClassification" if pinned.task == "reward" else "AutoModelForCausalLM"
-    more = {"num_labels": 1} if pinned.task == "reward" else {}
-    loaded = getattr(transformers, kind).from_pretrained(
-        model, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto", **more
-    )
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores = pinned.task == "reward"
+    kind = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
+    more: dict[str, Any] = {"num_labels": 1} if scores else {}
+    new = HEADS if scores and pinned.method != "full" else ()  # an adapter brings the head that it trained
+    found = loaded(getattr(transformers, kind).from_pretrained, model, new=new, dtype="auto", **more)
+    return found.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _adapted(adapter: Path, pinned: Pinned, state: StateConfig) -> Any:
     """The adapter on its base, which is verified first."""
-    from peft import PeftModel
-
     if pinned.base is None:
         raise IntegrityError("an adapter that names no base", where=str(adapter))
     base = verified(pinned.base, state)
-    model = PeftModel.from_pretrained(_whole(base, pinned), str(adapter))
+    model = adapted(_whole(base, pinned), adapter)
     return model.merge_and_unload() if pinned.merge else model
 
 

@@ -85,8 +85,7 @@ def run_job(
     job = ready(config, principal=principal, listen=listen)
     if only is not None:
         _require_run(job, only)
-    folder = _opened(job, path, listen)
-    return _carried(job, folder, principal, listen, train)
+    return _carried(job, _opened(job, listen), principal, listen, train, path)
 
 
 def resume_run(
@@ -150,10 +149,17 @@ def ready(config: FinetuneConfig, *, principal: Principal, listen: Listener) -> 
 
 
 def _carried(
-    job: Prepared, folder: RunFolder, principal: Principal, listen: Listener, train: Train = jobs.train
+    job: Prepared,
+    folder: RunFolder,
+    principal: Principal,
+    listen: Listener,
+    train: Train = jobs.train,
+    path: Path | None = None,
 ) -> RunRecord:
     """From a prepared job to its end; whatever stops it is on record."""
     with folder.locked():
+        if not (folder.path / JOB).exists():
+            jobs.write(job, folder, path)
         record = folder.record()
         if record.stage == "done":
             return record
@@ -230,8 +236,8 @@ def _base(config: FinetuneConfig, principal: Principal, listen: Listener) -> Bas
     return models.base_of_folder(folder.model, f"run:{record.run_id}", version=record.version)
 
 
-def _opened(job: Prepared, path: Path | None, listen: Listener) -> RunFolder:
-    """The run's folder, with what it is on record."""
+def _opened(job: Prepared, listen: Listener) -> RunFolder:
+    """The run's folder; what it is goes on record by whoever holds it."""
     config = job.config
     begun = [
         one.run_id
@@ -244,8 +250,6 @@ def _opened(job: Prepared, path: Path | None, listen: Listener) -> RunFolder:
         listen(
             Warned(0, f"a run of this name is unfinished, with other data or settings: {other[0]}; this is a new one")
         )
-    if not (folder.path / JOB).exists():
-        jobs.write(job, folder, path)
     return folder
 
 

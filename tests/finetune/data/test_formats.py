@@ -76,6 +76,10 @@ def test_tool_calls_and_parts_of_text_go_on_to_the_template() -> None:
         ({"messages": "q"}, "no list", None),
         ({"chosen": chat("q", "a")["messages"], "rejected": chat("x", "b")["messages"]}, "differ before", "prompt"),
         ({"prompt": "q", "completion": "a", "label": "yes"}, "'yes'", "true for a liked"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": -1}]}, "weight` is -1", "or 0"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": "0"}]}, "weight` is '0'", "or 0"),
+        ({"conversations": [{"from": "gpt", "value": "a", "weight": 0.5}]}, "weight` is 0.5", "or 0"),
+        ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "from `", "human"),
         ({"conversations": [{"from": "alien", "value": "q"}]}, "alien", "human"),
     ],
 )

@@ -18,7 +18,7 @@ from llmops.finetune.data import prepare as preparing
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.data.prepare import prepare
 from llmops.finetune.data.sources import open_source, read, require_unchanged
-from llmops.finetune.data.words import question
+from llmops.finetune.data.words import question, questions
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
@@ -58,6 +58,31 @@ def test_no_question_stands_on_both_sides_however_data_grows(tmp_path: Path, sta
         assert not {question(x) for x in one.examples} & {question(x) for x in one.heldout_examples}
     assert {one.id for one in few.heldout_examples} <= {one.id for one in many.heldout_examples}
     assert 15 <= len(many.heldout_examples) <= 45
+
+
+def test_a_conversation_that_goes_on_is_on_the_side_of_the_one_that_it_begins_with(
+    tmp_path: Path, state: StateConfig
+) -> None:
+    turns = [chat(f"number {n}", f"it is {n}")["messages"] for n in range(40)]
+    rows = [{"messages": [*one, *(chat("and then", "the next")["messages"] if more else [])]}
+            for one in turns for more in (False, True)]  # fmt: skip
+    found = made(tmp_path, state, rows, heldout_share=0.4)
+    learned = {answered for one in found.examples for answered in questions(one)}
+    assert found.heldout_examples
+    assert not learned & {asked for one in found.heldout_examples for asked in questions(one)}
+
+
+@pytest.mark.parametrize("spelled", ["WHAT is  asked", "\uff37hat is asked?", "Wh\u200bat is a\u00adsked?"])
+@pytest.mark.parametrize("more", [False, True])
+@pytest.mark.parametrize("part", ["contamination", "heldout"])
+def test_what_is_asked_otherwise_spelled_or_first_of_several_is_the_same(
+    tmp_path: Path, state: StateConfig, spelled: str, part: str, *, more: bool
+) -> None:
+    apart = write_lines(tmp_path / "apart.jsonl", [chat("What is asked?", "this")])
+    turns = [*chat(spelled, "this")["messages"], *(chat("thanks", "welcome")["messages"] if more else [])]
+    section: dict[str, Any] = {part: [{"uri": str(apart)}], "on_contamination": "drop"}
+    found = made(tmp_path, state, [*numbered(5), {"messages": turns}], **section)
+    assert found.statistics.total.contaminated == 1
 
 
 def test_duplicates_and_near_ones_are_left_out_and_named(tmp_path: Path, state: StateConfig) -> None:

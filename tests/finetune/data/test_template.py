@@ -90,6 +90,23 @@ def test_a_template_that_rewrites_the_turns_before_is_refused_with_what_to_do() 
     assert "generation" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ 1 / 0 }}",
+        "{% for n in range(10000000) %}x{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{% import 'os' as os %}",
+        "{{ messages.append({}) }}",
+    ],
+)
+def test_a_template_that_does_more_than_lay_out_turns_is_refused_with_the_row(program: str) -> None:
+    with pytest.raises(UserError, match="the chat template refuses this row") as caught:
+        rendered(program + CHATML, chat("hello", "world"))
+    assert caught.value.where == "rows:1"
+
+
 def test_a_template_that_drops_earlier_reasoning_gives_a_row_an_answer() -> None:
     dropping = CHATML.replace("m['content']", "(m['content'] if loop.last else m['content'].split('#')[-1])")
     turns = chat("a", "think#b")["messages"] + chat("c", "think#d")["messages"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -115,20 +116,26 @@ def test_without_any_whole_checkpoint_it_begins_anew_and_says_so(job: Prepared) 
     assert weights(folder) == before
 
 
+def test_a_checkpoint_of_other_settings_is_not_gone_on_with(base: Path, job: Prepared, tmp_path: Path) -> None:
+    """Same data, same division, another rate: put into the run's folder, it would pass for its own."""
+    other, folder, undisturbed = run_of(job, "other"), run_of(job, "swapped"), run_of(job, "undisturbed")
+    train(prepared(config(base, tmp_path, train={"lr": 1e-2})), other)
+    shutil.copytree(max(other.checkpoints.glob("step-*")), folder.checkpoints / "step-00000008")
+    (heard, *_) = train(job, folder)
+    assert isinstance(heard, Warned)
+    assert "it is of a run with other settings" in heard.text
+    train(job, undisturbed)
+    assert weights(folder) == weights(undisturbed)
+
+
 def test_another_division_is_refused_or_told_of(base: Path, job: Prepared, tmp_path: Path) -> None:
     folder = run_of(job)
+    plan = replace(job.plan, rows_per_rank=2, accumulation=1, steps=20)
     train(job, folder)
-    other = prepared(config(base, tmp_path, train={"global_tokens_per_step": 192, "budget": {"steps": 20}}))
     with pytest.raises(ConflictError, match="rows_per_rank was 4, and is 2 now"):
-        train(other, folder)
-    loose = prepared(
-        config(
-            base, tmp_path,
-            train={"global_tokens_per_step": 192, "budget": {"steps": 20}},
-            checkpoint={"every_steps": 2, "exact_resume": "best_effort"},
-        )
-    )  # fmt: skip
-    heard = train(loose, folder)
+        train(replace(job, plan=plan), folder)
+    loose = prepared(config(base, tmp_path, checkpoint={"every_steps": 2, "exact_resume": "best_effort"}))
+    heard = train(replace(loose, plan=plan), folder)
     assert "rows_per_rank was 4, and is 2 now" in "".join(one.text for one in heard if isinstance(one, Warned))
     assert steps(heard)[0].step == 9
 

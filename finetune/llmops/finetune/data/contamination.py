@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmops.finetune.data.examples import Example
-from llmops.finetune.data.words import Hashes, passages, question, shingles, words
+from llmops.finetune.data.words import Hashes, passages, question, questions, shingles, words
 
 RUN = 13
 
@@ -47,7 +47,7 @@ class EvaluationSet:
 
     def given_away_by(self, example: Example) -> Contaminated | None:
         """The evaluation row that an example holds, None where it holds none."""
-        same = self._questions.get(question(example))
+        same = next((self._questions[one] for one in questions(example) if one in self._questions), None)
         if same is not None:
             return Contaminated(example, self._where[same], "asks the same as")
         runs = _runs(example)

@@ -196,7 +196,14 @@ def _message(turn: Any, key: str, where: str) -> Message:
     content = turn.get("content")
     if content is None and not extra:
         raise BadRowError(f"`{key}` has no content", where=where)
-    return Message(turn["role"], _content(content, key, where), extra, learned=turn.get("weight") != 0)
+    return Message(turn["role"], _content(content, key, where), extra, learned=_learned(turn.get("weight"), key, where))
+
+
+def _learned(weight: Any, key: str, where: str) -> bool:
+    """Whether a turn is learned; a weight in between, or below zero, is not passed over as if it were one."""
+    if weight is None or (isinstance(weight, int | float) and weight in (0, 1)):
+        return weight is None or bool(weight)
+    raise BadRowError(f"`{key}.weight` is {weight!r}", where=where, hint="it is 1, or 0 for an answer not to learn")
 
 
 def _content(content: Any, key: str, where: str) -> str:
@@ -211,13 +218,12 @@ def _content(content: Any, key: str, where: str) -> str:
 def _sharegpt(turn: Any, where: str) -> Message:
     if isinstance(turn, dict) and "role" in turn:
         return _message(turn, "conversations", where)
-    if not isinstance(turn, dict) or turn.get("from") not in _SHAREGPT:
+    if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or turn["from"] not in _SHAREGPT:
         found = turn.get("from") if isinstance(turn, dict) else type(turn).__name__
         hint = f"it is one of {', '.join(_SHAREGPT)}"
         raise BadRowError(f"a turn of `conversations` is from `{found}`", where=where, hint=hint)
-    weight = turn.get("weight", turn.get("loss", 1))
-    said = _text_of(turn.get("value"), "conversations.value", where)
-    return Message(_SHAREGPT[turn["from"]], said, learned=weight not in (0, False))
+    learned = _learned(turn.get("weight", turn.get("loss")), "conversations", where)
+    return Message(_SHAREGPT[turn["from"]], _text_of(turn.get("value"), "conversations.value", where), learned=learned)
 
 
 def _needed(row: Row, key: str, where: str) -> Any:

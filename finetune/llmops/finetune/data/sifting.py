@@ -19,7 +19,7 @@ from llmops.finetune.data.formats import example
 from llmops.finetune.data.heldout import heldout_ids, is_heldout
 from llmops.finetune.data.sources import BadRowError, Source
 from llmops.finetune.data.tally import Tally
-from llmops.finetune.data.words import question
+from llmops.finetune.data.words import question, questions
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, how much is done, and of how much (0: not known)."""
@@ -129,7 +129,7 @@ def _without_questions(examples: Sequence[Example], given: Sequence[Example], ta
     asked.pop("", None)
     found = []
     for one in examples:
-        where = ids.get(one.id) or asked.get(question(one))
+        where = ids.get(one.id) or next((asked[said] for said in questions(one) if said in asked), None)
         if where is None:
             found.append(one)
             continue

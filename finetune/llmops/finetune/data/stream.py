@@ -30,7 +30,7 @@ from llmops.finetune.data.rows import row_keys
 from llmops.finetune.data.sources import BadRowError, open_source, read
 from llmops.finetune.data.tally import Tally
 from llmops.finetune.data.template import Renderer
-from llmops.finetune.data.words import question
+from llmops.finetune.data.words import question, questions
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class _Filter:
         return list({(one.id, passes): (one, passes) for one, passes in rows}.values())
 
     def _left_out(self, one: Example) -> bool:
-        if one.id in self._apart or question(one) in self._apart or is_heldout(one, self._share):
+        if one.id in self._apart or not self._apart.isdisjoint(questions(one)) or is_heldout(one, self._share):
             return True
         hit = self._evaluation.given_away_by(one)
         if hit is not None and self._config.data.on_contamination == "error":

@@ -183,7 +183,6 @@ class Renderer:
         self, messages: Sequence[Message], tools: Sequence[Any], *, ask: bool, where: str
     ) -> tuple[str, list[Span]]:
         """The text, and the stretches within generation marks."""
-        import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         if not self.chat_template:
@@ -203,7 +202,7 @@ class Renderer:
                 return_assistant_tokens_mask=self.marked,
                 **self.tokenizer.special_tokens_map,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except refusals() as error:
             raise UserError(
                 f"the chat template refuses this row: {error}",
                 where=where or None,
@@ -282,6 +281,13 @@ class Renderer:
         ids = [one for piece in ("A:", "b c") for one in self.tokenizer(piece, add_special_tokens=False)["input_ids"]]
         decoded: str = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         return decoded == "A:b c"
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What a template may raise: it is a program of the model's maker, run in a sandbox over the user's turns."""
+    import jinja2
+
+    return (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def fingerprint(tokenizer: Any, chat_template: str | None) -> str:

@@ -6,6 +6,7 @@ What a system turn says is the same in many rows and tells nothing of any: it is
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,11 +17,16 @@ from llmops.finetune.data.examples import Completion, Conversation, Example, Mes
 
 Hashes = npt.NDArray[np.uint64]
 _WORD = re.compile(r"\w+")
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""Soft hyphens, spaces of no width, marks of direction: they would part a word, or hide that two are one."""
 _SILENT = ("system", "developer")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def words(text: str) -> list[str]:
+    """One spelling of each: full width, ligatures and accents written apart say the same, and so do unseen marks."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _UNSEEN.sub("", text))
     return _WORD.findall(text.casefold())
 
 
@@ -40,6 +46,15 @@ def question(example: Example) -> str:
         answers = [place for place, message in enumerate(content.messages) if message.role == "assistant"]
         return _said(content.messages[: answers[-1]] if answers else content.messages)
     return _said(content.prompt)
+
+
+def questions(example: Example) -> list[str]:
+    """All that is asked on the way: of a conversation what stands before each answer, since each is learned."""
+    content = example.content
+    if not isinstance(content, Conversation):
+        return [question(example)]
+    answers = [place for place, message in enumerate(content.messages) if message.role == "assistant"]
+    return [_said(content.messages[:place]) for place in answers] or [question(example)]
 
 
 def passages(example: Example) -> list[str]:

@@ -166,7 +166,7 @@ class _Training:
 
     def _resume(self) -> int:
         """Go on from the newest whole checkpoint; gives its step, 0 where there is none."""
-        found, rejected = self.checkpoints.newest_valid()
+        found, rejected = self.checkpoints.newest_valid(self.config.identity)
         if found is None:
             if rejected and self.rank == 0:
                 self.checkpoints.set_aside(rejected)

@@ -130,7 +130,10 @@ class _Training:
     def _save(self, trainer: Any, step: int) -> None:
         began = time.perf_counter()
         self.saved_at = time.monotonic()
-        state = {"division": self._division(), "tokens": self.tokens, "supervised": self.supervised}
+        state = {
+            "division": self._division(), "tokens": self.tokens, "supervised": self.supervised,
+            "identity": self.config.identity,
+        }  # fmt: skip
         problem = self.others.saved(self.checkpoints, step, trainer, state)
         if problem is None:
             if self.others.first:
@@ -146,7 +149,7 @@ class _Training:
 
     def _newest(self) -> Checkpoint | None:
         """The checkpoint to go on from; broken ones are moved out of the way."""
-        found, rejected = self.checkpoints.newest_valid()
+        found, rejected = self.checkpoints.newest_valid(self.config.identity)
         self.others.wait()
         if self.others.first:
             self.checkpoints.set_aside(rejected)

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmops.finetune.preflight import Check
 from llmops.finetune.quiet import quiet_transformers
+from llmops.finetune.whole import adapted, loaded
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
 """Largest difference of a logit, relative to the largest logit, by the type in which the base keeps its weights."""
@@ -20,16 +21,15 @@ def merge(base: Path, adapter: Path, into: Path) -> Check:
     """
     with quiet_transformers():
         import torch
-        from peft import PeftModel
         from transformers import AutoTokenizer
 
         plain, kept = load(base, torch.float32), load_type(base)
         probes = probe_ids(plain.config.vocab_size)
         with torch.inference_mode():
             of_base = plain(input_ids=probes).logits.float()
-            adapted = PeftModel.from_pretrained(plain, str(adapter)).eval()
-            wanted = adapted(input_ids=probes).logits.float()
-            merged = adapted.merge_and_unload(safe_merge=True).to(kept)
+            both = adapted(plain, adapter).eval()
+            wanted = both(input_ids=probes).logits.float()
+            merged = both.merge_and_unload(safe_merge=True).to(kept)
         merged.config.use_cache = True
         merged.save_pretrained(into)
         AutoTokenizer.from_pretrained(adapter, local_files_only=True).save_pretrained(into)
@@ -45,9 +45,7 @@ def load(folder: Path, dtype: Any) -> Any:
     """A causal model from safetensors alone."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    ).eval()
+    return loaded(AutoModelForCausalLM.from_pretrained, folder, dtype=dtype).eval()
 
 
 def load_type(folder: Path) -> Any:
