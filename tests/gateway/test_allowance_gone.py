@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -271,6 +272,34 @@ def test_the_client_speaks_to_a_real_server_and_hides_the_password(folder: Path)
         with pytest.raises(RedisError) as refused:
             await wrong.connect()
         assert "s3cret" not in str(refused.value) + repr(wrong.address)
+
+    with redis_server() as server:
+        asyncio.run(run(server))
+
+
+@pytest.mark.redis
+def test_a_server_that_takes_no_more_writes_is_looked_for_anew() -> None:
+    async def run(server: RedisServer) -> None:
+        connection, watcher = (Connection(RedisAddress.parse(server.url)) for _ in range(2))
+
+        async def connections() -> int:
+            told = await watcher.script(b"return redis.call('info', 'stats')", [], [])
+            return int(told.partition(b"total_connections_received:")[2].split()[0])
+
+        write = b"return redis.call('set', KEYS[1], 'x')"
+        await connection.script(write, ["a"], [])
+        demote()
+        before = await connections()
+        for _ in range(2):
+            with pytest.raises(RedisError, match="READONLY"):
+                await connection.script(write, ["a"], [])
+        assert await connections() == before + 1
+        await connection.close()
+        await watcher.close()
+
+    def demote() -> None:
+        command = ["redis-cli", "-s", server.socket, "replicaof", "127.0.0.1", "9"]
+        subprocess.run(command, check=True, capture_output=True)
 
     with redis_server() as server:
         asyncio.run(run(server))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
@@ -176,6 +177,57 @@ def test_where_nobody_was_asked_everything_is_given_back() -> None:
     assert tab.try_cover(100, 10)
     tab.settle(asked=False)
     assert shelf.held[0][1].ended == [("released", 0, 0)]
+
+
+GUESTS = (Meter("route:b", "usd", 10**12, "day"), Meter("route:b", "concurrent", 1))
+
+
+@pytest.mark.parametrize("meters", [GUESTS, ()])
+def test_a_reservation_that_comes_after_the_end_is_given_back(meters: tuple[Meter, ...]) -> None:
+    asyncio.run(_ends_while_it_waits(meters))
+
+
+async def _ends_while_it_waits(meters: tuple[Meter, ...]) -> None:
+    asked, may_come = asyncio.Event(), asyncio.Event()
+
+    class Slow(Shelf):
+        async def reserve(self, meters: tuple[Meter, ...], nano_usd: int, tokens: int) -> Held:
+            asked.set()
+            await may_come.wait()
+            return self.try_reserve(meters, nano_usd, tokens)
+
+    shelf = Slow()
+    tab = Tab(shelf, METERS)
+    assert tab.try_cover(100, 10)
+    tab.book(60, Usage(5))  # the first attempt failed at a cost, so that the second one needs more
+    late = tab.cover_guest(meters, 100, 10) if meters else tab.cover(100, 10)
+    waiting = asyncio.create_task(late)
+    await asked.wait()
+    tab.settle(asked=True)  # the caller left, or the time of the request is over
+    may_come.set()
+    await waiting
+    assert [held.ended for _, held in shelf.held] == [[("settled", 60, 5)], [("released", 0, 0)]]
+
+
+def test_a_fallback_route_pays_for_its_own_attempts_and_covers_each() -> None:
+    asyncio.run(_two_fallbacks())
+
+
+async def _two_fallbacks() -> None:
+    shelf, others = Shelf(), (Meter("route:c", "usd", 10**12, "day"),)
+    tab = Tab(shelf, ())
+    await tab.cover_guest(GUESTS, 100, 10)
+    tab.book(70, Usage(7), GUESTS)
+    assert not tab.knows_guest(GUESTS, 100, 10), "the second attempt may cost as much as the first"
+    await tab.cover_guest(GUESTS, 100, 10)
+    tab.book(90, Usage(9), GUESTS)
+    await tab.cover_guest(others, 500, 50)
+    tab.book(400, Usage(40), others)
+    tab.settle(asked=True)
+    spent = [(meters[0].subject, sum(part[1] for part in held.ended)) for meters, held in shelf.held]
+    assert spent == [("route:b", 100), ("route:b", 60), ("route:c", 400)]
+    assert [held.nano for _, held in shelf.held] == [100, 70, 500]
+    assert "concurrent" not in {meter.what for meter in shelf.held[1][0]}, "one call, one place"
 
 
 # --- host ------------------------------------------------------------------------------------------------------------

@@ -319,6 +319,9 @@ def test_usage_is_read_in_the_words_of_each_server() -> None:
     assert usage({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 99}}) == Usage(3, 0, 3)
     for missing in (None, {}, [], {"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}):
         assert usage(missing) is None
+    for senseless in (-5, "5", 2.5, True, 2**31, 2**63, 1e30):
+        assert usage({"prompt_tokens": 3, "completion_tokens": senseless}) is None
+        assert usage({"prompt_tokens": senseless, "completion_tokens": 3}) is None
 
 
 def test_the_bytes_of_a_good_reply_are_untouched() -> None:

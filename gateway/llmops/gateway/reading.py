@@ -7,11 +7,14 @@ Knows shapes only, no provider's format. `CALLER` blames the request (`bad_reque
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
 from llmops.gateway.calls import Fault, Json
+
+MOST: Final = 2**31
+"""No count of tokens or things in one reply comes near; priced, it still fits the 64 bits of journals and tables."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,9 +64,9 @@ class Reading:
             return 0
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST:
             return value
-        raise self.fault(where, "must be a whole number of at least 0")
+        raise self.fault(where, "must be a whole number of at least 0, and of a sane size")
 
     def number(self, value: Any, where: str) -> float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 from llmops.core.errors import ConfigError
 
 _LIMIT = 64 * 1024 * 1024
+_MOVED_ON = ("READONLY", "LOADING", "MASTERDOWN", "MOVED", "CLUSTERDOWN")
+"""What a server says that is no longer, or not yet, the one that takes writes."""
 
 
 class RedisError(Exception):
@@ -93,7 +95,9 @@ class Connection:
                         if not str(error).startswith("NOSCRIPT"):
                             raise
                         return await self._call("EVAL", source.decode(), *rest)
-            except RedisError:
+            except RedisError as error:
+                if str(error).startswith(_MOVED_ON):
+                    self._drop()  # by its name the next call may find the server that took over
                 raise
             except BaseException:
                 self._drop()  # an answer that comes later must not be taken for another one's

@@ -105,7 +105,7 @@ class Asking(Answering):
             worst = target.worst(most_input, most_output, self.size)
             tokens = most_input + most_output
             guest = self.seldom.guest
-            if (not guest or self.tab.knows_guest(guest)) and self.tab.try_cover(worst, tokens):
+            if (not guest or self.tab.knows_guest(guest, worst, tokens)) and self.tab.try_cover(worst, tokens):
                 self._ask(target)
             else:
                 self.gate.spawn(self._cover_later(target, worst, tokens), self.crash)
@@ -115,11 +115,11 @@ class Asking(Answering):
             self.refuse(fault)
 
     async def _cover_later(self, target: Target, worst: int, tokens: int) -> None:
-        """Ask the shared store. A caller who leaves meanwhile is waited for: what was reserved must be given back."""
+        """Ask the shared store. Of a caller who left meanwhile the tab gives it back."""
         began = clock()
         try:
             await self.tab.cover(worst, tokens)
-            if not self.tab.knows_guest(self.seldom.guest):
+            if not self.done and not self.tab.knows_guest(self.seldom.guest, worst, tokens):
                 await self.tab.cover_guest(self.seldom.guest, worst, tokens)
         except Refused as refused:
             if not self.done:
@@ -129,9 +129,7 @@ class Asking(Answering):
             self.refuse(faults.from_error(error))
             return
         self.own().waited_s += clock() - began
-        if self.done:
-            self.tab.settle(asked=self.asked)
-        else:
+        if not self.done:  # else what was reserved has gone back already
             self._ask(target)
 
     # --- one attempt -------------------------------------------------------------------------------------------------
@@ -216,7 +214,7 @@ class Asking(Answering):
 
     def _book(self, target: Target, usage: Usage) -> None:
         self.cost = target.cost(usage)
-        self.tab.book(self.cost, usage)
+        self.tab.book(self.cost, usage, self.seldom.guest)
 
     def _note(self, target: Target, outcome: str, status: int, usage: Usage | None) -> None:
         """Keep an attempt that did not answer the caller; its cost goes to its own row."""

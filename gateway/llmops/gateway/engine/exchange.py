@@ -137,7 +137,7 @@ class Exchange(Asking):
         if usage is None:
             usage = self.size.received(len(body) // BYTES_PER_TOKEN)
         self.cost = nano = target.cost(usage)
-        self.tab.book(nano, usage)
+        self.tab.book(nano, usage, self.seldom.guest)
         self._answered(said, reply.model, usage, target)
 
     def _well(self, target: Target) -> None:

@@ -30,6 +30,10 @@ _NOT_WORDS = frozenset({
     "type", "id", "tool_use_id", "tool_call_id", "call_id", "media_type", "detail", "signature", "encrypted_content",
     "data", "file_data", "file_id", "url", "image_url", "file_url", "status", "role", "cache_control", "format",
 })  # fmt: skip
+_BARE = frozenset({"role", "content"})
+_CALLS = ("tool_use", "server_tool_use", "mcp_tool_use")
+"""Parts whose `input` is a tool's arguments: there a field has the name that the tool gave it, and says anything."""
+
 MAX_PLACES = 100_000
 """Strings in one body; none of the APIs takes nearly as many."""
 
@@ -82,10 +86,16 @@ def _part(role: Role, part: Json) -> Iterator[Place]:
     if kind in ("text", "input_text", "output_text") and type(part.get("text")) is str:
         yield Place(role, part, "text")
         return
+    source = part.get("source")
+    if isinstance(source, dict) and source.get("type") == "text" and type(source.get("data")) is str:
+        yield Place("tool", source, "data")  # a document that is plain text
+    if kind in _CALLS and isinstance(part.get("input"), dict | list):
+        yield from _words(role, part["input"], frozenset())
+        return
     yield from _words("tool" if kind in ("tool_result", "document", "search_result", "file") else role, part)
 
 
-def _words(role: Role, value: Any) -> Iterator[Place]:
+def _words(role: Role, value: Any, no_words: frozenset[str] = _NOT_WORDS) -> Iterator[Place]:
     """Every string within, but those that are names or bytes of something; without recursion, for it may be deep."""
     stack = [value]
     found = 0
@@ -94,7 +104,7 @@ def _words(role: Role, value: Any) -> Iterator[Place]:
         entries = holder.items() if isinstance(holder, dict) else enumerate(holder)
         for key, item in list(entries):
             if type(item) is str:
-                if not isinstance(holder, dict) or key not in _NOT_WORDS:
+                if not isinstance(holder, dict) or key not in no_words:
                     found += 1
                     yield Place(role, holder, key)
             elif isinstance(item, dict | list):
@@ -107,13 +117,16 @@ def _chat(body: Json) -> Iterator[Place]:
         for message in messages:
             if isinstance(message, dict):
                 yield from _message(message, _role(message.get("role")))
+    prediction = body.get("prediction")
+    if isinstance(prediction, dict):
+        yield from _content("user", prediction, "content")
     yield from _tools(body)
 
 
 def _message(message: Json, role: Role) -> Iterator[Place]:
     """A message of OpenAI's chat or Anthropic's, sent or received."""
     yield from _content(role, message, "content")
-    if len(message) < 3:
+    if message.keys() <= _BARE:
         return
     for key in ("refusal", "reasoning_content", "reasoning"):
         if type(message.get(key)) is str:

@@ -13,6 +13,7 @@ import orjson
 
 from llmops.gateway.calls import Fault, Json, Operation, Reply, Usage
 from llmops.gateway.providers.faults import stream_fault
+from llmops.gateway.reading import MOST
 
 
 def read_reply(operation: Operation, body: bytes, secret: str | None = None) -> Reply:
@@ -53,7 +54,11 @@ def read_usage(usage: Any) -> Usage | None:
     prompt = _count(usage, "prompt_tokens", "input_tokens")
     if prompt is None:
         return None
-    output = _count(usage, "completion_tokens", "output_tokens") or 0
+    output = _count(usage, "completion_tokens", "output_tokens")
+    if output is None:
+        if any(usage.get(name) is not None for name in ("completion_tokens", "output_tokens")):
+            return None  # told, but as no number: not the same as none
+        output = 0
     read = _details(usage, "prompt_tokens_details", "input_tokens_details")
     written = _details(usage, "completion_tokens_details", "output_tokens_details")
     reasoning = _count(written, "reasoning_tokens") or 0
@@ -72,7 +77,9 @@ def read_usage(usage: Any) -> Usage | None:
 def _simple_usage(usage: Json) -> Usage | None:
     """The usual case, read with few steps: OpenAI's words, nothing cached, no reasoning."""
     prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if type(prompt) is not int or type(output) is not int or prompt < 0 or output < 0:
+    if type(prompt) is not int or type(output) is not int:
+        return None
+    if not (0 <= prompt < MOST and 0 <= output < MOST):
         return None
     if usage.get("prompt_cache_hit_tokens"):
         return None
@@ -99,9 +106,9 @@ def read_rerank_usage(value: Json) -> Usage | None:
 def _count(counts: Json, *names: str) -> int | None:
     for name in names:
         value = counts.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST:
             return value
-        if isinstance(value, float) and value >= 0 and value.is_integer():
+        if isinstance(value, float) and 0 <= value < MOST and value.is_integer():
             return int(value)
     return None
 
