@@ -185,12 +185,15 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True)
     Raises:
         UserError: the template refuses the turns: their order, or a role that it does not know.
     """
+    from llmops.finetune.data.controls import controls_of, told
     from llmops.finetune.data.template import refusals
 
     if tokenizer.chat_template is None:
         return list(tokenizer(messages[-1]["content"])["input_ids"])
+    controls = controls_of(tokenizer)
+    turns = [{**one, "content": told(one["role"], one["content"], controls)} for one in messages]
     try:
-        text = tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, add_generation_prompt=ask)
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
     except refusals() as error:
         what = f"the model's chat template refuses these turns: {error}"
         raise UserError(what, hint="look at the order and the roles of the turns", code="template_refused") from error

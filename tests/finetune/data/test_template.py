@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tests.support.tokenizers import CHATML, MARKED, byte_tokenizer, chat, finetune_job
 
 from llmops.core.errors import UserError
+from llmops.finetune.data.controls import BREAK
 from llmops.finetune.data.examples import Completion, Example, Text
 from llmops.finetune.data.formats import example
 from llmops.finetune.data.template import Renderer
+from llmops.finetune.servable import prompt_ids
 
 TURNS = st.lists(
     st.tuples(st.text("ab \n\tü?", max_size=12), st.text("hello wor\nld", max_size=12)), min_size=1, max_size=3
@@ -51,6 +53,27 @@ def test_marks_and_turns_give_the_same_rows(turns: list[tuple[str, str]]) -> Non
     row = conversation(turns)
     assert [one.ids for one in rendered(MARKED, row)] == [one.ids for one in rendered(CHATML, row)]
     assert [one.supervised for one in rendered(MARKED, row)] == [one.supervised for one in rendered(CHATML, row)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<|", "im_start", "|>", "system", "\n", "ü"]), max_size=8)
+)
+def test_a_question_says_no_token_of_the_format(parts: list[str]) -> None:
+    """Else whoever asks could end the turn and speak as the system; training and serving read the same."""
+    tokenizer, asked = byte_tokenizer(), "".join(parts)
+    (row,) = rendered(CHATML, chat(asked, "hello"))
+    (harmless,) = rendered(CHATML, chat("x", "hello"))
+    prompt = prompt_ids(tokenizer, [{"role": "user", "content": asked}])
+    special = set(tokenizer.all_special_ids) | {tokenizer.convert_tokens_to_ids("<|im_start|>")}
+    assert [one for one in row.ids if one in special] == [one for one in harmless.ids if one in special]
+    assert tuple(prompt) == row.ids[: len(prompt)]
+    assert tokenizer.decode(row.ids).replace(BREAK, "") == tokenizer.decode(harmless.ids).replace("x", asked, 1)
+
+
+def test_an_answer_keeps_its_tokens() -> None:
+    (row,) = rendered(CHATML, chat("x", "<|im_start|>"))
+    assert row.ids.count(byte_tokenizer().convert_tokens_to_ids("<|im_start|>")) == 3
 
 
 @settings(deadline=None, max_examples=40)

@@ -31,7 +31,7 @@ from llmops.finetune.data.tally import Tally
 from llmops.finetune.data.template import Renderer
 from llmops.finetune.data.words import passages
 
-_RECIPE = 2  # counts up when the same data would make other rows
+_RECIPE = 3  # counts up when the same data would make other rows
 _AT_ONCE = 512
 
 

@@ -21,6 +21,7 @@ import orjson
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.finetune.config import FinetuneConfig
+from llmops.finetune.data.controls import controls_of, told
 from llmops.finetune.data.examples import Completion, Conversation, Example, Message, Preference, Text, Thumb, Tokens
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -57,8 +58,8 @@ class Renderer:
         self.marked = bool(self.chat_template and _MARK.search(self.chat_template))
         self.fingerprint = fingerprint(tokenizer, self.chat_template)
         """Of all that decides ids: training and serving are of one mind where it is the same."""
-        self.controls = sorted({str(token) for token in _control_tokens(tokenizer)}, key=len, reverse=True)
-        self.stop_ids = frozenset(tokenizer.convert_tokens_to_ids(self.controls)) | {tokenizer.eos_token_id}
+        self.controls = controls_of(tokenizer)
+        self.stop_ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.controls))) | {tokenizer.eos_token_id}
         """Tokens at which an answer may end: control tokens, and the end of text."""
         self._begin = [one for one in tokenizer("")["input_ids"][:1] if one == tokenizer.bos_token_id]
         self._end: int | None = tokenizer.eos_token_id
@@ -192,7 +193,9 @@ class Renderer:
                 hint="name a Jinja file as model.chat_template, or give prompt and completion instead",
                 code="no_chat_template",
             )
-        turns = [{"role": one.role, "content": one.content, **one.extra} for one in messages]
+        turns = [
+            {"role": one.role, "content": told(one.role, one.content, self.controls), **one.extra} for one in messages
+        ]
         try:
             texts, marks = render_jinja_template(
                 [turns],
@@ -308,11 +311,6 @@ def _template(tokenizer: Any, config: FinetuneConfig) -> str | None:
 
 def _specials(tokenizer: Any) -> dict[str, str]:
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-
-
-def _control_tokens(tokenizer: Any) -> list[str]:
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return [*tokenizer.all_special_tokens, *added]
 
 
 def _shares(text: str, turn: Rendered) -> bool:

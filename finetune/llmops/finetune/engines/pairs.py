@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmops.core.errors import UserError
+from llmops.finetune.data.controls import controls_of, told
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.data.examples import Completion, Conversation, Example, Preference, Thumb
 from llmops.finetune.data.order import Order
@@ -116,7 +117,8 @@ def question(laid: Laid, place: int) -> Row:
     if isinstance(content, Completion):
         return {"prompt": content.prompt, "answer": content.completion}
     if isinstance(content, Conversation):
-        turns = [one.as_json() for one in content.messages]
+        controls = controls_of(laid.job.tokenizer)
+        turns = [{**one.as_json(), "content": told(one.role, one.content, controls)} for one in content.messages]
         answered = turns[-1]["role"] == "assistant"
         return {"prompt": turns[:-1] if answered else turns, "answer": turns[-1]["content"] if answered else ""}
     raise _unfit(laid, place, "a conversation, or prompt and completion")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmops.finetune.config import FinetuneConfig, Task
+from llmops.finetune.data.controls import controls_of, told
 from llmops.finetune.data.dataset import Dataset
 from llmops.finetune.data.examples import Completion, Conversation, Example, Preference, Text, Thumb
 from llmops.finetune.data.packing import Batch, Document, collate
@@ -221,7 +222,7 @@ def same_as_serving(examples: Sequence[Example], renderer: Renderer, serving: An
 
 
 def serving_ids(example: Example, tokenizer: Any) -> list[int]:
-    """What a server reads of a conversation up to its last answer, by transformers' own way."""
+    """What our server reads of a conversation up to its last answer, by transformers' own way."""
     content, tools = example.content, None
     if isinstance(content, Conversation):
         last = max(place for place, message in enumerate(content.messages) if message.role == "assistant")
@@ -229,7 +230,8 @@ def serving_ids(example: Example, tokenizer: Any) -> list[int]:
     else:
         assert isinstance(content, Preference | Thumb)
         turns = content.prompt
-    asked = [{"role": one.role, "content": one.content, **one.extra} for one in turns]
+    controls = controls_of(tokenizer)
+    asked = [{"role": one.role, "content": told(one.role, one.content, controls), **one.extra} for one in turns]
     found = tokenizer.apply_chat_template(
         asked, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=True
     )
@@ -251,8 +253,9 @@ def control_tokens(examples: Sequence[Example], renderer: Renderer) -> Check:
         for passage in passages(one):
             token = next((token for token in renderer.controls if token in passage), None)
             if token is not None:
-                what = f"the text of {one.where} holds {token!r}, which is read as a token of the format"
-                return Check("data.controls", "warn", what, "take it out of the text, unless it is meant")
+                what = f"the text of {one.where} holds {token!r}, a token of the format"
+                hint = "take it out: an answer says it as a token, and in other turns it is broken, here as in serving"
+                return Check("data.controls", "warn", what, hint)
     return Check("data.controls", "pass", "no text holds tokens of the format")
 
 
