@@ -655,6 +655,15 @@ def test_messages_hold_no_key_no_query_and_no_novel() -> None:
     assert len(message) <= 500
 
 
+@pytest.mark.parametrize("before", ["x" * 92, "x" * 490, f"<a{' ' * 490}>" * 4 + "x" * 20, "\x01" * 1_990])
+def test_no_half_of_a_key_is_left_where_texts_are_cut(before: str) -> None:
+    secret = "plain-secret-value"
+    told = {"message": before + secret, "code": before + secret, "param": before + secret}
+    fault = read_fault(400, (), orjson.dumps({"error": told}), secret)
+    assert "plain" not in f"{fault.message}{fault.code}{fault.param}"
+    assert "plain" not in read_fault(400, (), (before + secret).encode(), secret).message
+
+
 @thoroughly
 @given(
     status=st.integers(300, 599),

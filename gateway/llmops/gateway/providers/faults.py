@@ -54,9 +54,10 @@ _PASSED_ON = frozenset({400, 404, 405, 413, 415, 422})
 
 def read_fault(status: int, headers: Headers, body: bytes, secret: str | None = None) -> Fault:
     """The fault an error reply tells of. `secret` is our key there, taken out wherever it is repeated."""
+    if secret:
+        body = body.replace(secret.encode(), b"[redacted]")  # before anything is cut off: half a key is found no more
     message, code, param = _told(body[:_MAX_BODY])
-    message = message[:_MAX_READ]
-    kind = _kind(status, code, message)
+    kind = _kind(status, code, message[:_MAX_READ])
     if kind == "unauthenticated" and status == 401:
         message = "the provider refused the gateway's key"
     clean = scrubbed(message, secret) or f"the provider answered with status {status}"
@@ -95,9 +96,9 @@ def retry_after_s(headers: Headers, *, limited: bool = False, now: float | None 
 
 def scrubbed(message: str, secret: str | None = None) -> str:
     """One line without keys, passwords or queries of URLs, and of a sane length."""
-    message = " ".join(message.replace("\x00", " ").split())[:_MAX_READ]
     if secret and secret in message:
         message = message.replace(secret, "[redacted]")
+    message = " ".join(message.replace("\x00", " ").split())[:_MAX_READ]
     message = _URL_SECRET.sub(r"\1\2", message)
     message = redact_secrets(message.encode("utf-8", "replace")).decode("utf-8", "replace")
     message = "".join(character for character in message if character.isprintable())
