@@ -6,9 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARTS := cli serving finetune gateway rag registry core
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# One process more than there are cores: a third of the time a test waits for a server it started.
-WORKERS := $(shell expr $$(nproc) + 1)
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 # Where Python may not keep what it compiled, every process compiles all it imports: half a second each.

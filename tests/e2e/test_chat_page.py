@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Semaphore
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
@@ -16,12 +17,14 @@ QUESTION = "What happens to deleted documents, and to broken files?"
 
 def test_an_answer_streams_with_its_sources_and_version(reader: Reader, upstream: Upstream, server: Running) -> None:
     page = reader.page
-    upstream.script(Reply(pieces=("First part. ", "Second part [1]."), piece_delay_s=0.6))
+    allowed = Semaphore(1)
+    upstream.script(Reply(pieces=("First part. ", "Second part [1]."), allowed=allowed))
     reader.ask(QUESTION)
     answer = page.get_by_role("article", name="Answer 1")
     expect(answer).to_contain_text("First part.")
     assert "Second part" not in answer.inner_text()
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    allowed.release()
     reader.answered()
     expect(answer).to_contain_text("Second part")
     expect(answer.get_by_role("button", name="Source 1: Refreshing the index, page 3")).to_be_visible()
@@ -35,11 +38,13 @@ def test_the_searches_on_the_way_are_shown_then_folded_away(
     reader: Reader, upstream: Upstream, server: Running
 ) -> None:
     page = reader.page
-    upstream.script(Reply(pieces=("Found it [1]. ", "All of it."), delay_s=0.6, piece_delay_s=0.3))
+    allowed = Semaphore(0)
+    upstream.script(Reply(pieces=("Found it [1]. ", "All of it."), allowed=allowed))
     reader.ask(f"{HOPPING}{QUESTION}")
     steps = page.get_by_role("article", name="Answer 1").locator("details.steps")
     expect(steps.get_by_role("listitem")).to_contain_text([QUESTION, "who repairs broken files"])
     expect(steps).to_have_attribute("open", "")
+    allowed.release(2)
     reader.answered()
     expect(steps).not_to_have_attribute("open", "")
     steps.get_by_text("Searched 2 times").click()
@@ -55,11 +60,13 @@ def test_the_searches_on_the_way_are_shown_then_folded_away(
 
 def test_finished_blocks_are_not_made_again(reader: Reader, upstream: Upstream) -> None:
     page = reader.page
-    upstream.script(Reply(pieces=("One.\n\n", "Two.\n\n", "Three.\n\n", "Four."), piece_delay_s=0.3))
+    allowed = Semaphore(2)
+    upstream.script(Reply(pieces=("One.\n\n", "Two.\n\n", "Three.\n\n", "Four."), allowed=allowed))
     reader.ask(QUESTION)
     first = page.locator(".block").first.locator("p")
     expect(page.locator(".block")).to_have_count(2)
     first.evaluate("element => { element.dataset.seen = 'yes'; }")
+    allowed.release(2)
     reader.answered()
     expect(page.locator(".block")).to_have_count(4)
     assert first.get_attribute("data-seen") == "yes"

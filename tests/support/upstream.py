@@ -25,6 +25,7 @@ class Reply:
         pieces: the text, as it is split over chunks.
         delay_s: silence before the headers.
         piece_delay_s: silence before each piece.
+        allowed: a permit a piece: the next one waits until the test releases it.
         cut_after: close the socket after so many pieces, without an end.
         status: other than 200: `error` is sent as its message.
         raw: these bytes instead of a proper event stream.
@@ -35,6 +36,7 @@ class Reply:
     pieces: tuple[str, ...] = ("Hello",)
     delay_s: float = 0.0
     piece_delay_s: float = 0.0
+    allowed: threading.Semaphore | None = None
     cut_after: int | None = None
     status: int = 200
     error: str = "scripted failure"
@@ -162,6 +164,8 @@ def _handler(upstream: Upstream) -> type[BaseHTTPRequestHandler]:
                     self.wfile.flush()
                     return  # no closing chunk: the client sees a cut
                 self._wait(reply.piece_delay_s)
+                while reply.allowed and not reply.allowed.acquire(blocking=False) and not upstream.stopping.is_set():
+                    self._wait(0.02)
                 self._event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
             if reply.end:
                 self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": reply.finish_reason}]})
