@@ -71,7 +71,8 @@ def test_a_reader_by_codes_answers_as_one_that_scores_every_row(tmp_path, monkey
         assert set(hits.rows.tolist()) <= set(np.flatnonzero(mask).tolist())
         place.write("new.md", "# New\n\nanother word")
         place.refresh()
-        index._check()
+        with index._lock:  # as the thread that follows does
+            index._check()
         assert index.reader()._snapshot.codes.size == index.reader()._snapshot.vectors.shape[0] > coded.size
         assert coded.allowed(LOCAL, {}) is None
     finally:

@@ -87,7 +87,8 @@ def test_both_machines_answer_alike_after_a_refresh_by_either(place: Workplace, 
         place.write("d9.md", "a tenth text about stones")
         third = place.refresh()
         assert (third.added, third.embedded) == (1, 1)
-        index._check()
+        with index._lock:  # as the thread that follows does
+            index._check()
         assert index.reader().head == third.head
         rows, _ = index.reader().lexical("stones").top(3)
         assert next(chunk.uri for chunk in index.reader().chunks(rows)).endswith("d9.md")
@@ -271,11 +272,13 @@ def test_a_reader_outlives_its_server(tmp_path: Path) -> None:
             with pytest.raises(UnavailableError, match="does not answer"):
                 reader.chunks([0])
             server.start()
-            index._check()
+            with index._lock:  # as the thread that follows does
+                index._check()
             assert reader.chunks([0])[0].text == "what is known about rivers"
             place.write("b.md", "what is new about bridges")
             head = place.refresh().head
-            index._check()
+            with index._lock:  # as the thread that follows does
+                index._check()
             assert index.reader().head == head
         finally:
             index.close()
