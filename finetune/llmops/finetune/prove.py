@@ -2,7 +2,8 @@
 
 Each attempt is a process forked from one with torch in memory; it trains from the newest whole checkpoint, and gets
 SIGKILL at a moment that was drawn before: after some step, or within the writing of a checkpoint, in each of its
-stages. The certificate says when it was killed, and the weights' digests. Works on CPUs, where forks are safe.
+stages. The certificate says when it was killed, and the weights' digests. Works on CPUs, and while the process that
+forks has computed nothing itself: the threads of torch would be missing in its children, which wait for them for ever.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import orjson
 
 from llmops.core.errors import LlmopsError, UnavailableError, UserError
+from llmops.core.fences import die_with_parent
 from llmops.core.files import write_atomic
 from llmops.core.identity import LOCAL, Principal
 from llmops.finetune.checkpoint import verified
@@ -112,7 +114,13 @@ def prove(
     from llmops.finetune.train import ready
 
     require_here(config, "a proof")
-    job = ready(_short(config, steps), principal=principal, listen=_silent)
+    short = _short(config, steps)
+    if config.model.job is not None:
+        told("the base, by its own job")
+        if _forked(lambda: ready(short, principal=principal, listen=_silent)) != 0:
+            ready(short, principal=principal, listen=_silent)  # the same error, in our own words
+            raise UnavailableError("the base could not be made ready", where=str(config.model.job))
+    job = ready(short, principal=principal, listen=_silent)
     if job.plan.device != "cpu" or job.plan.ranks > 1:
         raise UserError(
             "the proof forks one process on a CPU",
@@ -177,11 +185,8 @@ def _attempt(job: Prepared, folder: RunFolder, kill: Kill | None) -> bool:
         UnavailableError: it ended by an error of its own.
     """
     problem = folder.path / "problem.txt"
-    child = os.fork()
-    if child == 0:
-        _train(job, folder, kill, problem)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL and kill is not None:
+    status = _forked(lambda: _train(job, folder, kill), problem)
+    if status == -signal.SIGKILL and kill is not None:
         return True
     if status != 0:
         words = problem.read_text(encoding="utf-8") if problem.exists() else f"status {status}"
@@ -189,27 +194,42 @@ def _attempt(job: Prepared, folder: RunFolder, kill: Kill | None) -> bool:
     return False
 
 
-def _train(job: Prepared, folder: RunFolder, kill: Kill | None, problem: Path) -> None:
-    """In the child: train, and end without returning."""
-    code = 1
+def _forked(work: Callable[[], object], problem: Path | None = None) -> int:
+    """Do something in a process of its own, which does not outlive this one; gives its exit code, or -signal.
+
+    Args:
+        problem: where it writes down what went wrong.
+    """
+    child = os.fork()
+    if child != 0:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    words = ""
     try:
-        moment = _Moment(kill)
-        record = folder.record()
-        folder.update(attempts=record.attempts + 1)
-        with Journal(folder, record.attempts + 1) as journal:
-
-            def listen(event: Event) -> None:
-                journal.listen(event)
-                if isinstance(event, StepDone):
-                    moment("step")
-
-            engine_for(job.config.task, moment).train(job, folder, listen)
-        code = 0
+        die_with_parent()
+        work()
+        os._exit(0)
     except LlmopsError as error:
-        problem.write_text(error.what, encoding="utf-8")
+        words = error.what
     except BaseException:  # noqa: BLE001 - the child's own boundary: told to the parent, which raises it
-        problem.write_text(traceback.format_exc(), encoding="utf-8")
-    os._exit(code)
+        words = traceback.format_exc()
+    if problem is not None:
+        problem.write_text(words, encoding="utf-8")
+    os._exit(1)
+
+
+def _train(job: Prepared, folder: RunFolder, kill: Kill | None) -> None:
+    """One attempt, in the child."""
+    moment = _Moment(kill)
+    record = folder.record()
+    folder.update(attempts=record.attempts + 1)
+    with Journal(folder, record.attempts + 1) as journal:
+
+        def listen(event: Event) -> None:
+            journal.listen(event)
+            if isinstance(event, StepDone):
+                moment("step")
+
+        engine_for(job.config.task, moment).train(job, folder, listen)
 
 
 class _Moment:
