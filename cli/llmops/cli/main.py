@@ -5,7 +5,6 @@ Knows the names and one-line summaries of all commands, so that `llmops --help` 
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import click
 
-from llmops.core.errors import ConfigError, LlmopsError, did_you_mean, render
+from llmops.core.errors import LlmopsError, did_you_mean, render
 from llmops.core.names import ENVIRONMENT, working_in
 
 COMMANDS: dict[str, str] = {
@@ -45,20 +44,6 @@ COMMANDS: dict[str, str] = {
     "completion": "Print the completion script of your shell.",
 }
 """Each command's module is `llmops.cli.commands.<name>`."""
-_OF_THE_MACHINE = {
-    errno.ENOENT: "make the folder first",
-    errno.ENOTDIR: "name another path",
-    errno.EISDIR: "name a file",
-    errno.ENAMETOOLONG: "name a shorter path",
-    errno.EACCES: "choose a place where you may write, or ask for the right",
-    errno.EPERM: "choose a place where you may write, or ask for the right",
-    errno.EROFS: "choose a place where you may write",
-    errno.ENOSPC: "free some space and run it again",
-    errno.EDQUOT: "free some space and run it again",
-    errno.EMFILE: "allow more open files (`ulimit -n`) and run it again",
-    errno.ENFILE: "allow more open files and run it again",
-}
-"""What the machine may refuse a command that is right in itself, and what to do then."""
 
 
 class LazyGroup(click.Group):
@@ -141,10 +126,11 @@ def run(arguments: list[str]) -> int:  # noqa: PLR0911 - one return an outcome
 
 def _show_unforeseen(error: Exception) -> int:
     """What the machine refuses is told with what to do about it; anything else is shown whole, and counts as ours."""
-    hint = _OF_THE_MACHINE.get(error.errno or 0) if isinstance(error, OSError) and error.filename else None
-    if hint and isinstance(error, OSError):
-        refused = ConfigError(str(error.strerror).lower(), where=os.fsdecode(error.filename), hint=hint)
-        click.echo(_shown(refused), err=True)
+    from llmops.cli.storage import refusal
+
+    refused = refusal(error)
+    if refused is not None:
+        click.echo(_colour(render(refused)), err=True)
         return refused.exit_code
     from llmops.core.logs import redact_text
 

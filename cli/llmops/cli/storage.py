@@ -1,43 +1,39 @@
-"""A disk that is full, read-only or not what a path says: the machine's matter, told as such, and no defect."""
+"""What the machine refuses a command that is right in itself, and what to do then: no defect, and told as such."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 
 from llmops.core.errors import StorageError
 
 _HINTS = {
-    errno.ENOSPC: "free space on the disk, then run the same command again: what was done is kept",
-    errno.EDQUOT: "your quota is used up: free space, then run the same command again: what was done is kept",
-    errno.EROFS: "the file system is read-only: name another folder",
-    errno.EACCES: "this account may not write there: name another folder, or ask for the right",
-    errno.EPERM: "this account may not write there: name another folder, or ask for the right",
+    errno.ENOENT: "make the folder first, or correct the path",
     errno.ENOTDIR: "a file stands where a folder is wanted: name another",
     errno.EEXIST: "a file stands where a folder is wanted: name another",
     errno.EISDIR: "a folder stands where a file is wanted: name another",
-    errno.ENOENT: "there is no such place, or it cannot be made: correct the path",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EACCES: "this account may not use it: ask for the right, or name another place",
+    errno.EPERM: "this account may not use it: ask for the right, or name another place",
+    errno.EROFS: "the file system is read-only: name another place",
+    errno.ENOSPC: "free space on the disk, then run the same command again: what was done is kept",
+    errno.EDQUOT: "your quota is used up: free space, then run the same command again: what was done is kept",
     errno.EIO: "the disk failed: look at the system's log",
 }
-_FULL = "No space left on device"
-"""What libraries say that do not raise OSError: safetensors, SQLite's callers."""
+_OF_PATHS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM})
+"""Without a path these may come from anything, a socket or a process: then they are shown whole."""
+_FULL = os.strerror(errno.ENOSPC)
+"""What libraries say that do not raise OSError (safetensors), beside SQLite's own words."""
 
 
-@contextmanager
-def storage_faults() -> Iterator[None]:
-    """
-    Raises:
-        StorageError: in place of the system's own error, where it is one of storage.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _HINTS or (error.filename is None and error.errno == errno.ENOENT):
-            raise
-        where = None if error.filename is None else str(error.filename)
-        raise StorageError(f"the disk refused: {error.strerror}", where=where, hint=_HINTS[error.errno]) from error
-    except Exception as error:
-        if _FULL not in str(error) and "disk is full" not in str(error):
-            raise
-        raise StorageError(f"the disk refused: {_FULL}", hint=_HINTS[errno.ENOSPC]) from error
+def refusal(error: Exception) -> StorageError | None:
+    """The error to show in place of the system's own, or a library's; None where it is not one of storage."""
+    if isinstance(error, OSError):
+        hint = _HINTS.get(error.errno or 0)
+        if hint is None or (error.filename is None and error.errno in _OF_PATHS):
+            return None
+        where = None if error.filename is None else os.fsdecode(error.filename)
+        return StorageError(f"the disk refused: {error.strerror}", where=where, hint=hint)
+    if _FULL in str(error) or "disk is full" in str(error):
+        return StorageError(f"the disk refused: {_FULL}", hint=_HINTS[errno.ENOSPC])
+    return None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 import click
 
-from llmops.cli.storage import storage_faults
 from llmops.core.errors import did_you_mean
 
 COMMANDS: dict[str, str] = {
@@ -45,10 +43,6 @@ class FinetuneGroup(click.Group):
             hint = did_you_mean(first, COMMANDS) or "name a job file, or see `llmops finetune --help`"
             raise click.UsageError(f"no such command `{first}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with storage_faults():
-            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Options of a run may stand before its file: `llmops finetune --plan CONFIG`."""
