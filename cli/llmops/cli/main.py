@@ -9,12 +9,12 @@ import os
 import select
 import sys
 import traceback
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import click
 
+from llmops.cli.group import LazyGroup
 from llmops.core.errors import LlmopsError, did_you_mean, render
 from llmops.core.names import ENVIRONMENT, working_in
 
@@ -46,17 +46,11 @@ COMMANDS: dict[str, str] = {
 """Each command's module is `llmops.cli.commands.<name>`."""
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands' names without importing them."""
+class Commands(LazyGroup):
+    """All of them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"llmops.cli.commands.{cmd_name}").command
-        return command
+    known = COMMANDS
+    package = "llmops.cli.commands"
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -75,12 +69,8 @@ class LazyGroup(click.Group):
                 raise
             return 0
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version("llmops"), prog_name="llmops")
 @click.option("--log-level", default="WARNING", envvar="LLMOPS_LOG_LEVEL", help="Least severe log line shown.")
 @click.option(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
+from llmops.cli.group import LazyGroup
 from llmops.core.errors import did_you_mean
 
 COMMANDS: dict[str, str] = {
@@ -21,17 +20,11 @@ COMMANDS: dict[str, str] = {
 """Each command's module is `llmops.cli.commands.finetune.<name>`, with underscores."""
 
 
-class FinetuneGroup(click.Group):
-    """Knows its commands' names without importing them; a file in a command's place is a job to run."""
+class FinetuneGroup(LazyGroup):
+    """A file in a command's place is a job to run."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        found: click.Command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
-        return found
+    known = COMMANDS
+    package = __name__
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -49,10 +42,6 @@ class FinetuneGroup(click.Group):
         if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group("finetune", cls=FinetuneGroup)
