@@ -482,6 +482,24 @@ def test_native_responses_pass_unchanged_and_tell_their_usage(cuts: list[int]) -
     assert relay.received == 5
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_usage_that_text_follows_does_not_count_it(at_once: bool) -> None:
+    early = event({"choices": [], "model": "m", "usage": {"prompt_tokens": 8, "completion_tokens": 1}})
+    texts = [event(_delta(f"word{number} ")) for number in range(20)]
+    late = event({"choices": [], "model": "m", "usage": {"prompt_tokens": 8, "completion_tokens": 30}})
+    for stream in (provider().relay("chat", {}), provider().reader({})):
+        for data in [b"".join([early, *texts])] if at_once else [early, *texts]:
+            stream.feed(data)
+        assert stream.usage is None
+        assert stream.received >= 20
+        stream.feed(late)
+        assert stream.usage == Usage(8, 30)
+
+
+def _delta(text: str) -> dict[str, Any]:
+    return {"model": "m", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+
+
 def test_a_failed_response_is_a_fault() -> None:
     relay = provider(url=None).relay("responses", {"stream": True})
     failed = {"error": {"code": "server_error", "message": "lost"}, "usage": {"input_tokens": 8, "output_tokens": 1}}

@@ -33,7 +33,10 @@ Rewrite = Callable[[Json], bool]
 
 
 class _Seen:
-    """What is known of a stream so far, and the text that came with it."""
+    """What is known of a stream so far, and the text that came with it.
+
+    A usage counts only what came before it: text that follows makes it void, until the next one.
+    """
 
     def __init__(self, secret: str | None) -> None:
         self.usage: Usage | None = None
@@ -96,6 +99,8 @@ class _Seen:
         for text in _TEXT.findall(data):
             self._events += 1
             self._text_bytes += len(text)
+            if text:
+                self.usage = None
 
 
 class ChatRelay(_Seen):
@@ -149,6 +154,7 @@ class ChatRelay(_Seen):
         if length > 0:
             self._events += 1
             self._text_bytes += length
+            self.usage = None
         else:
             self._count(data)
         return data
