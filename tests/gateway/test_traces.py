@@ -259,11 +259,12 @@ def test_a_row_that_nobody_foresaw_holds_the_others_back_for_ten_minutes_at_most
     log: Log, collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     traces = Traces(Lake(log.config.state), lambda: log.config, every_s=0.01)
-    log.write(a_row(tags=a_row()["tags"] | {"attempts": "{torn"}))
+    over = {"request_time": (datetime.now(UTC) - timedelta(minutes=1)).isoformat()}  # ended, whenever it is looked at
+    log.write(a_row(**over, tags=a_row()["tags"] | {"attempts": "{torn"}))
     with caplog.at_level("WARNING"):
         traces.start()
         eventually(lambda: caplog.records)
-        log.write(a_row())
+        log.write(a_row(**over))
         monkeypatch.setattr(traces_module, "LATE", timedelta(0))  # the ten minutes are over
         eventually(lambda: traces.lost >= 2)
         monkeypatch.undo()
