@@ -34,10 +34,10 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
 
 
 def break_target(control: Control) -> None:
-    """A worker tells, now, that a target is left alone."""
+    """A worker tells that a target is left alone, and is believed however slow the browser is."""
     metrics = write_metrics(control.office.folder, 0, requests=30)
     gauge = ("llmops_gateway_breaker_open", {"route": "fast", "target": "near/small"}, 1)
-    dump(metrics, control.office.folder, os.getpid(), [gauge])
+    dump(metrics, control.office.folder, os.getpid(), [gauge], fresh_s=3600)
     control.look()
 
 
@@ -45,7 +45,7 @@ def break_target(control: Control) -> None:
 def page(context: BrowserContext, control: Control) -> Iterator[Page]:
     """A page whose browser has nothing to complain of."""
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)
     complaints: list[str] = []
     opened.on("console", lambda message: complaints.append(message.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))

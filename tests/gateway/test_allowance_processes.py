@@ -119,11 +119,13 @@ def test_killed_processes_lose_nothing_but_what_was_under_way(folder: Path) -> N
         process = FORK.Process(target=spend_until_killed, args=(place, (meter,), worst, theirs))
         process.start()
         theirs.close()
-        time.sleep(random.Random(round_).uniform(0.0, 0.6))
+        chance = random.Random(round_)
+        begun = os.read(ours.fileno(), 1) if round_ % 4 else b""  # else it is killed while it begins
+        time.sleep(chance.uniform(0.0, 0.25))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)
-        low, high = _account(_drain(ours.fileno()), worst)
+        low, high = _account(begun + _drain(ours.fileno()), worst)
         ours.close()
         least, most = least + low, most + high
         settle_dead(place)

@@ -90,13 +90,13 @@ def test_what_was_taken_up_and_what_was_refused(tmp_path: Path) -> None:
             before = gateway.status().reload.at
             gateway.process.send_signal(signal.SIGHUP)
             eventually(lambda before=before: gateway.status().reload.at > before)  # type: ignore[misc]
-        file.write_text(f"routes: [ # {SECRET}")
+        replaced(file, f"routes: [ # {SECRET}")
         refused(gateway, "gateway.yaml")
         write_config(file, routes=[route("second")], shutdown_s=6)
         gateway.process.send_signal(signal.SIGHUP)
         eventually(lambda: gateway.status().reloads == 2)
         third = gateway.status().config_hash
-        eventually(lambda: gateway.pid("control"))
+        gateway.controlled()
         assert gateway.stop() == 0
         state = gateway.state
     intents, outcomes = on_record(state)[::2], on_record(state)[1::2]
@@ -121,6 +121,13 @@ def test_what_was_taken_up_and_what_was_refused(tmp_path: Path) -> None:
     verified(state)
 
 
+def replaced(file: Path, text: str) -> None:
+    """Whole: a file that is seen empty on the way would be one more refusal."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
 def refused(gateway: Gateway, said: str) -> None:
     eventually(lambda: not gateway.status().reload.ok and said in gateway.status().reload.error)
 
@@ -129,7 +136,7 @@ def test_a_full_disk_leaves_the_old_configuration_and_the_gateway_running(tmp_pa
     file = tmp_path / "gateway.yaml"
     write_config(file)
     with running(file) as gateway:
-        eventually(lambda: gateway.pid("control"))
+        gateway.controlled()
         pid, (_, most) = gateway.process.pid, resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))  # no file takes another byte
         write_config(file, routes=[route("second")])

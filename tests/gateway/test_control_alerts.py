@@ -145,7 +145,7 @@ def test_what_is_wrong_at_the_gateway_becomes_alerts_and_is_posted(tmp_path: Pat
             fill(control.config, [row(model_version="small-2026"), row(model_version="large-2027")])
             metrics = write_metrics(control.office.folder, 0)
             gauge = ("llmops_gateway_breaker_open", {"route": "fast", "target": "near/small"}, 1)
-            dump(metrics, control.office.folder, os.getpid(), [gauge])
+            dump(metrics, control.office.folder, os.getpid(), [gauge], fresh_s=3600)
             control.look()
             assert kinds(control) == {"breaker_open"} or kinds(control) == {"breaker_open", "model_changed"}
             with control.client() as client:

@@ -51,21 +51,23 @@ def client(worker: RunningWorker, **key: Any) -> Anthropic:
 def test_the_provider_counts(worker: RunningWorker, upstreams: dict[str, WireServer], model: str) -> None:
     with client(worker, budgets=((1, "total"),)) as asked:  # a budget that covers nothing is enough
         for _ in range(2):
-            told = asked.messages.count_tokens(model=model, messages=HELLO)
+            reply = asked.messages.with_raw_response.count_tokens(model=model, messages=HELLO)
+    told: Any = reply.parse()
     seen = upstreams["claude"].requests[-1]
     assert (seen.path, seen.body["model"]) == ("/v1/messages/count_tokens", "upstream-model")
     assert told.input_tokens == seen.input_tokens
-    row = worker.until(lambda: [row for row in worker.rows() if row["endpoint"] == model][-1:])[0]
-    assert (row["status_code"], row["output_tokens"], Decimal(row["cost_usd"])) == (200, 0, 0)
+    row = worker.row_of(reply.http_response)
+    assert (row["endpoint"], row["status_code"], row["output_tokens"], Decimal(row["cost_usd"])) == (model, 200, 0, 0)
     assert row["tags"]["operation"] == "count_tokens"
 
 
 def test_a_message_is_told_from_its_count(worker: RunningWorker) -> None:
-    before = len(worker.rows())
     with client(worker) as asked:
-        asked.messages.count_tokens(model="claude", messages=HELLO)
-        asked.messages.create(model="claude", messages=HELLO, max_tokens=9)
-    rows = worker.until(lambda: len(worker.rows()) >= before + 2 and worker.rows()[before:])
+        replies = [
+            asked.messages.with_raw_response.count_tokens(model="claude", messages=HELLO),
+            asked.messages.with_raw_response.create(model="claude", messages=HELLO, max_tokens=9),
+        ]
+    rows = [worker.row_of(reply.http_response) for reply in replies]
     assert [row["tags"]["operation"] for row in rows] == ["count_tokens", "messages"]
 
 

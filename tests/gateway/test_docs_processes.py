@@ -139,7 +139,8 @@ def test_a_collector_and_a_webhook_are_told(block: str, tmp_path: Path, monkeypa
             metrics = write_metrics(control.office.folder, 0)
             target = control.config.routes[0].targets[0]
             labels = {"route": control.config.routes[0].name, "target": f"{target.provider}/{target.model}"}
-            dump(metrics, control.office.folder, os.getpid(), [("llmops_gateway_breaker_open", labels, 1)])
+            gauge = ("llmops_gateway_breaker_open", labels, 1)
+            dump(metrics, control.office.folder, os.getpid(), [gauge], fresh_s=3600)
             control.look()
             assert control.office.watch.duties.problems == {}
             with control.client() as client:

@@ -52,34 +52,38 @@ def worker(running: RunningWorker, upstream: Scripted) -> RunningWorker:
     return running
 
 
-def send(worker: RunningWorker, body: dict[str, Any]) -> socket.socket:
-    """A request on a connection that the test can drop."""
+def send(worker: RunningWorker, body: dict[str, Any], name: str) -> socket.socket:
+    """A request on a connection that the test can drop; its row is found by the name."""
     host, port = worker.url.removeprefix("http://").split(":")
     sock = socket.create_connection((host, int(port)), PATIENCE_S)
     raw = json.dumps(body).encode()
     sock.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: dropped\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(raw), raw)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Llmops-Tags: name=%b\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (name.encode(), len(raw), raw)
     )
     return sock
 
 
-def left_row(worker: RunningWorker, before: int) -> dict[str, Any]:
-    return worker.until(lambda: next((row for row in worker.rows()[before:] if row["status_code"] == 499), None))
+def left_row(worker: RunningWorker, name: str) -> dict[str, Any]:
+    row = worker.until(lambda: next((row for row in worker.rows() if row["tags"].get("name") == name), {}))
+    assert row["status_code"] == 499
+    return row
 
 
 def test_a_caller_who_leaves_a_stream_stops_the_upstream_and_pays_for_what_came(
     worker: RunningWorker, upstream: Scripted
 ) -> None:
     upstream.answer = stream(tuple("abcdefgh") * 1000, pause_s=0.05)
-    before = len(worker.rows())
-    sock = send(worker, user_says(stream=True))
-    while b'"c"' not in sock.recv(65536):
-        pass
+    sock = send(worker, user_says(stream=True), "stream")
+    heard = b""
+    while b'"c"' not in heard:
+        part = sock.recv(65536)
+        assert part, heard
+        heard += part
     left_at = time.monotonic()
     sock.close()
     assert upstream.asked[0].left.wait(PATIENCE_S)
-    row = left_row(worker, before)
+    row = left_row(worker, "stream")
     assert row["error_class"] == "client_gone"
     assert row["tags"]["estimated"] == "true"
     sent = upstream.asked[0].sent
@@ -92,14 +96,13 @@ def test_a_caller_who_leaves_a_stream_stops_the_upstream_and_pays_for_what_came(
 
 def test_a_caller_who_leaves_before_the_answer_stops_the_upstream(worker: RunningWorker, upstream: Scripted) -> None:
     upstream.answer = silent()
-    before = len(worker.rows())
-    sock = send(worker, user_says())
+    sock = send(worker, user_says(), "whole")
     worker.until(lambda: upstream.asked)
     left_at = time.monotonic()
     sock.close()
     assert upstream.asked[0].left.wait(PATIENCE_S)
     assert upstream.asked[0].left_at - left_at <= STOPPED_WITHIN_S
-    row = left_row(worker, before)
+    row = left_row(worker, "whole")
     assert row["output_tokens"] == 0
     assert row["tags"]["estimated"] == "true"
     assert Decimal(row["cost_usd"]) > 0
@@ -110,10 +113,10 @@ def test_a_caller_who_leaves_while_a_retry_waits_is_not_asked_for(tmp_path: Path
     gone = {"gone": {"url": "http://127.0.0.1:9/v1"}, "first": {"url": upstream.url}}
     routes = [route("chat", target("gone"), target(tier=1), retry={"attempts": 2, "backoff_s": 1e6})]
     with running_worker(tmp_path, providers=gone, routes=routes) as worker:
-        sock = send(worker, user_says())
+        sock = send(worker, user_says(), "waits")
         worker.until(lambda: worker.counter("llmops_gateway_attempts_failed_total"))
         sock.close()
-        row = left_row(worker, 0)
+        row = left_row(worker, "waits")
         assert Decimal(row["cost_usd"]) == 0
         assert json.loads(row["tags"]["attempts"])[0]["outcome"] == "refused"
         assert upstream.asked == []
@@ -178,7 +181,7 @@ def test_users_of_a_team_have_ceilings_of_their_own(worker: RunningWorker) -> No
 
 def test_one_at_a_time_means_one_at_a_time(worker: RunningWorker, upstream: Scripted) -> None:
     upstream.script(silent())
-    sock = send(worker, user_says(model="one-at-a-time"))
+    sock = send(worker, user_says(model="one-at-a-time"), "first")
     worker.until(lambda: upstream.asked)
     assert worker.chat(user_says(model="one-at-a-time")).status_code == 429
     sock.close()

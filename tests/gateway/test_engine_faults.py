@@ -13,6 +13,7 @@ import httpx
 import pytest
 from tests.support.faulty import (
     INPUT_TOKENS,
+    PATIENCE_S,
     Scripted,
     Step,
     hang_up,
@@ -60,14 +61,19 @@ def second(second_server: Scripted) -> Scripted:
 def running(
     first_server: Scripted, second_server: Scripted, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningWorker]:
-    hasty = {"first_byte_s": 0.5, "idle_s": 0.5, "total_s": 60.0}
+    at_head = {"first_byte_s": 0.5, "idle_s": PATIENCE_S}
+    within = {"first_byte_s": PATIENCE_S, "idle_s": 0.5}
+    second_answers = {"first_byte_s": 2.0, "idle_s": PATIENCE_S}  # a slow machine's upstream is late, too
     once = {"attempts": 1, "backoff_s": 0}
     never_open = {"failures": 1000}
     routes = [
         route("chat", retry=QUICK, breaker=never_open),
-        route("hasty", retry=QUICK, breaker=never_open, timeouts=hasty),
+        route("hasty", retry=QUICK, breaker=never_open, timeouts=at_head),
+        route("hasty-within", retry=QUICK, breaker=never_open, timeouts=within),
         route("tiers", target(), target("second", tier=1), retry=once, breaker=never_open),
-        route("hasty-tiers", target(), target("second", tier=1), retry=once, breaker=never_open, timeouts=hasty),
+        route(
+            "hasty-tiers", target(), target("second", tier=1), retry=once, breaker=never_open, timeouts=second_answers
+        ),
         route("else", retry=once, fallbacks=["spare"], breaker=never_open),
         route("spare", target("second")),
         route("refused", target("refused"), target("second", tier=1), retry=QUICK, breaker=never_open),
@@ -138,11 +144,15 @@ def test_what_stays_broken_is_told_with_its_own_status(
 
 
 @pytest.mark.parametrize(
-    ("step", "code"), [(silent(), "first_byte_timeout"), (slow_body(), "idle_timeout")], ids=["silent", "slow"]
+    ("model", "step", "code"),
+    [("hasty", silent(), "first_byte_timeout"), ("hasty-within", slow_body(), "idle_timeout")],
+    ids=["silent", "slow"],
 )
-def test_silence_is_told_as_a_timeout(worker: RunningWorker, first: Scripted, step: Step, code: str) -> None:
+def test_silence_is_told_as_a_timeout(
+    worker: RunningWorker, first: Scripted, model: str, step: Step, code: str
+) -> None:
     first.answer = step
-    reply = worker.chat(user_says(model="hasty"))
+    reply = worker.chat(user_says(model=model))
     assert (reply.status_code, reply.json()["error"]["code"]) == (504, "upstream_timeout")
     assert worker.row_of(reply)["error_class"] == code
 

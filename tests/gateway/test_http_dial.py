@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.raw_upstream import OK, Heard, fetch, pool, saying, upstream
-from tests.support.wire import JSON, certificate, run, until
+from tests.support.wire import JSON, certificate, full_listener, run, until
 
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import UpstreamRequest
@@ -22,15 +22,14 @@ from llmops.gateway.http.timers import Timers
 
 def test_refused() -> None:
     async def work() -> None:
-        with socket.socket() as sock:
+        with socket.socket() as sock:  # bound, so that nobody else listens there
             sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
-        async with pool(f"http://127.0.0.1:{port}") as one:
-            heard = Heard()
-            call = one.call(UpstreamRequest("/", JSON, b""), heard, first_byte_s=9, idle_s=9)
-            await heard.over.wait()
-            assert heard.fault is not None
-            assert (heard.fault.kind, call.sent) == ("refused", False)
+            async with pool(f"http://127.0.0.1:{sock.getsockname()[1]}") as one:
+                heard = Heard()
+                call = one.call(UpstreamRequest("/", JSON, b""), heard, first_byte_s=30, idle_s=30)
+                await heard.over.wait()
+                assert heard.fault is not None
+                assert (heard.fault.kind, call.sent) == ("refused", False)
 
     run(work())
 
@@ -47,20 +46,11 @@ def test_a_name_that_nobody_knows_is_refused() -> None:
 
 def test_connecting_ends_by_the_clock() -> None:
     async def work() -> None:
-        # A listener whose queue is full answers no further SYN.
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            sock.listen(0)
-            fillers = [socket.socket() for _ in range(4)]
-            for filler in fillers:
-                filler.setblocking(False)
-                filler.connect_ex(sock.getsockname())
-            async with pool(f"http://127.0.0.1:{sock.getsockname()[1]}", connect_s=0.2) as one:
+        with full_listener() as port:
+            async with pool(f"http://127.0.0.1:{port}", connect_s=0.2) as one:
                 heard = await fetch(one)
                 assert heard.fault is not None
                 assert (heard.fault.kind, heard.fault.status) == ("connect_timeout", 504)
-            for filler in fillers:
-                filler.close()
 
     run(work())
 
@@ -204,19 +194,11 @@ def test_addresses_are_tried_side_by_side_and_the_losers_closed() -> None:
     async def work() -> None:
         async with upstream(saying(OK)) as origin:
             dialer = Dialer(Origin.of(origin.url), None, None)
-            with socket.socket() as full:  # takes no further connection, and refuses none
-                full.bind(("127.0.0.1", 0))
-                full.listen(0)
-                fillers = [socket.socket() for _ in range(4)]
-                for filler in fillers:
-                    filler.setblocking(False)
-                    filler.connect_ex(full.getsockname())
-                stuck = (socket.AF_INET, full.getsockname())
+            with full_listener() as port:
+                stuck = (socket.AF_INET, ("127.0.0.1", port))
                 good = (socket.AF_INET, ("127.0.0.1", origin.port))
                 connected = await dialer._connect([stuck, good])
                 assert connected.getpeername() == good[1]
                 connected.close()
-                for filler in fillers:
-                    filler.close()
 
     run(work())

@@ -117,7 +117,7 @@ def test_the_publisher_follows_the_table(sql: Sql, by: Authority, folder: Path) 
     try:
         token, _ = VirtualKeys(sql).create(Wish("a"), CONFIG, by)
         ring = Ring.load(folder / SNAPSHOT)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while ring.find(token) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.support.faulty import scripted_upstream
+from tests.support.faulty import scripted_upstream, whole
 from tests.support.redis import redis_server
 from tests.support.worker import RunningWorker, route, running_worker, user_says
 
@@ -28,6 +28,7 @@ def spent(worker: RunningWorker) -> dict[str, UsageRow]:
 @pytest.mark.redis
 def test_budgets_fail_closed_while_redis_is_gone_and_come_back_by_themselves(tmp_path: Path) -> None:
     with redis_server(persistent=True) as redis, scripted_upstream() as upstream:
+        upstream.answer = whole(tokens=1000)  # which soon spends what is leased
         config = {
             "providers": {"first": {"url": upstream.url}},
             "routes": [route()],

@@ -8,6 +8,7 @@ the service that gave them over TLS to whom the service account's public key pro
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -284,12 +285,18 @@ def test_an_exception_within_bedrocks_stream_is_told_in_it(
     worker: RunningWorker, upstreams: Upstreams, name: str, status: int
 ) -> None:
     upstreams.of("bedrock").forget()
+    heard = threading.Event()
     upstreams.of("bedrock").script(
-        Answer(pieces=("x",) * 9, error_after=5, error=(name, "It broke."), event_delay_s=0.02)
+        Answer(pieces=("x",) * 9, error_after=5, error=(name, "It broke."), error_once=heard)
     )
-    reply = worker.chat({"model": "bedrock", "messages": HELLO, "stream": True})
+    asked = {"model": "bedrock", "messages": HELLO, "stream": True}
+    lines: list[str] = []
+    with worker.client() as client, client.stream("POST", "/v1/chat/completions", json=asked) as reply:
+        for line in reply.iter_lines():
+            lines.append(line)
+            heard.set()
     assert reply.status_code == 200
-    (told,) = [json.loads(line[6:]) for line in reply.text.splitlines() if '"error"' in line]
+    (told,) = [json.loads(line[6:]) for line in lines if '"error"' in line]
     assert "It broke." in told["error"]["message"]
     row = worker.row_of(reply)
     assert (row["status_code"], row["tags"]["estimated"]) == (status, "true")

@@ -112,10 +112,14 @@ def write_metrics(folder: Path, worker: int, *, pid: int = 0, requests: int = 1,
     return metrics
 
 
-def dump(metrics: Metrics, folder: Path, pid: int, gauges: Sequence[Any] = ()) -> None:
-    value = json.loads(metrics.as_json(list(gauges))) | {"pid": pid}
-    (folder / METRICS).mkdir(parents=True, exist_ok=True)
-    (folder / METRICS / f"{metrics.worker}.json").write_text(json.dumps(value))
+def dump(metrics: Metrics, folder: Path, pid: int, gauges: Sequence[Any] = (), *, fresh_s: float = 0.0) -> None:
+    """As a worker writes them: whole. Gauges are believed for a few seconds, and `fresh_s` longer."""
+    value = json.loads(metrics.as_json(list(gauges)))
+    value |= {"pid": pid, "time": value["time"] + fresh_s}
+    path = folder / METRICS / f"{metrics.worker}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(json.dumps(value))
+    path.with_suffix(".tmp").replace(path)
 
 
 def row(**values: Any) -> dict[str, Any]:

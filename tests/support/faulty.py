@@ -23,12 +23,16 @@ PATIENCE_S = 60.0
 
 @dataclass
 class Asked:
-    """One request as it arrived. `left` is set once its client hung up before the reply was whole."""
+    """One request as it arrived. `left` is set once its client hung up before the reply was whole.
+
+    `heard` is for the test to set: its caller has read the beginning of the reply.
+    """
 
     path: str
     headers: dict[str, str]
     raw: bytes
     left: threading.Event = field(default_factory=threading.Event)
+    heard: threading.Event = field(default_factory=threading.Event)
     left_at: float = 0.0
     sent: int = 0
 
@@ -145,10 +149,15 @@ def scripted_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
         upstream.close()
 
 
+_HELD: list[socket.socket] = []
+
+
 def refused_url() -> str:
-    """The URL of a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    """The URL of a port that nobody listens on, and nobody can: it is held, bound, while the tests run."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    _HELD.append(held)
+    return f"http://127.0.0.1:{held.getsockname()[1]}/v1"
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ class Gateway:
     def controller(self, **settings: Any) -> httpx.Client:
         return httpx.Client(base_url=self.control, timeout=60, trust_env=False, **settings)
 
+    def controlled(self) -> None:
+        """Wait until the control process answers: ended before that, it leaves its duties to the next one."""
+        with self.controller() as control:
+            assert control.get("/healthz").status_code == 200
+
     def status(self) -> SupervisorStatus:
         found = read_status(self.folder)
         assert found is not None

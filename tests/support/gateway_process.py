@@ -18,6 +18,7 @@ from typing import Any
 from llmops.core import logs
 from llmops.core.config import load_config
 from llmops.core.errors import ConfigError, LlmopsError, render
+from llmops.gateway import supervisor
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.published import load_published
 from llmops.gateway.supervisor import Parts, Source, run_gateway
@@ -37,11 +38,12 @@ async def _work(config: GatewayConfig, listener: socket.socket, number: int, rea
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         before = state["config"]
-        if head.startswith(b"GET /slow "):
-            await asyncio.sleep(0.3)
         told = {"pid": os.getpid(), "number": number, "routes": [route.name for route in before.routes]}
         body = json.dumps(told).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
+        if head.startswith(b"GET /slow "):  # whoever has the head knows that the reply is under way
+            await asyncio.sleep(0.3)
+        writer.write(body)
         await writer.drain()
         writer.close()
 
@@ -67,6 +69,7 @@ def check(config: GatewayConfig) -> None:
 
 def main(file: Path, kind: str = "small") -> int:
     logs.configure("INFO")
+    supervisor.POLL_S = 0.1
     works = {"small": run_worker, "die": dying_worker, "refuse": refusing_worker}
     parts = None if kind == "real" else Parts(works[kind], check)
 

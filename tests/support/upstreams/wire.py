@@ -40,6 +40,7 @@ class Answer:
         cached: how many of the input tokens came from the provider's cache.
         status: other than 200: `error` is the provider's kind and message of an error.
         error_after: an error event after so many events of the stream.
+        error_once: the error event waits for it; else it may arrive in one piece with what came before.
         cut_after: close the socket after so many events, without an end.
         raw: these bytes as the body of a 200 reply, whatever was asked.
     """
@@ -55,6 +56,7 @@ class Answer:
     delay_s: float = 0.0
     event_delay_s: float = 0.0
     error_after: int | None = None
+    error_once: threading.Event | None = None
     cut_after: int | None = None
     raw: bytes | None = None
 
@@ -280,6 +282,8 @@ def _handler(server: WireServer) -> type[BaseHTTPRequestHandler]:
                         whole, self.close_connection = False, True
                         break
                     if number == answer.error_after:
+                        if answer.error_once is not None:
+                            answer.error_once.wait(60)
                         self._chunk(server.error_event(*answer.error))
                         break
                     self._wait(answer.event_delay_s)

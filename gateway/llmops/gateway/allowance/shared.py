@@ -136,6 +136,7 @@ class SharedAllowances:
     async def _run(self) -> None:
         while True:
             self._asleep = (pause := self._pause()) is None
+            begun = time.monotonic()
             try:
                 async with asyncio.timeout(pause):
                     await self._kick.wait()
@@ -143,8 +144,8 @@ class SharedAllowances:
                 pass
             self._asleep = False
             self._kick.clear()
-            if self._gone is not None and pause is not None:
-                await asyncio.sleep(0 if pause < _AGAIN_S else pause)
+            if self._gone is not None and pause is not None:  # whoever kicks it does not make it probe more often
+                await asyncio.sleep(max(0.0, begun + pause - time.monotonic()))
             try:
                 await self._round()
             except StoreGone as error:

@@ -84,7 +84,7 @@ class SqliteShared:
         await self._in_thread(self._forget)
 
     async def close(self) -> None:
-        await self._in_thread(self._leave)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._leave)  # also while it rests
         self._thread.shutdown(wait=False)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:

@@ -23,7 +23,29 @@ from llmops.gateway.control.office import open_office
 _log = logging.getLogger(__name__)
 
 
-def serve(folder: Path, listener: socket.socket) -> None:
+class Leaving:
+    """Remembers SIGTERM, whenever it comes, and has the server end.
+
+    An exception out of the handler would cut off whatever runs at that moment, or be lost where none gets out (a
+    finalizer, a callback), and the process would stay. Uvicorn raises the signal again once it has stopped.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._server: uvicorn.Server | None = None
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        self._asked = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def told(self, server: uvicorn.Server) -> None:
+        """Have this server end, now if it was asked for already."""
+        self._server = server
+        server.should_exit = self._asked
+
+
+def serve(folder: Path, listener: socket.socket, leaving: Leaving) -> None:
     """Answer on the socket until SIGTERM; the last rows are in the lake when this returns."""
     with open_office(folder) as office:
         settings = uvicorn.Config(
@@ -37,26 +59,24 @@ def serve(folder: Path, listener: socket.socket) -> None:
             timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        uvicorn.Server(settings).run(sockets=[listener])
+        server = uvicorn.Server(settings)
+        leaving.told(server)
+        server.run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:
     """Run the process; an error that is foreseen is told in three lines."""
     logs.configure(os.environ.get("LLMOPS_LOG_LEVEL", "WARNING"))
     die_with_parent(int(arguments[2]))
+    leaving = Leaving()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leaving)
     try:
-        serve(Path(arguments[0]), socket.socket(fileno=int(arguments[1])))
+        serve(Path(arguments[0]), socket.socket(fileno=int(arguments[1])), leaving)
     except LlmopsError as error:
         sys.stderr.write(f"{render(error)}\n")
         return error.exit_code
     return 0
-
-
-def _leave(_number: int, _frame: object) -> None:
-    """Uvicorn raises the signal again once it has stopped: leave by the blocks that move the last rows, not at once."""
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":

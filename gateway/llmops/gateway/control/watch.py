@@ -82,6 +82,7 @@ class Watch:
         self._every_s = every_s
         self._samples: deque[Sample] = deque(maxlen=max(2, round(KEPT_S / every_s)))
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -94,7 +95,14 @@ class Watch:
         self._thread.join()
 
     def look(self) -> None:
-        """Sample, and do each duty; a duty that fails keeps no other from being done."""
+        """Sample, and do each duty; a duty that fails keeps no other from being done.
+
+        One look at a time: an older one, still at it, would end the alerts that a newer one opened.
+        """
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         merged = self.read()
         with self._lock:
             self._samples.append(Sample(time.time(), merged))
