@@ -6,12 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("LLMOPS_COMPILED", "0")  # `make test-fast` runs the gateway's tests on what `make fast` made
 
 from llmops.core.ids import digest
 from llmops.rag import embed
 from llmops.rag.config import EmbeddingConfig
+
+settings.register_profile("unhurried", settings(), deadline=None)  # how long an example takes is the machine's matter
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

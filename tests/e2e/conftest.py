@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from tests.support.chain import Shelf, SmallChain
 from tests.support.serving import Running, running
 from tests.support.upstream import Reply, Upstream, running_upstream
@@ -26,6 +26,8 @@ ARGUMENTS = [
 ]
 SUGGESTION = "What happens to deleted documents?"
 ANSWER = ("Deleted documents ", "leave the index [1].\n\n", "- Broken files go to **quarantine** [2].\n")
+
+expect.set_options(timeout=60_000)  # a loaded machine is no failure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

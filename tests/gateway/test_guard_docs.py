@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from tests.gateway.test_guard_injection import ATTACKS, HARMLESS, MISSED
 
 from llmops.core.config import load_config
-from llmops.gateway.cache import open_cache
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.guard import open_guards
 from llmops.gateway.guard.injection import Injection
@@ -22,20 +20,6 @@ def loaded(block: str, folder: Path) -> GatewayConfig:
     file = folder / "gateway.yaml"
     file.write_text(block, encoding="utf-8")
     return load_config(GatewayConfig, file).value
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_configuration_can_be_used(block: str, tmp_path: Path) -> None:
-    config = loaded(block, tmp_path)
-    for route in config.routes:
-        open_guards(route.guards)
-        if route.cache is not None:
-            cache = open_cache(route.cache, (route.name, "1"), config.store, tmp_path, lambda name: _unused)
-            assert cache.asks_elsewhere
-
-
-async def _unused(question: str) -> list[float]:
-    raise AssertionError(question)
 
 
 def test_the_guards_shown_do_what_is_said(tmp_path: Path) -> None:

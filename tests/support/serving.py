@@ -89,7 +89,7 @@ class Running:
     endpoints: Endpoints
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **settings)
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
 
     def log(self) -> list[dict[str, Any]]:
         return self.tables.rows(self.config.inference_log)
@@ -152,7 +152,7 @@ def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
     return [orjson.loads(line[6:]) for line in lines[:-1]]
 
 
-def eventually(check: Callable[[], Any], patience_s: float = 10) -> Any:
+def eventually(check: Callable[[], Any], patience_s: float = 60) -> Any:
     """The first true value of `check`; fails when none comes."""
     deadline = time.monotonic() + patience_s
     while not (value := check()):

@@ -29,7 +29,7 @@ from llmops.gateway.config import HttpConfig
 from llmops.gateway.http.server import HttpServer
 from llmops.gateway.http.timers import Timers
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 JSON = ((b"content-type", b"application/json"),)
 T = TypeVar("T")
 
