@@ -64,7 +64,7 @@ def token(worker: RunningWorker) -> str:
     return worker.key()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # to make one takes longer than most of its calls
 def client(worker: RunningWorker, token: str) -> Iterator[Anthropic]:
     with Anthropic(base_url=worker.url, api_key=token, max_retries=0, timeout=60) as made:
         yield made

@@ -85,7 +85,7 @@ def token(worker: RunningWorker) -> str:
     return worker.key()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # to make one takes longer than most of its calls
 def client(worker: RunningWorker, token: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{worker.url}/v1", api_key=token, max_retries=0, timeout=60) as made:
         yield made

@@ -143,13 +143,13 @@ def worker(upstreams: Upstreams, folder: Path) -> Iterator[RunningWorker]:
         yield running_one
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # to make one takes longer than most of its calls
 def gpt(worker: RunningWorker) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{worker.url}/v1", api_key="none", max_retries=0, timeout=60) as made:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")  # to make one takes longer than most of its calls
 def sdk(worker: RunningWorker) -> Iterator[Anthropic]:
     with Anthropic(base_url=worker.url, api_key="none", max_retries=0, timeout=60) as made:
         yield made

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from tests.support.callers import caller
 
 from llmops.core.ids import new_id
 from llmops.core.lake import Lake
@@ -71,7 +72,7 @@ class Control:
         thread.join(60)
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
+        return caller(self.url, **settings)
 
 
 @contextmanager

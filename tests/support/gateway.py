@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 import yaml
+from tests.support.callers import caller
 
 from llmops.core.state import StateConfig
 from llmops.gateway.published import SupervisorStatus, read_status
@@ -67,10 +68,10 @@ class Gateway:
         return self.state.root / "gateway"
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
+        return caller(self.url, **settings)
 
     def controller(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.control, timeout=60, trust_env=False, **settings)
+        return caller(self.control, **settings)
 
     def controlled(self) -> None:
         """Wait until the control process answers: ended before that, it leaves its duties to the next one."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import orjson
+from tests.support.callers import caller
 from tests.support.chain import Shelf, SmallChain
 
 from llmops.core.errors import DeniedError, UnauthenticatedError
@@ -89,7 +90,7 @@ class Running:
     endpoints: Endpoints
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **settings)
+        return caller(self.url, **settings)
 
     def log(self) -> list[dict[str, Any]]:
         return self.tables.rows(self.config.inference_log)

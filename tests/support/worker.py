@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 import yaml
+from tests.support.callers import caller
 
 from llmops.core.pending import pending_rows
 from llmops.core.segments import open_segments
@@ -136,7 +137,7 @@ class RunningWorker:
     def client(self, token: str | None = None, **headers: str) -> httpx.Client:
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, headers=headers)
+        return caller(self.url, headers=headers)
 
     def chat(self, body: dict[str, Any] | None = None, *, token: str | None = None, **headers: str) -> httpx.Response:
         with self.client(token, **headers) as client:
