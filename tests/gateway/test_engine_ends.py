@@ -226,7 +226,7 @@ def test_a_new_configuration_drops_no_request(tmp_path: Path, upstream: Scripted
 
 
 def test_a_request_under_way_ends_on_the_configuration_it_began_with(tmp_path: Path, upstream: Scripted) -> None:
-    upstream.answer = stream(tuple("abcd"), pause_s=0.5)
+    upstream.answer = stream(tuple("abcd"), held=True)
     with running_worker(tmp_path, providers={"first": {"url": upstream.url}}, routes=[route()]) as worker:
         with (
             worker.client() as client,
@@ -237,6 +237,7 @@ def test_a_request_under_way_ends_on_the_configuration_it_began_with(tmp_path: P
             with scripted_upstream() as other:
                 worker.reload(providers={"first": {"url": other.url}}, routes=[route("new")])
                 worker.until(lambda: worker.chat(user_says(model="new")).status_code == 200)
+            upstream.asked[0].heard.set()
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert worker.row_of(reply)["output_tokens"] == 4
@@ -251,7 +252,7 @@ def test_a_broken_configuration_changes_nothing(tmp_path: Path, upstream: Script
 
 
 def test_a_stop_lets_replies_under_way_end(tmp_path: Path, upstream: Scripted) -> None:
-    upstream.answer = stream(tuple("abcd"), pause_s=0.2)
+    upstream.answer = stream(tuple("abcd"), held=True)
     with running_worker(
         tmp_path, providers={"first": {"url": upstream.url}}, routes=[route()], shutdown_s=30
     ) as worker:
@@ -262,6 +263,8 @@ def test_a_stop_lets_replies_under_way_end(tmp_path: Path, upstream: Scripted) -
             lines = reply.iter_lines()
             next(lines)
             os.kill(worker.pid, signal.SIGTERM)
+            worker.until(lambda: not worker.answers)
+            upstream.asked[0].heard.set()
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert worker.row_of(reply)["status_code"] == 200

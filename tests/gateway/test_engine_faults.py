@@ -233,14 +233,18 @@ def test_a_stream_cut_in_the_middle_says_so_and_is_booked(worker: RunningWorker,
 
 
 def test_an_error_within_a_stream_is_told_in_our_words(worker: RunningWorker, first: Scripted) -> None:
-    first.answer = stream(("one", "two"), error_after=1, pause_s=0.2)
-    reply = worker.chat(user_says(stream=True))
-    if reply.status_code == 200:  # else both events came in one piece, and nothing had been said yet
-        errors = [event for event in events(reply) if "error" in event]
-        assert len(errors) == 1
-        assert events(reply)[-1] == errors[0]
-        assert errors[0]["error"]["message"] == "it broke"
-    assert "it broke" in reply.text
+    first.answer = stream(("one", "two"), error_after=1, held=True)
+    lines: list[str] = []
+    with (
+        worker.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=user_says(stream=True)) as reply,
+    ):
+        for line in reply.iter_lines():
+            lines.append(line)
+            first.asked[0].heard.set()
+    assert reply.status_code == 200
+    (broke,) = [json.loads(line[6:]) for line in lines if '"error"' in line]
+    assert broke["error"]["message"] == "it broke"
     assert worker.row_of(reply)["error_class"] == "server_error"
 
 

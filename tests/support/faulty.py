@@ -193,8 +193,12 @@ def stream(
     cut_after: int | None = None,
     pause_s: float = 0.0,
     error_after: int | None = None,
+    held: bool = False,
 ) -> Step:
-    """A good stream, or one that is cut or breaks off with an error after so many pieces."""
+    """A good stream, or one that is cut or breaks off with an error after so many pieces.
+
+    `held`: after its first piece it waits until the test says that it was heard.
+    """
 
     def step(wire: Wire) -> None:
         wire.send(
@@ -213,6 +217,8 @@ def stream(
             wire.asked.sent += 1
             _event(wire, model, {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
             wire.wait(pause_s)
+            if held:
+                wire.asked.heard.wait(PATIENCE_S)
         wire.charge(len(pieces))
         _event(wire, model, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         if (wire.asked.body.get("stream_options") or {}).get("include_usage"):

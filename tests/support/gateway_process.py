@@ -18,7 +18,7 @@ from typing import Any
 from llmops.core import logs
 from llmops.core.config import load_config
 from llmops.core.errors import ConfigError, LlmopsError, render
-from llmops.gateway import supervisor
+from llmops.gateway import crew, supervisor
 from llmops.gateway.config import GatewayConfig
 from llmops.gateway.published import load_published
 from llmops.gateway.supervisor import Parts, Source, run_gateway
@@ -69,7 +69,7 @@ def check(config: GatewayConfig) -> None:
 
 def main(file: Path, kind: str = "small") -> int:
     logs.configure("INFO")
-    supervisor.POLL_S = 0.1
+    supervisor.POLL_S, crew._FIRST_PAUSE_S = 0.1, 0.005
     works = {"small": run_worker, "die": dying_worker, "refuse": refusing_worker}
     parts = None if kind == "real" else Parts(works[kind], check)
 

@@ -143,6 +143,16 @@ class RunningWorker:
         with self.client(token, **headers) as client:
             return client.post("/v1/chat/completions", json=body or user_says())
 
+    @property
+    def answers(self) -> bool:
+        """Whether it takes connections, as it does until it is told to stop."""
+        try:
+            with self.client() as client:
+                client.get("/healthz")
+        except httpx.TransportError:
+            return False
+        return True
+
     def rows(self, count: int | None = None, layer: str | None = "gateway") -> list[dict[str, Any]]:
         """The rows in the spool, oldest first; waits until there are so many of the layer."""
 
