@@ -150,6 +150,17 @@ def test_a_place_that_cannot_be_written_is_a_miss(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_cache_that_rests_is_closed_all_the_same(path: Path) -> None:
+    async def main() -> None:
+        shared = sqlite(path)
+        await shared.put(b"k", stored())
+        shared._rest_until = float("inf")
+        await shared.close()
+        assert shared._connection is None
+
+    asyncio.run(main())
+
+
 def test_the_route_asks_the_file_and_remembers(tmp_path: Path) -> None:
     def embed(route: str) -> None:
         raise AssertionError("no semantic cache here")

@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,9 @@ from llmops.core.state import StateConfig
 from llmops.core.webhook import SIGNATURE, TIMESTAMP, Webhook
 from llmops.gateway.control.alerts import Alerts, Condition
 from llmops.gateway.control.budgets import Standing, conditions
+from llmops.gateway.control.meters import Meters
 from llmops.gateway.control.models import ReportedModels
+from llmops.gateway.control.watch import Duties, Watch
 
 SPENT = Condition("budget_80", "key:one/month", "nearly spent")
 
@@ -155,6 +158,28 @@ def test_what_is_wrong_at_the_gateway_becomes_alerts_and_is_posted(tmp_path: Pat
             assert "breaker_open" not in kinds(control)
             assert control.office.watch.duties.problems == {}
     assert "breaker_open" in {json.loads(body)["alert"]["kind"] for _, _, body in receiver.got}
+
+
+def test_an_older_look_ends_no_alert_that_a_newer_one_opened(alerts: Alerts, tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wrong(_: object) -> list[Condition]:
+        if begun.is_set():
+            return [SPENT]
+        begun.set()
+        go_on.wait(60)
+        return []
+
+    watch = Watch(Meters(tmp_path), Duties(alerts, wrong, lambda: config_of(tmp_path)))
+    older, newer = (threading.Thread(target=watch.look) for _ in range(2))
+    older.start()
+    begun.wait(60)
+    newer.start()
+    newer.join(0.3)  # it would be done by now, if it did not wait
+    go_on.set()
+    for thread in (older, newer):
+        thread.join(60)
+    assert [one.ended_at for one in alerts.list()] == [None]
 
 
 def kinds(control: Control) -> set[str]:
