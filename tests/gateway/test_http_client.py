@@ -83,6 +83,21 @@ def test_status_and_headers_are_told() -> None:
     ]  # fmt: skip
 
 
+def test_a_reply_that_comes_again_is_not_taken_for_the_one_between() -> None:
+    limited = b"HTTP/1.1 429 Too Many\r\nRetry-After: 3\r\nContent-Length: 2\r\n\r\nno"
+    between = CHUNKED + b"2\r\nok\r\n0\r\n\r\n"
+    found: list[tuple[int, bytes]] = []
+
+    async def work() -> None:
+        async with upstream(saying(limited, between, limited, between)) as origin, pool(origin.url) as one:
+            for _ in range(4):
+                heard = await fetch(one)
+                found.append((heard.status, heard.body))
+
+    run(work())
+    assert found == [(429, b"no"), (200, b"ok")] * 2
+
+
 CUT = {
     "nothing at all": b"",
     "within the head": b"HTTP/1.1 200 OK\r\nContent-Le",

@@ -124,9 +124,10 @@ class KnownReply:
         return parse_reply(block)
 
     def _learnt(self, block: bytes) -> ReplyHead:
-        head = self._head = parse_reply(block)
+        head = parse_reply(block)
         match = _LENGTH_LINE.search(block)
-        if match is not None and head[2] and head[0] >= 200:
+        if match is not None and head[2] and head[0] >= 200:  # else the one before stays, with what it was read as
+            self._head = head
             self._before, self._after = block[: match.start(1)], block[match.end(1) :]
         return head
 
