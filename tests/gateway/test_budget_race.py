@@ -1,4 +1,4 @@
-"""The whole gateway, several workers, 100 clients and one dollar: never more than that by the upstream's own books."""
+"""The whole gateway, several workers, 200 clients and one dollar: never more than that by the upstream's own books."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.worker import RunningWorker, route, target
 
 from llmops.gateway.allowance import UsageRow, open_store, read_usage
 
-CLIENTS = 100
+CLIENTS = 200
 DOLLAR = 1_000_000_000
 INPUT, OUTPUT = 60_000, 600_000  # nano-dollars a token
 PRICE = {"input": "60", "output": "600"}
