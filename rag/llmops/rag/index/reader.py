@@ -39,8 +39,8 @@ Chroma takes 3 ms, finds .97 of them, and first has to be imported and loaded. A
 
 SCANNED_WHOLE = 10_000
 """Rows up to which every one is scored; of more, those whose sign codes are nearest (`coarse`)."""
-CANDIDATES = 4_000
-CANDIDATES_SHARE = 250
+CANDIDATES = 1_250
+CANDIDATES_SHARE = 400
 """So many, and one more for so many rows, are scored exactly. Among a million vectors that are as clustered as real
 ones this finds .99 of the ten nearest, among 100,000 all of them."""
 _PICKED = 256
