@@ -41,8 +41,8 @@ SCANNED_WHOLE = 10_000
 """Rows up to which every one is scored; of more, those whose sign codes are nearest (`coarse`)."""
 CANDIDATES = 1_250
 CANDIDATES_SHARE = 400
-"""So many, and one more for so many rows, are scored exactly. Of the ten nearest this finds .9997 among 100,000 and .996
-among a million vectors that are as clustered as real ones, of the hundred nearest .993 and .983."""
+"""So many, and one more for so many rows, are scored exactly. Of the ten nearest this finds .9997 among 100,000 and
+.996 among a million vectors that are as clustered as real ones, of the hundred nearest .993 and .983."""
 _PICKED = 256
 """Rows picked and scored together: they stay in the cache, and BLAS starts no threads that wait for a busy core."""
 
