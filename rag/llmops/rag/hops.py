@@ -17,7 +17,8 @@ from typing import Protocol
 from llmops.core.chain import ChainContext, Message, Step
 from llmops.core.llm import LlmClient, Sampling
 from llmops.core.tracing import span
-from llmops.rag.retrieve import Found, Retrieved, Search, alike
+from llmops.rag.retrieve import Found, Retrieved, Search
+from llmops.rag.wording import alike
 
 _SHOWN = 5
 """Passages of each search that the planner sees: the next step hangs on the best, and every one of them costs."""

@@ -27,9 +27,9 @@ from llmops.rag.retrieve import (
     Scores,
     SearchIndex,
     StoredDocument,
-    alike,
     standardised,
 )
+from llmops.rag.wording import alike
 
 _POOLED = 3
 """Times as many passages as are wanted in the end are taken from each index."""

@@ -17,15 +17,14 @@ from llmops.core.chain import PassageRef
 from llmops.core.identity import Principal
 from llmops.core.tracing import span
 from llmops.rag.config import RetrievalConfig
-from llmops.rag.lexical import vocabulary
 from llmops.rag.refine import CrossScores, refine, wanted, widen
 from llmops.rag.turns import Turns
+from llmops.rag.wording import Wording
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_NEAR_DUPLICATE = 0.9
 _SEARCHING = 2
 """Searches at once: they hold the interpreter most of their 5 ms, and 50 at once take a third longer to take turns."""
 
@@ -253,29 +252,16 @@ def standardised(scores: Scores) -> Scores:
 def _distinct(index: SearchIndex, ranking: Ranking, top_k: int) -> tuple[Found, ...]:
     """The best rows whose texts differ: a copied page must not crowd out the second best answer."""
     kept: list[Found] = []
-    seen: list[frozenset[str]] = []
+    seen: list[Wording] = []
     for start in range(0, len(ranking.rows), top_k):
         if len(kept) >= top_k:
             break
         rows = ranking.rows[start : start + top_k]
         for place, chunk in enumerate(index.chunks(rows), start):
-            terms = vocabulary(chunk.text)
-            if any(_share_words(terms, other) for other in seen):
+            wording = Wording(chunk.text)
+            if any(wording.is_like(other) for other in seen):
                 continue
-            seen.append(terms)
+            seen.append(wording)
             dense, lexical = float(ranking.dense[place]), float(ranking.lexical[place])
             kept.append(Found(chunk, float(ranking.scores[place]), dense, lexical))
     return tuple(kept[:top_k])
-
-
-def alike(text: str, other: str) -> bool:
-    """Whether two passages say nearly the same words."""
-    return text == other or _share_words(vocabulary(text), vocabulary(other))
-
-
-def _share_words(terms: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two passages share nearly all their words (Jaccard index)."""
-    if not terms or not other or min(len(terms), len(other)) < _NEAR_DUPLICATE * max(len(terms), len(other)):
-        return terms == other
-    shared = len(terms & other)
-    return shared >= _NEAR_DUPLICATE * (len(terms) + len(other) - shared)

@@ -164,6 +164,6 @@ class Lexical:
                 counted.append(counts)
         if not held:
             return _UNKNOWN
-        every_row, every_count = np.concatenate(held), np.concatenate(counted)
-        shares = every_count / (every_count + self._norms[every_row])
+        every_row, every_count = np.concatenate(held), np.concatenate(counted, dtype=np.float64)
+        shares = every_count / (every_count + self._norms.take(every_row))
         return _Term(every_row, shares, math.log(1.0 + (self.size - len(shares) + 0.5) / (len(shares) + 0.5)))

@@ -136,10 +136,13 @@ class Segment:
         wanted = term.encode()
         beginnings, offsets = self._lookup
         beginning = int.from_bytes(wanted[:_BEGINNING].ljust(_BEGINNING, b"\0"))
-        first = bisect_left(beginnings, beginning)
-        after = bisect_right(beginnings, beginning, first)
-        place = bisect_left(range(after), wanted, first, key=self._term)
-        if place == after or self._term(place) != wanted:
+        place = after = bisect_left(beginnings, beginning)
+        if place < len(beginnings) and beginnings[place] == beginning:
+            after = place + 1
+            if len(wanted) >= _BEGINNING:  # a shorter one has its beginning alone
+                after = bisect_right(beginnings, beginning, after)
+                place = bisect_left(range(after), wanted, place, key=self._term)
+        if place == after or (len(wanted) >= _BEGINNING and self._term(place) != wanted):
             return self.postings_rows[:0], self.postings_counts[:0]
         start, end = offsets[place], offsets[place + 1]
         return self.postings_rows[start:end], self.postings_counts[start:end]
