@@ -236,7 +236,7 @@ def test_processes_may_open_an_empty_state_at_once(tmp_path: Path) -> None:
     processes = [context.Process(target=_open, args=(tmp_path, result)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [result.get(timeout=60) for _ in processes] == ["open"] * 4
+    assert [result.get(timeout=180) for _ in processes] == ["open"] * 4
     for process in processes:
         process.join()
     result.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.test_accessibility import NARROW, WIDE, violations
 from tests.support.registry_story import FRAUD, PROMPT, Story, serving_story
 from tests.support.serving import Running
@@ -35,7 +36,6 @@ def url(stage: tuple[Story, Running]) -> str:
 def page(context: BrowserContext, url: str) -> Iterator[Page]:
     """A page whose browser has nothing to complain of."""
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
     complaints: list[str] = []
     opened.on("console", lambda message: complaints.append(message.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
@@ -76,6 +76,7 @@ def test_no_violation_and_no_sideways_scrolling(
         color_scheme=scheme,  # type: ignore[arg-type]
         bypass_csp=True,  # axe brings a script of its own
     )
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     sign_in(page, url, told.tokens["boris"])  # his approvals page has its forms
     for path in addresses(told):
@@ -138,6 +139,7 @@ def test_nobody_approves_their_own_work(page: Page, told: Story, url: str) -> No
 def test_a_rollback_with_the_keyboard_alone(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
     with serving_story(tmp_path_factory.mktemp("back"), runs=False) as (told, server):
         context = browser.new_context()
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto(f"{server.url}/registry/assets/{FRAUD}")
         page.keyboard.press("Tab")

@@ -43,7 +43,7 @@ class Collector:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def wait(self, name: str, seconds: float = 10.0) -> list[Seen]:
+    def wait(self, name: str, seconds: float = 60.0) -> list[Seen]:
         """All spans, once one of that name has come."""
         deadline = time.monotonic() + seconds
         while not any(span.name == name for span in self.spans):

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.ports import free_port
+
 INPUT_TOKENS = 7
 PATIENCE_S = 60.0
 
@@ -147,8 +149,7 @@ def scripted_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
 
 def refused_url() -> str:
     """The URL of a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    return f"http://127.0.0.1:{free_port()}/v1"
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
