@@ -14,6 +14,8 @@ os.environ.setdefault("LLMOPS_COMPILED", "0")  # `make test-fast` runs the gatew
 
 from llmops.core import logs
 from llmops.core.ids import digest
+from llmops.core.sql import open_sql
+from llmops.core.state import StateConfig
 from llmops.rag import embed
 from llmops.rag.config import EmbeddingConfig
 
@@ -30,6 +32,14 @@ def _log_as_it_was() -> Iterator[None]:
     logger.handlers[:] = handlers
     logger.setLevel(level)
     logger.propagate = propagate
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder whose SQLite file is empty and migrated, to be copied: an empty one runs every migration."""
+    folder = tmp_path_factory.mktemp("migrated") / "state"
+    open_sql(StateConfig(dir=folder)).close()
+    return folder
 
 
 @pytest.fixture(scope="session")
