@@ -1,21 +1,45 @@
-"""What several parts' tests share: the exported embedding model; that they run the sources, not what is compiled."""
+"""What all parts' tests share: the exported embedding model, the sources not what is compiled, the log as it was."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("LLMOPS_COMPILED", "0")  # `make test-fast` runs the gateway's tests on what `make fast` made
 
+from llmops.core import logs
 from llmops.core.ids import digest
+from llmops.core.sql import open_sql
+from llmops.core.state import StateConfig
 from llmops.rag import embed
 from llmops.rag.config import EmbeddingConfig
 
-settings.register_profile("unhurried", settings(), deadline=None)  # how long an example takes is the machine's matter
-settings.load_profile("unhurried")
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")  # a slow machine is no failure, with CI in the environment or without
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """The command line sends the product's log to its own stderr, where no later test would hear of it."""
+    logger = logging.getLogger(logs.ROOT)
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder whose SQLite file is empty and migrated, to be copied: an empty one runs every migration."""
+    folder = tmp_path_factory.mktemp("migrated") / "state"
+    open_sql(StateConfig(dir=folder)).close()
+    return folder
 
 
 @pytest.fixture(scope="session")

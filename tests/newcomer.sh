@@ -6,6 +6,10 @@ set -m # background jobs get their own process group, so that Ctrl-C can be sent
 
 repository=$(git rev-parse --show-toplevel)
 port=${LLMOPS_NEWCOMER_PORT:-8123}
+if curl --silent "http://localhost:$port/" >/dev/null; then
+    echo "newcomer: somebody else serves at port $port"
+    exit 1
+fi
 folder=$(mktemp -d)
 log=$folder/up.log
 up=
@@ -30,7 +34,8 @@ until curl --silent --fail "http://localhost:$port/readyz" >/dev/null 2>&1; do
 done
 echo "newcomer: make up was ready after $((SECONDS - started)) s"
 
-curl --silent --fail "http://localhost:$port/" | grep --quiet '<title>'
+curl --silent --fail "http://localhost:$port/" >"$folder/page.html" # whole: grep leaves a pipe at its first find
+grep --quiet '<title>' "$folder/page.html"
 curl --silent --fail "http://localhost:$port/v1/chat/completions" --header 'content-type: application/json' \
     --data '{"model": "chat", "messages": [{"role": "user", "content": "What does an unchanged refresh embed?"}]}' >"$folder/answer.json"
 .venv/bin/python - "$folder/answer.json" "$port" <<'PYTHON'
@@ -54,7 +59,8 @@ request = urllib.request.Request(f"{base}/v1/feedback", json.dumps(thumb).encode
 assert urllib.request.urlopen(request).status == 200
 print("newcomer: answered from", citation["uri"], "-", citation["text"][:80])
 PYTHON
-.venv/bin/llmops feedback list --json | grep --quiet newcomer
+.venv/bin/llmops feedback list --json >"$folder/feedback.json"
+grep --quiet newcomer "$folder/feedback.json"
 kill -INT -- "-$up"
 wait "$up" || true
 up=

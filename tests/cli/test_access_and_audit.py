@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from llmops.core.state import StateConfig
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated: Path) -> Path:
     """A working folder whose registry holds a chain in dev and one in prod."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(migrated, StateConfig().root)
     with open_sql(StateConfig()) as sql:
         seed(sql, str(CHAT), 2)
         seed(sql, "prod.docs.chat", 1)

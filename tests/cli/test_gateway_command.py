@@ -89,7 +89,7 @@ def opened(folder: Path, *arguments: str) -> Iterator[tuple[str, str, subprocess
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(90)
-        reader.join(20)
+        reader.join(60)
         process.stderr.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +21,10 @@ from llmops.registry.aliases import Move
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated: Path) -> Path:
     """A working folder whose registry holds a chain with a champion, and an index."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(migrated, StateConfig().root)
     with open_sql(StateConfig()) as sql:
         versions = seed(sql, str(CHAT), 2)
         seed(sql, "dev.docs.index", 1, Kind.INDEX)
@@ -119,6 +121,6 @@ def test_reading_imports_no_mlflow(folder: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=180
     )
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,10 @@ STORE = MemoryStore()
 
 
 @pytest.fixture
-def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Version]:
+def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated: Path) -> list[Version]:
     """A working folder whose registry holds three versions; MLflow's side is kept in memory."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(migrated, StateConfig().root)
     monkeypatch.setattr(Registry, "_store", lambda self, catalog: STORE)
     with open_sql(StateConfig()) as sql:
         return seed(sql, str(CHAT), 3)

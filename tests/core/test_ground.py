@@ -59,7 +59,7 @@ def test_ids_sort_by_time_and_tell_it() -> None:
     ids = [new_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert sorted(ids) == ids
-    assert abs(id_time(ids[0]) - datetime.now(UTC)) < timedelta(seconds=5)
+    assert abs(id_time(ids[0]) - datetime.now(UTC)) < timedelta(minutes=2)
 
 
 def test_digest_is_of_the_canonical_value() -> None:
@@ -148,7 +148,7 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     program = (
         "import sys, time; from pathlib import Path; from llmops.core.files import exclusive_lock\n"
-        "with exclusive_lock(Path(sys.argv[1]), what='holding'): print('held', flush=True); time.sleep(60)"
+        "with exclusive_lock(Path(sys.argv[1]), what='holding'): print('held', flush=True); time.sleep(600)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     holder = subprocess.Popen([sys.executable, "-c", program, str(lock)], stdout=subprocess.PIPE, env=environment)

@@ -12,14 +12,6 @@ from llmops.core import logs
 SECRET = "sk-" + "a1B2" * 8
 
 
-@pytest.fixture(autouse=True)
-def _restored() -> object:
-    logger = logging.getLogger(logs.ROOT)
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    yield
-    logger.handlers[:], logger.level, logger.propagate = before
-
-
 def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", json=True)
     logging.getLogger("llmops.rag").debug("unseen")

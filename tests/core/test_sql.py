@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -14,19 +13,12 @@ import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import StatementError
 from tests.support.migrations import differences
-from tests.support.postgresql import postgresql_server
 
 from llmops.core import sql as sql_module
 from llmops.core.errors import ConfigError, ConflictError, IntegrityError, StorageError, UnavailableError
 from llmops.core.keys import KEYS, METADATA, Keys
-from llmops.core.sql import Sql, head, open_sql
+from llmops.core.sql import head, open_sql
 from llmops.core.state import StateConfig
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgresql_server() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -34,13 +26,7 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> StateConfig:
     """A state with nothing in it yet."""
     if request.param == "sqlite":
         return StateConfig(dir=tmp_path)
-    url: str = request.getfixturevalue("server")
-    empty = Sql(url)
-    with empty.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    empty.close()
-    return StateConfig(dir=tmp_path, sql_url=url)
+    return StateConfig(dir=tmp_path, sql_url=request.getfixturevalue("empty_database"))
 
 
 def test_the_tables_are_as_the_code_says(state: StateConfig) -> None:
@@ -236,7 +222,7 @@ def test_processes_may_open_an_empty_state_at_once(tmp_path: Path) -> None:
     processes = [context.Process(target=_open, args=(tmp_path, result)) for _ in range(4)]
     for process in processes:
         process.start()
-    assert [result.get(timeout=60) for _ in processes] == ["open"] * 4
+    assert [result.get(timeout=180) for _ in processes] == ["open"] * 4
     for process in processes:
         process.join()
     result.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+from contextlib import nullcontext
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -20,25 +20,20 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.kill]
 
 
 def _held(sql: Sql) -> list[str]:
-    """The keys, read as soon as the server is through its recovery."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with sql.read() as connection:
-                return sorted(connection.execute(select(KEYS.c.key_id)).scalars())
-        except UnavailableError:
-            assert time.monotonic() < deadline, "the server did not come back"
-            time.sleep(0.02)
+    with sql.read() as connection:
+        return sorted(connection.execute(select(KEYS.c.key_id)).scalars())
 
 
 @pytest.mark.parametrize("killed", ["backend", "server"])
 def test_a_kill_in_a_transaction_leaves_nothing_of_it(
     postgresql_with_state: PostgresqlProcess, postgresql_state: StateConfig, killed: str
 ) -> None:
+    recovering = postgresql_with_state.recovering() if killed == "backend" else nullcontext()
     with open_sql(postgresql_state) as sql:
         with sql.begin() as connection:
             connection.execute(insert(KEYS).values(_row("before")))
-        with pytest.raises(UnavailableError, match="the database does not answer"), sql.begin() as connection:
+        told = pytest.raises(UnavailableError, match="the database does not answer")
+        with recovering, told, sql.begin() as connection:
             connection.execute(insert(KEYS).values(_row("half")))
             if killed == "backend":
                 os.kill(connection.execute(text("SELECT pg_backend_pid()")).scalar_one(), signal.SIGKILL)
@@ -55,9 +50,11 @@ def test_a_kill_in_a_transaction_leaves_nothing_of_it(
         assert _held(sql) == ["before", "half"]
 
 
-def test_a_kill_just_before_the_commit_commits_nothing(postgresql_state: StateConfig) -> None:
+def test_a_kill_just_before_the_commit_commits_nothing(
+    postgresql_with_state: PostgresqlProcess, postgresql_state: StateConfig
+) -> None:
     with open_sql(postgresql_state) as sql:
-        with pytest.raises(UnavailableError), sql.begin() as connection:
+        with postgresql_with_state.recovering(), pytest.raises(UnavailableError), sql.begin() as connection:
             connection.execute(insert(KEYS).values(_row("half")))
             backend = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
             os.kill(backend, signal.SIGKILL)

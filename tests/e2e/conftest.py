@@ -24,6 +24,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE_MS = 60_000
+"""How long whatever is waited for in a browser may take on a slow machine."""
+expect.set_options(timeout=PATIENCE_MS)
 SUGGESTION = "What happens to deleted documents?"
 ANSWER = ("Deleted documents ", "leave the index [1].\n\n", "- Broken files go to **quarantine** [2].\n")
 
@@ -48,7 +51,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=2 * PATIENCE_MS)
     yield started
     started.close()
 
@@ -86,7 +89,7 @@ class Reader:
 
 def open_reader(context: BrowserContext, url: str) -> Reader:
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
@@ -103,6 +106,7 @@ def open_reader(context: BrowserContext, url: str) -> Reader:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     opened = browser.new_context(viewport={"width": 1280, "height": 820}, reduced_motion="reduce")
+    opened.set_default_timeout(PATIENCE_MS)
     yield opened
     opened.close()
 

@@ -32,7 +32,7 @@ def test_a_question_and_its_thumb_go_the_whole_way(tmp_path: Path) -> None:
     shown = ("--set", f"tls_cert={cert}", "--set", f"tls_key={key}")
     with running(tmp_path, "serve", "--port", "0", *shown, opened="chat at") as (url, process):
         known = ssl.create_default_context(cafile=str(cert))
-        with httpx.Client(base_url=url, timeout=30, trust_env=False, verify=known) as client:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False, verify=known) as client:
             completion = ask(client)
             about = completion["llmops"]
             assert (about["asset"], about["version"], about["alias"]) == ("dev.docs.chat", 1, "champion")

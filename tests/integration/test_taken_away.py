@@ -172,10 +172,10 @@ def test_no_door_answers_from_a_document_that_was_taken_away(house: House, taken
             before = client.post("/v1/chat/completions", json=question(ASKED)).text
             assert "seven in the morning" in before
         taken(house)
-        eventually(lambda: all(SECRET not in said_by_chain(chain, ASKED) for chain in house.held), patience_s=3)
+        eventually(lambda: all(SECRET not in said_by_chain(chain, ASKED) for chain in house.held))
         with server.client(headers={"Authorization": "Bearer lk_one"}) as client:  # an index is 2 s behind at most
             asked = question(ASKED)
-            eventually(lambda: "seven in" not in client.post("/v1/chat/completions", json=asked).text, patience_s=3)
+            eventually(lambda: "seven in" not in client.post("/v1/chat/completions", json=asked).text)
         seen, logged = len(house.upstream.requests), len(server.log())
         for door, said in every_door(house, server):
             assert "seven in the morning" not in said, door

@@ -147,9 +147,9 @@ def test_the_tutorial_tells_the_truth(tmp_path: Path, embedder_cache: Path) -> N
                 follow(told[deployed : better - 1], terminal)
                 assert EXACT not in answer(url)
                 follow(told[better - 1 : better], terminal)
-                eventually(lambda: EXACT in answer(url), 30)
+                eventually(lambda: EXACT in answer(url))
                 follow(told[better:], terminal)
-                eventually(lambda: EXACT not in answer(url), 30)
+                eventually(lambda: EXACT not in answer(url))
             what_is_on_record(terminal)
         finally:
             terminal.close()

@@ -1,15 +1,16 @@
-"""A state folder for each test; MLflow's store, which takes a second to make, is made once and copied."""
+"""A state for each test, over SQLite and over PostgreSQL.
+
+What takes long to make is made once and copied: MLflow's store, and the migrated tables of either database.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from tests.support.postgresql import postgresql_server
+from tests.support.postgresql import database, own_database, postgresql_server
 
 from llmops.core.identity import Principal
 from llmops.core.ids import new_id
@@ -33,9 +34,10 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def state(tmp_path: Path, empty_mlflow: Path) -> StateConfig:
+def state(tmp_path: Path, empty_mlflow: Path, migrated: Path) -> StateConfig:
     folder = tmp_path / "state"
-    (folder / "mlflow").mkdir(parents=True)
+    shutil.copytree(migrated, folder)
+    (folder / "mlflow").mkdir()
     shutil.copyfile(empty_mlflow, folder / "mlflow" / "dev.db")
     return StateConfig(dir=folder)
 
@@ -53,22 +55,34 @@ def postgresql() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgresql_url(postgresql: str) -> str:
+def postgresql_url(postgresql: str) -> Iterator[str]:
     """A database of its own on the session's server."""
-    name = f"test_{new_id().replace('-', '')}"
-    engine = create_engine(make_url(postgresql).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return make_url(postgresql).set(database=name).render_as_string(hide_password=False)
+    with own_database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def copied_database(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Makes databases from one that was migrated once; gives their URLs."""
+    url = database(postgresql, "migrated")
+    open_sql(StateConfig(dir=tmp_path_factory.mktemp("template"), sql_url=url)).close()
+    return lambda: database(postgresql, f"test_{new_id().replace('-', '')}", "migrated")
+
+
+@pytest.fixture
+def migrated_url(postgresql: str, copied_database: Callable[[], str]) -> Iterator[str]:
+    with own_database(postgresql, "migrated") as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def sql_state(request: pytest.FixtureRequest, tmp_path: Path) -> StateConfig:
+def sql_state(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> StateConfig:
     """A state whose SQL is SQLite, then PostgreSQL."""
-    if request.param == "sqlite":
-        return StateConfig(dir=tmp_path / "state")
-    return StateConfig(dir=tmp_path / "state", sql_url=request.getfixturevalue("postgresql_url"))
+    folder = tmp_path / "state"
+    if request.param == "postgresql":
+        return StateConfig(dir=folder, sql_url=request.getfixturevalue("migrated_url"))
+    shutil.copytree(migrated, folder)
+    return StateConfig(dir=folder)
 
 
 @pytest.fixture

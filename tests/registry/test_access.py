@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.support.migrations import differences
@@ -26,8 +28,11 @@ P = Privilege
 
 
 @pytest.fixture
-def owner(sql: Sql, sql_state: StateConfig) -> Iterator[Registry]:
+def owner(sql: Sql, sql_state: StateConfig, empty_mlflow: Path) -> Iterator[Registry]:
     """The registry as the machine's own account, with two assets."""
+    (sql_state.root / "mlflow").mkdir(parents=True)
+    for catalog in ("dev", "prod"):
+        shutil.copyfile(empty_mlflow, sql_state.root / "mlflow" / f"{catalog}.db")
     seed(sql, str(CHAT), 2)
     seed(sql, "prod.docs.chat", 1)
     with Registry(sql_state) as opened:

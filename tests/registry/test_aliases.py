@@ -152,7 +152,7 @@ def test_of_many_movers_exactly_one_wins_and_the_others_are_told(sql: Sql, sql_s
     processes = [start(point, sql_state, number, etag, gate, told) for number in range(1, movers + 1)]
     outcomes = dict(told.get(timeout=180) for _ in processes)
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=120)
     winners = [number for number, outcome in outcomes.items() if outcome == number]
     assert len(winners) == 1, outcomes
     assert [outcome for outcome in outcomes.values() if outcome == "conflict"] == ["conflict"] * (movers - 1)

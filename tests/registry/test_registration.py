@@ -212,7 +212,7 @@ def test_two_processes_registering_the_same_make_one_version(state: StateConfig)
     processes = [start(register, state, chain("a"), told) for _ in range(3)]
     assert [told.get(timeout=120) for _ in processes] == [1, 1, 1]
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=120)
     assert in_mlflow(state) == [1]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.support.waiting import eventually
 
 from llmops.core.ids import digest
 from llmops.core.names import Name
@@ -66,9 +67,7 @@ def test_a_killed_run_is_closed_by_its_successor(state: StateConfig) -> None:
     with running(state, ASSET, key="other/train"):
         process = multiprocessing.get_context("spawn").Process(target=run_forever, args=(state.root,))
         process.start()
-        deadline = time.monotonic() + 60
-        while len(runs(state)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        eventually(lambda: len(runs(state)) == 2, 180)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         with running(state, ASSET, key="a/train"):

@@ -46,8 +46,8 @@ def running(folder: Path, *arguments: str, opened: str) -> Iterator[tuple[str, s
         yield found[1], process
     finally:
         process.kill()
-        process.wait(20)
-        reader.join(20)
+        process.wait(60)
+        reader.join(60)
         process.stderr.close()
 
 

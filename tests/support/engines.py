@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.support.ports import free_port
 
 from llmops.rag.config import StoreConfig
 
@@ -27,9 +28,7 @@ class EngineProcess:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,7 +47,7 @@ class EngineProcess:
         log_path = self.folder.with_suffix(".log")
         with log_path.open("ab") as log:
             process = subprocess.Popen(self._command(), stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not self._answers():
             assert process.poll() is None, log_path.read_text()
             assert time.monotonic() < deadline, "the server did not start"
@@ -59,7 +58,7 @@ class EngineProcess:
         """End the process as a crash does."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
     def freeze(self) -> None:
@@ -94,7 +93,7 @@ class ChromaProcess(EngineProcess):
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/api/v2/heartbeat", timeout=1).is_success
+            return httpx.get(f"{self.url}/api/v2/heartbeat", timeout=60).is_success
         except httpx.TransportError:
             return False
 
@@ -105,7 +104,7 @@ class MilvusProcess(EngineProcess):
     def collections(self) -> set[str]:
         from pymilvus import MilvusClient
 
-        client = MilvusClient(self.url, timeout=5)
+        client = MilvusClient(self.url, timeout=60)
         try:
             return set(client.list_collections())
         finally:
@@ -150,7 +149,7 @@ def guarded(server: EngineProcess, certificate: Path, token: str) -> Iterator[st
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     door.socket = context.wrap_socket(door.socket, server_side=True)
-    thread = threading.Thread(target=door.serve_forever)
+    thread = threading.Thread(target=door.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
         yield f"https://localhost:{door.server_port}"

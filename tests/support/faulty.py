@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.ports import free_port
+
 INPUT_TOKENS = 7
 PATIENCE_S = 60.0
 
@@ -149,15 +151,9 @@ def scripted_upstream(tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
         upstream.close()
 
 
-_HELD: list[socket.socket] = []
-
-
 def refused_url() -> str:
-    """The URL of a port that nobody listens on, and nobody can: it is held, bound, while the tests run."""
-    held = socket.socket()
-    held.bind(("127.0.0.1", 0))
-    _HELD.append(held)
-    return f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+    """The URL of a port that nobody listens on."""
+    return f"http://127.0.0.1:{free_port()}/v1"
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -9,22 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import yaml
 from tests.support.callers import caller
+from tests.support.waiting import eventually  # noqa: F401 - for those who wait for what is run here
 
 from llmops.core.state import StateConfig
 from llmops.gateway.published import SupervisorStatus, read_status
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("gateway_process.py")
-Value = TypeVar("Value")
 
 
 def write_config(path: Path, **values: Any) -> None:
@@ -91,15 +90,6 @@ class Gateway:
         return self.process.wait(60)
 
 
-def eventually(check: Callable[[], Value], patience_s: float = 60) -> Value:
-    """The first true value of `check`; fails when none comes."""
-    deadline = time.monotonic() + patience_s
-    while not (value := check()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
-    return value
-
-
 @contextmanager
 def process(file: Path, *arguments: str) -> Iterator[Gateway]:
     """The program on a configuration file, whether or not it comes to answer."""
@@ -122,8 +112,8 @@ def process(file: Path, *arguments: str) -> Iterator[Gateway]:
                 started.wait(60)
             except subprocess.TimeoutExpired:
                 started.kill()
-        started.wait(20)
-        reader.join(20)
+        started.wait(60)
+        reader.join(60)
         for stream in (started.stdout, started.stderr):
             if stream is not None:
                 stream.close()

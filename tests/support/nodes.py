@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,6 @@ from llmops.finetune import worker
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.launch import inside, processes
 from llmops.finetune.launch.processes import Ranks, Seats
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def node(

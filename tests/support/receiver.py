@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
+from tests.support.ports import free_port
 
 
 class Receiver:
@@ -46,7 +46,7 @@ def receiving() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     receiver.url = f"http://127.0.0.1:{server.server_address[1]}/in"
     try:
@@ -90,10 +90,8 @@ def mailing(certificate: Path | None = None, password: str = "") -> Iterator[Mai
                 options |= {"authenticator": authenticate, "auth_required": True}
             return SMTP(self.handler, **options)
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        box.port = free.getsockname()[1]
-    server = Server(box, hostname="127.0.0.1", port=box.port)
+    box.port = free_port()
+    server = Server(box, hostname="127.0.0.1", port=box.port, ready_timeout=60)
     server.start()
     try:
         yield box

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import orjson
 from tests.support.callers import caller
 from tests.support.chain import Shelf, SmallChain
+from tests.support.waiting import eventually  # noqa: F401 - for those who wait for what is run here
 
 from llmops.core.errors import DeniedError, UnauthenticatedError
 from llmops.core.frames import Frame, scan
@@ -121,12 +121,12 @@ def running(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            assert answering.wait(10)
+            assert answering.wait(120)
             scheme = "https" if config.tls_cert else "http"
             yield Running(address(listener, scheme), config, shelf, tables, endpoints)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -151,12 +151,3 @@ def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
         lines = [line for line in response.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "data: [DONE]"
     return [orjson.loads(line[6:]) for line in lines[:-1]]
-
-
-def eventually(check: Callable[[], Any], patience_s: float = 60) -> Any:
-    """The first true value of `check`; fails when none comes."""
-    deadline = time.monotonic() + patience_s
-    while not (value := check()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-    return value

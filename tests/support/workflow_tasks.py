@@ -86,6 +86,14 @@ def slow(context: TaskContext) -> dict[str, Any]:
     return {"slept": True}
 
 
+def hold(context: TaskContext) -> dict[str, Any]:
+    """Runs until the file its settings name is there."""
+    note(context, str(os.getpid()))
+    while not Path(str(context.settings["file"])).exists():
+        time.sleep(0.02)
+    return {"held": True}
+
+
 def flood(context: TaskContext) -> dict[str, Any]:
     line = "x" * 99 + "\n"
     for _ in range(120):
@@ -141,7 +149,7 @@ def meet(context: TaskContext) -> dict[str, Any]:
     """Ends only when the other one has begun too."""
     folder = Path(str(context.settings["folder"]))
     (folder / context.task).touch()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while len(list(folder.iterdir())) < 2:
         if time.monotonic() > deadline:
             raise ValueError("alone")

@@ -11,7 +11,7 @@ import yaml
 
 from llmops.core.identity import LOCAL, Principal
 from llmops.core.state import StateConfig
-from llmops.registry.workflow import Job, Run, Task, Workflows, load_job
+from llmops.registry.workflow import Job, Run, Task, Workflows, engine, load_job
 
 HERE = "tests.support.workflow_tasks"
 
@@ -34,8 +34,9 @@ def job(folder: Path, tasks: list[dict[str, Any]], overrides: tuple[str, ...] = 
     return load_job(write(folder, tasks, **more), overrides)
 
 
-def carry(state: StateConfig, run_id: str) -> None:
+def carry(state: StateConfig, run_id: str, most_interruptions: int = engine.MOST_INTERRUPTIONS) -> None:
     """An engine's whole life, for a process of its own: a fork server may be older than what its tasks have to find."""
+    engine.MOST_INTERRUPTIONS = most_interruptions
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     with Workflows(state) as flows:
         flows.engine().carry(run_id)

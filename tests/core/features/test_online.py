@@ -147,19 +147,20 @@ def test_a_publication_that_fails_leaves_the_old_one(store: FeatureStore, online
 @pytest.mark.kill
 def test_kills_leave_a_store_that_a_rerun_completes(tmp_path: Path) -> None:
     root, chance = tmp_path / "state", random.Random(3)
-    context = multiprocessing.get_context("spawn")
+    state, context = StateConfig(dir=root), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.features"])
     for _ in range(3):
+        store, online = FeatureStore(Lake(state)), open_online(state)
+        before = online.published(NAME)
         process = context.Process(target=publish_forever, args=(root, 50))
         process.start()
-        database = root / "features" / "online.db"
-        deadline = time.monotonic() + 60
-        while not database.exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while online.published(NAME) == before:
+            assert time.monotonic() < deadline, "nothing was published"
             time.sleep(0.01)
-        time.sleep(chance.uniform(0.05, 0.5))
+        time.sleep(chance.uniform(0.0, 0.1))  # a round takes about that long
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        state = StateConfig(dir=root)
-        store, online = FeatureStore(Lake(state)), open_online(state)
         values = set(spent(online, *(f"c{number}" for number in range(50))).values())
         assert len(values) <= 1, "a publication is seen whole or not at all"
         publish(store, CUSTOMERS, online)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import update
 from tests.support.migrations import differences
-from tests.support.postgresql import postgresql_server
 
 from llmops.core.errors import ConflictError, LlmopsError, NotFoundError, RateLimitedError, UserError
 from llmops.core.ids import new_id
@@ -29,23 +27,9 @@ CHEAP = Cost(log2_n=4, p=1)
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with postgresql_server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def sql(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sql]:
-    url: str | None = None
-    if request.param == "postgresql":
-        url = request.getfixturevalue("server")
-        empty = Sql(url)
-        with empty.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
-        empty.close()
-    with open_sql(StateConfig(dir=tmp_path, sql_url=url)) as opened:
+@pytest.fixture
+def sql(either_state: StateConfig) -> Iterator[Sql]:
+    with open_sql(either_state) as opened:
         yield opened
 
 

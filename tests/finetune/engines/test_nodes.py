@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.support.nodes import ended, free_port, node
+from tests.support.nodes import ended, node
+from tests.support.ports import free_port
 from tests.support.training import config, weights
 
 from llmops.finetune.config import FinetuneConfig

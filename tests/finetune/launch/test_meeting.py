@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.nodes import free_port
+from tests.support.ports import free_port
 
 from llmops.core.errors import LlmopsError, UnavailableError, UserError
 from llmops.finetune.engines.signals import Stopped

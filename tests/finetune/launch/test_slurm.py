@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.nodes import free_port
+from tests.support.ports import free_port
 
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.launch import render, submit

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.support import training
-from tests.support.nodes import ended, free_port, node
+from tests.support.nodes import ended, node
+from tests.support.ports import free_port
 
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.journal import read_events, read_metrics

@@ -64,7 +64,8 @@ def test_a_model_reaches_nothing_but_its_answer(
 def test_a_process_that_ends_says_why(
     register: Register, registry: Registry, deed: str, argument: Any, code: str
 ) -> None:
-    limits = Limits(memory_mb=1024, timeout_s=0.5 if deed == "hang" else 30, cpu_s=2, answer_mb=2)
+    cpu_s = {"cpu_s": 2} if deed == "burn" else {}
+    limits = Limits(memory_mb=1024, timeout_s=0.5 if deed == "hang" else 120, answer_mb=2, **cpu_s)
     with Trial.of(register("deeds"), registry, limits) as trial:
         trial.load()
         with pytest.raises(TrialError) as caught:
@@ -101,7 +102,7 @@ def test_a_malicious_pickle_harms_nobody(
     shutil.copytree(fraud.rows.parent / "good", saved)
     (saved / "model.pkl").write_bytes(pickle.dumps(deed(marker)))
     version = registry.register(Candidate(Kind.MODEL, Name.parse("dev.fraud.evil"), SavedModel(str(saved))))
-    asked = BARE.model_copy(update={"limits": Limits(load_timeout_s=3)})
+    asked = BARE.model_copy(update={"limits": Limits(load_timeout_s=3 if measured == "timeout" else 120)})
     report = validate(version, asked, registry)
     load = found(report, "load")
     assert (load.verdict, load.measured) == ("fail", measured)

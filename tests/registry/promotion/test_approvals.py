@@ -180,13 +180,13 @@ def test_words_that_race_are_all_told_the_truth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Both are written down before either has its effect; then both draw the same conclusion."""
-    together, take = Barrier(2, timeout=30), Transitions.take
+    together, take = Barrier(2, timeout=120), Transitions.take
 
     def at_once(self: Transitions, *step: Any) -> Promotion | None:
         together.wait()
         return take(self, *step)
 
-    monkeypatch.setattr(Promoter, "_follow", _after(Barrier(2, timeout=30), Promoter._follow))
+    monkeypatch.setattr(Promoter, "_follow", _after(Barrier(2, timeout=120), Promoter._follow))
     monkeypatch.setattr(Transitions, "take", at_once)
     with ThreadPoolExecutor(2) as pool:
         told = list(pool.map(lambda who: as_(who[0]).approve(waiting.ref, who[1]), [(RISK, "risk"), (LEGAL, "legal")]))

@@ -195,7 +195,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(killed: StateConfig, nu
     processes = [start(race, killed, number, gate, told) for number in numbers]
     outcomes = [told.get(timeout=120) for _ in processes]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=120)
     with Desk(killed) as desk:
         champion = desk.resolve(str(CHAT)).version
         assert len([move for move in desk.history(CHAT, "champion") if move.version in numbers]) == 1
@@ -211,7 +211,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told(killed: StateConfig, nu
 
 def test_threads_that_promote_the_same_version_do_it_once(killed: StateConfig) -> None:
     outcomes: list[str] = []
-    gate = threading.Barrier(4)
+    gate = threading.Barrier(4, timeout=120)
 
     def operate() -> None:
         with Desk(killed) as desk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, migrated: Path) -> Iterator[Bench]:
+    shutil.copytree(migrated, tmp_path / "state")
     made = Bench(tmp_path, StateConfig(dir=tmp_path / "state"))
     yield made
     made.flows.close()
