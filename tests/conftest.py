@@ -1,4 +1,7 @@
-"""What several parts' tests share: the exported embedding model; that they run the sources, not what is compiled."""
+"""What several parts' tests share: the exported embedding model; that they run the sources, not what is compiled.
+
+No test is timed by Hypothesis: its deadline for one example, 200 ms, is soon reached where others use the machine too.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("LLMOPS_COMPILED", "0")  # `make test-fast` runs the gateway's tests on what `make fast` made
 
 from llmops.core.ids import digest
 from llmops.rag import embed
 from llmops.rag.config import EmbeddingConfig
+
+_BEFORE = settings.get_profile(settings.get_current_profile_name())  # Hypothesis has one of its own for CI
+settings.register_profile("untimed", _BEFORE, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 from tests.support.chain import Shelf, SmallChain
 from tests.support.serving import Running, running
 from tests.support.upstream import Reply, Upstream, running_upstream
@@ -24,6 +24,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE_MS = 60_000
+"""What is waited for comes soon on a machine of one's own, and late on one that others use too."""
 SUGGESTION = "What happens to deleted documents?"
 ANSWER = ("Deleted documents ", "leave the index [1].\n\n", "- Broken files go to **quarantine** [2].\n")
 
@@ -41,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def playwright() -> Iterator[Playwright]:
     """Ended with each module: while it runs, its event loop is every later test's too."""
     with sync_playwright() as started:
+        expect.set_options(timeout=PATIENCE_MS)
         yield started
 
 
@@ -84,7 +87,7 @@ class Reader:
 
 def open_reader(context: BrowserContext, url: str) -> Reader:
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:

@@ -90,7 +90,7 @@ class SmallChain:
         self._before_piece = before_piece
         self._llm = None
         if llm_url:
-            endpoint = LlmEndpoint(llm_url, "test", timeout_s=10, attempts=1)
+            endpoint = LlmEndpoint(llm_url, "test", timeout_s=60, attempts=1)
             self._llm = LlmClient(endpoint)
 
     def stream(self, messages: Sequence[Message], context: ChainContext) -> Iterator[Event]:

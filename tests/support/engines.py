@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.support.ports import ReservedPort
 
 from llmops.rag.config import StoreConfig
 
@@ -27,9 +28,8 @@ class EngineProcess:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._reserved = ReservedPort()
+        self.port = self._reserved.number
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,17 +41,19 @@ class EngineProcess:
         return self._process is not None
 
     def config(self, **more: object) -> StoreConfig:
-        about = {"engine": self.engine, "url": self.url, "timeout_s": 5, "patience_s": 0, **more}
+        about = {"engine": self.engine, "url": self.url, "timeout_s": 60, "patience_s": 0, **more}
         return StoreConfig.model_validate(about)
 
     def start(self) -> None:
         log_path = self.folder.with_suffix(".log")
         with log_path.open("ab") as log:
             process = subprocess.Popen(self._command(), stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not self._answers():
             assert process.poll() is None, log_path.read_text()
-            assert time.monotonic() < deadline, "the server did not start"
+            if time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError(f"the server did not start: {log_path.read_text()}")
             time.sleep(0.02)
         self._process = process
 
@@ -59,8 +61,13 @@ class EngineProcess:
         """End the process as a crash does."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
+
+    def close(self) -> None:
+        if self.runs:
+            self.kill()
+        self._reserved.close()
 
     def freeze(self) -> None:
         """Stop answering without closing a connection."""
@@ -85,7 +92,9 @@ class ChromaProcess(EngineProcess):
     engine = "chroma"
 
     def collections(self) -> set[str]:
-        found = httpx.get(f"{self.url}/api/v2/tenants/default_tenant/databases/default_database/collections?limit=1000")
+        found = httpx.get(
+            f"{self.url}/api/v2/tenants/default_tenant/databases/default_database/collections?limit=1000", timeout=60
+        )
         return {collection["name"] for collection in found.json()}
 
     def _command(self) -> list[str]:
@@ -105,7 +114,7 @@ class MilvusProcess(EngineProcess):
     def collections(self) -> set[str]:
         from pymilvus import MilvusClient
 
-        client = MilvusClient(self.url, timeout=5)
+        client = MilvusClient(self.url, timeout=60)
         try:
             return set(client.list_collections())
         finally:
@@ -166,9 +175,8 @@ PROCESSES = {"chroma": ChromaProcess, "milvus": MilvusProcess}
 @contextmanager
 def engine_server(engine: str, folder: Path) -> Iterator[EngineProcess]:
     server = PROCESSES[engine](folder / engine)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
-        if server.runs:
-            server.kill()
+        server.close()

@@ -38,20 +38,20 @@ class PostgresqlProcess:
             place = ["-D", str(self.folder / "data"), "-k", str(self.folder)]
             command = [*self._as_user, str(BINARIES[0] / "postgres"), *place, *_QUIET]
             self._server = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
-        _run([str(BINARIES[0] / "pg_isready"), "-h", str(self.folder)], attempts=100)
+        _run([str(BINARIES[0] / "pg_isready"), "-h", str(self.folder)], attempts=1200)
 
     def stop(self) -> None:
         """End it in order, without waiting for whoever is connected."""
         self._server.send_signal(signal.SIGINT)
-        self._server.wait(timeout=30)
+        self._server.wait(timeout=120)
 
     def kill(self) -> None:
         """End the server and its children as a crash of the machine does: none of them tidies up."""
         family = psutil.Process(self._server.pid).children(recursive=True)
         for process in (self._server, *family):
             process.kill()
-        self._server.wait(timeout=30)
-        psutil.wait_procs(family, timeout=30)
+        self._server.wait(timeout=120)
+        psutil.wait_procs(family, timeout=120)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ from llmops.serving.endpoint import Endpoints
 from llmops.serving.registry_pages.app import Rooms
 from llmops.serving.server import address, listening, server_for
 
+PATIENCE_S = 60.0
+"""How long a test waits for what is to come; a slow machine may need it."""
+
 
 class SpooledTables:
     """Writes through a real spool and reads what lies in it; no lake, no drainer."""
@@ -89,7 +92,7 @@ class Running:
     endpoints: Endpoints
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **settings)
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **settings)
 
     def log(self) -> list[dict[str, Any]]:
         return self.tables.rows(self.config.inference_log)
@@ -120,12 +123,12 @@ def running(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            assert answering.wait(10)
+            assert answering.wait(PATIENCE_S)
             scheme = "https" if config.tls_cert else "http"
             yield Running(address(listener, scheme), config, shelf, tables, endpoints)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
 
@@ -152,7 +155,7 @@ def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
     return [orjson.loads(line[6:]) for line in lines[:-1]]
 
 
-def eventually(check: Callable[[], Any], patience_s: float = 10) -> Any:
+def eventually(check: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """The first true value of `check`; fails when none comes."""
     deadline = time.monotonic() + patience_s
     while not (value := check()):

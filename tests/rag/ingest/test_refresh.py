@@ -111,10 +111,11 @@ def test_full_reads_everything_again_and_finds_the_same(place):
 
 def test_an_edit_that_keeps_size_and_time_is_seen_if_made_just_after_the_scan(place):
     path = place.write("same.md", "aaaa bbbb")
-    stat = path.stat()
+    then = path.stat().st_mtime_ns + 60_000_000_000  # however long it takes to come to the scan
+    os.utime(path, ns=(then, then))
     place.refresh()
     path.write_text("cccc dddd")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    os.utime(path, ns=(then, then))
     assert place.refresh().changed == 1
 
 
@@ -180,17 +181,17 @@ def test_a_second_ingest_at_once_is_refused(place):
     class Slow(WordEmbedder):
         def embed(self, texts, on_batch=None):
             entered.set()
-            leave.wait(20)
+            assert leave.wait(120)
             return super().embed(texts, on_batch)
 
     place.embedder = Slow()
     thread = threading.Thread(target=place.refresh)
     thread.start()
-    assert entered.wait(20)
+    assert entered.wait(60)
     with pytest.raises(ConflictError, match="already ingesting"):
         place.refresh()
     leave.set()
-    thread.join(20)
+    thread.join(60)
     assert place.refresh().unchanged == 6
 
 
