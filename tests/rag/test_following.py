@@ -102,6 +102,22 @@ def test_on_trouble_it_stays_where_it_is(wanted: str) -> None:
         assert "two" in said(chain)
 
 
+def test_it_follows_on_after_a_defect() -> None:
+    shelf, broke = Shelf(), threading.Event()
+    whole = shelf.generation
+
+    def broken() -> str:
+        broke.set()
+        raise ZeroDivisionError
+
+    with following(shelf, poll_s=0.01) as chain:
+        shelf.generation = broken  # type: ignore[method-assign]
+        assert broke.wait(60)
+        shelf.generation = whole  # type: ignore[method-assign]
+        shelf.wanted = "two"
+        eventually(lambda: "two" in said(chain))
+
+
 def test_many_readers_while_it_moves() -> None:
     shelf, trouble = Shelf(), []
 
