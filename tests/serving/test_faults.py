@@ -237,4 +237,4 @@ def test_a_stop_ends_running_answers(state: Path) -> None:
         assert gate.inside.acquire(timeout=60)
     thread.join(60)
     assert not thread.is_alive()
-    assert server.shelf.loaded[0].closed.is_set()
+    assert server.shelf.loaded[0].closed.wait(60)
