@@ -6,7 +6,7 @@ import json
 from threading import Semaphore
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect
+from playwright.sync_api import Browser, BrowserContext, Route, expect
 from tests.e2e.conftest import SUGGESTION, Reader, open_reader
 from tests.support.chain import HOPPING
 from tests.support.serving import Running, eventually, running
@@ -74,12 +74,12 @@ def test_finished_blocks_are_not_made_again(reader: Reader, upstream: Upstream) 
 
 def test_stop_reaches_the_upstream_and_keeps_what_came(reader: Reader, upstream: Upstream, server: Running) -> None:
     page = reader.page
-    upstream.script(Reply(pieces=("Some words. ", *["more "] * 300), piece_delay_s=0.1))
+    upstream.script(Reply(pieces=("Some words. ", "more"), allowed=Semaphore(1)))
     reader.ask(QUESTION)
     expect(page.get_by_role("article", name="Answer 1")).to_contain_text("Some words.")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("You stopped this answer.")).to_be_visible()
-    assert upstream.requests[-1].client_left.wait(5)
+    assert upstream.requests[-1].client_left.wait(60)
     row = eventually(lambda: server.log() and server.log()[-1]["error_class"] == "Cancelled" and server.log()[-1])
     assert "Some words." in row["response_json"]
     expect(page.get_by_label("Your question")).to_be_focused()
@@ -135,6 +135,28 @@ def test_a_thumb_is_kept_at_one_click_and_a_reason_supersedes_it(reader: Reader,
     )
     expect(page.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_text("Somebody will see that you want to talk.")).to_be_visible()
+
+
+def test_feedback_is_called_noted_once_it_is_kept(reader: Reader, server: Running) -> None:
+    page = reader.page
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    reader.ask(QUESTION)
+    reader.answered()
+    page.get_by_role("button", name="Bad answer").click()
+    eventually(lambda: server.feedback()[-1]["request_id"] == server.log()[-1]["request_id"])
+    page.route("**/v1/feedback", hold)
+    with page.expect_request("**/v1/feedback"):
+        page.get_by_role("button", name="Send feedback").click()
+    said = page.locator(".feedback .said")
+    expect(said).to_be_attached()
+    expect(page.get_by_role("form", name="More about your feedback")).to_have_count(0)
+    assert said.inner_text() == ""
+    held[0].continue_()
+    expect(said).to_have_text("Thank you, noted.")
 
 
 def test_answer_again_replaces_the_answer(reader: Reader, upstream: Upstream) -> None:
@@ -241,6 +263,7 @@ def test_everything_works_by_keyboard_alone(reader: Reader) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("complementary").get_by_role("heading")).to_be_focused()
     page.keyboard.press("Escape")
+    expect(page.locator(".chip").first).to_be_focused()
     while page.evaluate("() => document.activeElement.getAttribute('aria-label')") != "Good answer":
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.test_accessibility import violations
 from tests.support.chain import Shelf, SmallChain
 from tests.support.oidc_provider import CLIENT, SECRET, OidcProvider, running_provider
@@ -68,7 +69,7 @@ def test_a_person_finds_their_conversations_again(
     people: Running, provider: OidcProvider, browser: Browser, context: BrowserContext
 ) -> None:
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(message.text) if "Content Security" in message.text else None)
@@ -127,10 +128,10 @@ def test_a_sign_in_that_ends_in_mid_use_loses_nothing(people: Running, browser: 
             accounts.add(name, PASSWORD)
         carol = accounts.named(f"carol-{scheme}")
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(people.url)
-        by_password(page, carol.name)
-        page.wait_for_load_state("networkidle")  # else the list of conversations hears of it before the question does
+        with page.expect_response("**/v1/conversations*"):  # else the list hears of it before the question does
+            by_password(page, carol.name)
         accounts.sign_out(carol.person_id)
 
         question = page.get_by_label("Your question")
@@ -147,7 +148,8 @@ def test_a_sign_in_that_ends_in_mid_use_loses_nothing(people: Running, browser: 
         page.keyboard.press("Enter")
         expect(dialog).to_be_visible()
         dialog.get_by_role("link", name="Sign in").click()
-        by_password(page, carol.name)
+        with page.expect_response("**/v1/conversations*"):
+            by_password(page, carol.name)
         expect(question).to_have_value("And what does a reason do?")
         page.keyboard.press("Enter")
         page.get_by_role("article", name="Answer 1").get_by_role("button", name="Copy", exact=True).wait_for()
@@ -173,7 +175,7 @@ def test_an_answer_that_is_cut_by_a_sign_out_stays_as_far_as_it_came(
 ) -> None:
     monkeypatch.setattr(reply, "LOOK_S", 0.1)
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(people.url)
     with open_sql(people.config.state) as sql:
         accounts = Accounts(sql, Cost(log2_n=4, p=1))
@@ -209,7 +211,7 @@ def _another_person(browser: Browser, people: Running, link: str, provider: Oidc
         viewport={"width": 375, "height": 740}, color_scheme="dark", reduced_motion="reduce", bypass_csp=True
     )
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(link)
     page.get_by_role("heading", name="Sign in").wait_for()
     assert violations(page) == []

@@ -50,7 +50,7 @@ def chain(upstream: Upstream, hops: int = 3, top_k: int = 3) -> RagChain:
     embedder = HashingEmbedder()
     index = MemoryIndex(DOCUMENTS, embedder)
     answer = AnswerConfig(llm=LlmConfig(url=upstream.url, model="t"))
-    client = LlmClient(LlmEndpoint(upstream.url, "t", timeout_s=2, attempts=1))
+    client = LlmClient(LlmEndpoint(upstream.url, "t", timeout_s=60, attempts=1))
     return RagChain(
         ChainParts(
             reader=lambda: index,

@@ -13,12 +13,14 @@ from tests.support.embedder import WordEmbedder
 from tests.support.indexes import NAME, Workplace
 from tests.support.zygote import Zygote
 
-from llmops.core.errors import NotFoundError, UserError
+from llmops.core.errors import NotFoundError, UnavailableError, UserError
 from llmops.core.identity import LOCAL, Principal
 from llmops.rag.config import FolderSource, IndexConfig
 from llmops.rag.index import open_index
+from llmops.rag.index import reader as reader_module
 from llmops.rag.index.guard import writing
 from llmops.rag.index.reader import POLL_S, Index
+from llmops.rag.index.snapshot import Snapshot
 from llmops.rag.ingest.refresh import Options, refresh
 
 HR = Principal("ann", groups=frozenset({"hr"}))
@@ -53,7 +55,7 @@ def zygote():
     process.close()
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
@@ -62,6 +64,20 @@ def wait_for(condition, seconds=10.0):
 
 def has_store(index: Index) -> bool:
     return index.reader()._store is not None
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """How often an index has tried to load its store; it looks every moment."""
+    monkeypatch.setattr(reader_module, "POLL_S", 0.05)
+    whole, counted = Index._load_store, []
+
+    def counting(index, reader):
+        whole(index, reader)
+        counted.append(reader)
+
+    monkeypatch.setattr(Index, "_load_store", counting)
+    return counted
 
 
 def brute_force(reader, vector, k):
@@ -141,11 +157,11 @@ def test_a_reader_goes_on_while_another_process_ingests_and_sees_the_new_head(pl
     job = {"config": place.config.model_dump(), "state": str(place.state.dir), "embedder": "words-1"}
     writer = threading.Thread(target=lambda: answers.append(zygote.run(**job)))
     writer.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while (reader := index.reader()).head.seq == 1:
         assert [chunk.id for chunk in reader.chunks(reader.dense(vector, 3).rows)] == best
         assert time.monotonic() < until, "the new head was not seen"
-    writer.join(30)
+    writer.join(60)
     assert 3 * POLL_S < 2  # a look that just missed the head, and the next one: promised are 2 s
     assert answers[0]["status"] == 0
     assert index.reader().head.seq == 2
@@ -180,7 +196,7 @@ def test_staged_documents_are_invisible_until_the_head_moves(place, opened):
         def embed(self, texts, on_batch=None):
             if any("slow" in text for text in texts):
                 entered.set()
-                leave.wait(20)
+                assert leave.wait(120)
             return super().embed(texts, on_batch)
 
     place.embedder = Slow()
@@ -188,7 +204,7 @@ def test_staged_documents_are_invisible_until_the_head_moves(place, opened):
     place.write("z.md", "# Slow\n\nslow words")
     writer = threading.Thread(target=place.refresh)
     writer.start()
-    assert entered.wait(20)
+    assert entered.wait(60)
     late = Index.open(place.state, NAME, index.generation)
     try:
         for reader in (index.reader(), late.reader()):
@@ -197,21 +213,20 @@ def test_staged_documents_are_invisible_until_the_head_moves(place, opened):
             with pytest.raises(NotFoundError):
                 reader.document(str(place.docs / "renamed.md"), LOCAL)
         leave.set()
-        writer.join(20)
+        writer.join(60)
         wait_for(lambda: late.reader().head.seq == 2)
     finally:
         leave.set()
         late.close()
 
 
-def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
+def test_answers_go_on_without_chroma_and_say_so_once(place, looks, caplog):
     place.refresh()
     generation = place.refresh().head.generation
     shutil.rmtree(place.folder / "chroma" / generation)
     index = Index.open(place.state, NAME, generation, exact_below=1)
     try:
-        wait_for(lambda: "exact scan" in caplog.text)
-        time.sleep(1.2)
+        wait_for(lambda: len(looks) > 3)
         hits = index.reader().dense(place.embedder.embed_query("topic3 paragraph2"), 5)
         assert hits.rows.size == 5
         assert caplog.text.count("exact scan") == 1
@@ -221,11 +236,27 @@ def test_answers_go_on_without_chroma_and_say_so_once(place, opened, caplog):
         index.close()
 
 
-def test_the_store_is_not_loaded_while_it_is_written(place):
+def test_an_index_is_followed_though_its_first_look_at_the_store_fails(place, opened, monkeypatch):
+    failed = threading.Event()
+    whole = Snapshot.again
+
+    def fails_once(snapshot):
+        if not failed.is_set():
+            failed.set()
+            raise UnavailableError("the database does not answer")
+        return whole(snapshot)
+
+    monkeypatch.setattr(Snapshot, "again", fails_once)
+    index = opened(exact_below=1)
+    assert failed.wait(60)
+    wait_for(lambda: has_store(index))
+
+
+def test_the_store_is_not_loaded_while_it_is_written(place, looks):
     generation = place.refresh().head.generation
     with writing(place.folder / "chroma" / generation):
         index = Index.open(place.state, NAME, generation, exact_below=1)
-        time.sleep(0.7)
+        wait_for(lambda: len(looks) > 3)
         assert not has_store(index)
         assert index.reader().dense(place.embedder.embed_query("topic3"), 3).rows.size == 3
     wait_for(lambda: has_store(index))
@@ -294,5 +325,5 @@ def test_many_threads_read_while_heads_move(place, opened):
         wait_for(lambda seq=seq: index.reader().head.seq == seq)
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert failures == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.handbook import DOCUMENTS, handbook
+from tests.support.serving import eventually
 from tests.support.upstream import Reply, Upstream, running_upstream
 
 from llmops.core.chain import (
@@ -45,10 +46,10 @@ def upstream() -> Iterator[Upstream]:
         yield server
 
 
-def chain(upstream: Upstream | None = None, **config: Any) -> RagChain:
+def chain(upstream: Upstream | None = None, *, patience_s: float = 60, **config: Any) -> RagChain:
     index, embedder = handbook()
     answer = AnswerConfig(llm=LlmConfig(url=upstream.url, model="t") if upstream else None, **config)
-    client = LlmClient(LlmEndpoint(upstream.url, "t", timeout_s=0.5, attempts=1)) if upstream else None
+    client = LlmClient(LlmEndpoint(upstream.url, "t", timeout_s=patience_s, attempts=1)) if upstream else None
     quoting = QuotingAnswerer(embedder)
     answerer = LlmAnswerer(client, DEFAULT_PROMPT, embedder, answer.context_tokens) if client else quoting
     return RagChain(
@@ -141,7 +142,7 @@ def test_length_limit_is_told(upstream: Upstream) -> None:
     [
         (Reply(status=500), UpstreamError, ""),
         (Reply(status=429, headers={"Retry-After": "9"}), RateLimitedError, ""),
-        (Reply(delay_s=20), UpstreamError, ""),
+        (Reply(delay_s=600), UpstreamError, ""),
         (Reply(pieces=("The ", "pump ", "is"), cut_after=2), UpstreamError, "The pump"),
         (Reply(pieces=("The ", "pump"), end=False), UpstreamError, "The pump"),
     ],
@@ -151,8 +152,9 @@ def test_fault_of_the_llm_ends_the_stream_after_what_was_said(
 ) -> None:
     upstream.script(reply)
     events: list[Event] = []
+    patience_s = 0.3 if reply.delay_s else 60
     with pytest.raises(error):
-        events.extend(_collecting(events, chain(upstream)))
+        events.extend(_collecting(events, chain(upstream, patience_s=patience_s)))
     assert isinstance(events[0], Retrieval)
     assert text_of(events).rstrip() == kept
     assert not any(isinstance(event, Done) for event in events)
@@ -165,13 +167,15 @@ def _collecting(events: list[Event], rag: RagChain) -> Iterator[Event]:
 
 
 def test_cancel_stops_the_upstream(upstream: Upstream) -> None:
-    upstream.script(Reply(pieces=("a ",) * 500, piece_delay_s=0.05))
+    upstream.script(Reply(allowed=threading.Semaphore(0)))
     token = CancelToken()
     stream = chain(upstream).stream(said(QUESTION), ChainContext(cancel=token))
-    threading.Timer(0.2, token.cancel).start()
+    canceller = threading.Thread(target=lambda: (eventually(lambda: upstream.requests), token.cancel()))
+    canceller.start()
     with pytest.raises(Cancelled):
         list(stream)
-    assert upstream.requests[0].client_left.wait(5)
+    canceller.join()
+    assert upstream.requests[0].client_left.wait(60)
 
 
 def test_attack_in_a_document_stays_inside_its_block(upstream: Upstream) -> None:

@@ -107,25 +107,3 @@ def test_a_model_without_safetensors_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(UserError, match="no safetensors"):
         open_cross_encoder(str(tmp_path))
-
-
-def test_a_real_cross_encoder_scores_pairs(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    from llmops.rag.embed.cross import open_cross_encoder
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "pump", "moves", "water", "gardens", "flowers"]
-    split = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    split.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=split, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(tmp_path)
-    shape = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        num_labels=1, max_position_embeddings=64, initializer_range=1.0,
-    )  # fmt: skip
-    BertForSequenceClassification(shape).save_pretrained(tmp_path, safe_serialization=True)
-    scores = open_cross_encoder(str(tmp_path))("the pump", ["moves water", "gardens flowers", "moves water"])
-    assert scores.shape == (3,)
-    assert scores.dtype == np.float32
-    assert scores[0] == pytest.approx(scores[2])
-    assert scores[0] != scores[1]

@@ -5,19 +5,9 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.support.serving import eventually
 
 from llmops.rag.turns import Turns
-
-WAIT_S = 20
-
-
-def until_waiting(turns: Turns, count: int) -> None:
-    pause = threading.Event()
-    for _ in range(WAIT_S * 200):
-        if len(turns._waiting) == count:
-            return
-        pause.wait(0.005)
-    raise AssertionError("never came")
 
 
 @pytest.mark.parametrize("places", [1, 2])
@@ -31,17 +21,18 @@ def test_places_are_never_overfilled_and_go_to_whoever_came_first(places: int) -
                 order.append(number)
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
-            assert release.wait(WAIT_S)
+            assert release.wait(60)
             with lock:
                 inside[0] -= 1
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for number, thread in enumerate(threads):
         thread.start()
-        until_waiting(turns, max(0, number + 1 - places))
+        eventually(lambda come=number + 1: len(order) + len(turns._waiting) == come)
+    assert len(order) == places
     release.set()
     for thread in threads:
-        thread.join(WAIT_S)
+        thread.join(60)
     assert most[0] == places
     assert sorted(order) == list(range(8))
     if places == 1:

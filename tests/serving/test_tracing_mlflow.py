@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 from tests.gateway.test_traces import Log, a_row
 
+from llmops.core import tracing_otel
 from llmops.core.listen import address, listening
 from llmops.core.tracing import TracingConfig, span, tracing
 
@@ -34,8 +35,11 @@ def test_mlflow_shows_the_tree_its_kinds_and_its_tokens(tmp_path, monkeypatch):
     handlers.initialize_backend_stores(uri, None, str(tmp_path))
     app = FastAPI()
     app.include_router(otel_router)
+    monkeypatch.setattr(tracing_otel, "_LAST_WORDS_MS", 60_000)
+    monkeypatch.setattr(tracing_otel, "_TIMEOUT_S", 60.0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with listening("127.0.0.1", 0) as listener:
+        listener.listen()  # whoever comes before the server is ready waits, and is not turned away
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -50,7 +54,7 @@ def test_mlflow_shows_the_tree_its_kinds_and_its_tokens(tmp_path, monkeypatch):
             (trace,) = mlflow.MlflowClient(tracking_uri=uri).search_traces(locations=["0"])
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join()
     by_id = {one.span_id: one.name for one in trace.data.spans}
     assert len(by_id) == 6
     assert {one.name: by_id.get(one.parent_id) for one in trace.data.spans} == {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,13 +27,15 @@ class Seen:
 
 
 class Collector:
-    """The running server. `status` is what it answers."""
+    """The running server. `status` is what it answers, once `answering` is set, as it is at first."""
 
     def __init__(self) -> None:
         self.spans: list[Seen] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.status = 200
+        self.answering = threading.Event()
+        self.answering.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -52,6 +54,7 @@ class Collector:
         return list(self.spans)
 
     def close(self) -> None:
+        self.answering.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -93,9 +96,11 @@ def _handler(collector: Collector) -> type[BaseHTTPRequestHandler]:
                     for scope in resource.scope_spans
                     for span in scope.spans
                 ]
-            self.send_response(collector.status)
-            self.send_header("content-length", "0")
-            self.end_headers()
+            collector.answering.wait()
+            with suppress(BrokenPipeError, ConnectionResetError):  # who sent it may have lost patience
+                self.send_response(collector.status)
+                self.send_header("content-length", "0")
+                self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -29,6 +29,8 @@ class Site:
     port: int = 0
     pages: dict[str, Page] = field(default_factory=dict)
     asked: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)
+    before: Callable[[str], object] = lambda path: None
+    """Called with the path of each request before it is answered."""
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -61,6 +63,7 @@ def web_site() -> Iterator[Site]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            site.before(self.path)
             page = site.pages.get(self.path, Page(status=404))
             tag = f'"{sha256(page.body).hexdigest()[:8]}"'
             same = page.etag and page.status == 200 and self.headers.get("if-none-match") == tag

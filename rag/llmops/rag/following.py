@@ -117,6 +117,8 @@ class FollowingChain:
                 if error.what != told:  # once, not every second
                     _log.error("the chain stays at generation %s: %s", self._generation, error.what)
                 told = error.what
+            except Exception:  # noqa: BLE001 - the thread must live on: old answers are better than none
+                _log.exception("the chain cannot follow its index; it stays at generation %s", self._generation)
 
     @contextmanager
     def _current(self) -> Iterator[Chain]:

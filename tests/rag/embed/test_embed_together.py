@@ -11,7 +11,7 @@ import pytest
 
 from llmops.rag.embed.together import Together
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Counting:

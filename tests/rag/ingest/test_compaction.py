@@ -45,7 +45,7 @@ def test_dead_vectors_and_rows_are_given_back_under_a_reader(place, monkeypatch,
     built = scratch.refresh()
     assert contents(place.state, done.head.generation) == contents(scratch.state, built.head.generation)
     assert [chunk.id for chunk in held.chunks(held.dense(vector, 3).rows)] == before
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while index.reader().head.seq != done.head.seq:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -143,7 +143,7 @@ def test_a_full_disk_of_temporary_files_is_told_and_nothing_stays_there(tmp_path
     room.mkdir()
     command = [sys.executable, "-c", _LOOK, str(docs), str(tmp_path / "state")]
     done = subprocess.run(
-        command, env={**os.environ, "SQLITE_TMPDIR": str(room)}, capture_output=True, text=True, check=True, timeout=60
+        command, env={**os.environ, "SQLITE_TMPDIR": str(room)}, capture_output=True, text=True, check=True, timeout=240
     )
     assert done.stdout.strip() == str(room)
     assert list(room.iterdir()) == []

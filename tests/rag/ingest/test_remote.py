@@ -6,13 +6,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
 from tests.support.embedder import WordEmbedder
 from tests.support.git_repository import GitRepository
 from tests.support.indexes import NAME, Workplace
+from tests.support.serving import eventually
 from tests.support.web_site import Page, web_site
 
 from llmops.core.errors import ConflictError, UnavailableError
@@ -121,7 +122,7 @@ from llmops.core.state import StateConfig
 from llmops.rag.config import WebSource
 from llmops.rag.sources import documents
 urls = tuple(sys.argv[2:])
-for one in documents(WebSource(urls=urls, private=True, pause_s=0.02), StateConfig(dir=Path(sys.argv[1]))):
+for one in documents(WebSource(urls=urls, private=True, pause_s=0.01), StateConfig(dir=Path(sys.argv[1]))):
     print(one.uri, flush=True)
 """
 
@@ -131,19 +132,28 @@ def test_a_killed_fetch_goes_on_where_it_was(tmp_path: Path) -> None:
     with web_site() as site:
         urls = [site.write(f"/{n}.md", f"page {n}") for n in range(40)]
         command = [sys.executable, "-c", _REFRESH, str(tmp_path / "state"), *urls]
+        reached, go_on = threading.Event(), threading.Event()
+
+        def hold(_path: str) -> None:
+            if len(site.asked) == 15:
+                reached.set()
+                go_on.wait(60)
+
+        site.before = hold
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while len(site.asked) < 15 and time.monotonic() < deadline:
-            time.sleep(0.005)
+        assert reached.wait(60)
         running.send_signal(signal.SIGKILL)
         running.wait()
+        site.before = lambda path: None
+        go_on.set()
+        eventually(lambda: len(site.asked) == 16)  # the one that was held: its answer went to nobody
         (ledger,) = (tmp_path / "state" / "sources").glob("*/ledger.db")
         database = sqlite3.connect(ledger)
         kept = database.execute("SELECT count(*) FROM documents").fetchone()[0]
         database.close()
         assert 0 < kept < 40
         site.asked.clear()
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
         assert done.stdout.split() == sorted(urls)
         statuses = list(site.statuses().values())
         assert statuses.count(304) >= kept

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 from tests.support.git_repository import GitRepository
+from tests.support.ports import free_port
+from tests.support.serving import eventually
 
 from llmops.core.errors import ConfigError, DeniedError, NotFoundError, UnavailableError
 from llmops.core.state import StateConfig
@@ -107,21 +108,21 @@ def test_what_is_not_there_is_an_error_and_removes_nothing(repository: GitReposi
 
 @contextmanager
 def git_daemon(folder: Path) -> Iterator[int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["git", "daemon", "--export-all", f"--base-path={folder}", "--listen=127.0.0.1", f"--port={port}"]
+    port = free_port()
+    where = ["--listen=127.0.0.1", f"--port={port}", "--reuseaddr"]
+    command = ["git", "daemon", "--export-all", f"--base-path={folder}", *where]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
+        eventually(lambda: answers(port))
         yield port
     finally:
         os.killpg(running.pid, 15)
         running.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_over_the_network_private_hosts_only_where_allowed(repository: GitRepository, state: StateConfig) -> None:
@@ -132,6 +133,7 @@ def test_over_the_network_private_hosts_only_where_allowed(repository: GitReposi
         assert texts(GitSource(git=url, path="docs", private=True), state)["docs/a.md"] == "alpha two"
         with pytest.raises(DeniedError, match="not of the internet"):
             read(GitSource(git=url, path="docs"), state)
+    url = f"git://127.0.0.1:{free_port()}/handbook"
     with pytest.raises(UnavailableError):
         read(GitSource(git=url, path="docs", private=True), state)
 

@@ -210,12 +210,10 @@ def test_a_server_that_drips_is_left_in_time() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=_drip, args=(listener, begins, drop))
             thread.start()
-            began = time.monotonic()
             with pytest.raises(UpstreamError, match=r"more than 0\.3 s"):
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-                fetch(url, bounds=Bounds(private=True, timeout_s=5, total_s=0.3))
-            assert time.monotonic() - began < 4
-            thread.join()
+                fetch(url, bounds=Bounds(private=True, timeout_s=60, total_s=0.3))
+            thread.join()  # it drips until we leave
 
 
 def _drip(listener: socket.socket, begins: bytes, drop: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,8 +103,10 @@ def test_a_question_whose_reader_left_stays_with_what_had_come(place: Place) -> 
 
 
 def _wait(context: Any) -> None:
-    while not context.cancel.cancelled:
-        context.cancel.check()
+    left = threading.Event()
+    context.cancel.on_cancel(left.set)
+    assert left.wait(60)
+    context.cancel.check()
 
 
 def test_a_question_that_fits_nowhere_is_refused(place: Place) -> None:

@@ -45,7 +45,7 @@ def config_of(provider: OidcProvider, folder: Path, public_url: str | None) -> S
 
 def browser(url: str, files: tuple[Path, Path], **headers: str) -> httpx.Client:
     known = ssl.create_default_context(cafile=str(files[0]))
-    return httpx.Client(base_url=url, verify=known, trust_env=False, timeout=20, headers={"origin": url, **headers})
+    return httpx.Client(base_url=url, verify=known, trust_env=False, timeout=60, headers={"origin": url, **headers})
 
 
 def there_and_back(client: httpx.Client) -> httpx.Response:

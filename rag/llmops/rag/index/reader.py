@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,17 +218,23 @@ class Index:
         self._watching.close()
 
     def _follow(self) -> None:
-        self._load_store(self._reader)
+        self._attempt(lambda: self._load_store(self._reader))
         while not self._closed.wait(POLL_S):
-            try:
-                with self._lock:
-                    self._check()
-                if self._reader._store is None:
-                    self._load_store(self._reader)
-            except LlmopsError as error:
-                self._complain_of(error)
-            except Exception:  # noqa: BLE001 - the thread must live on: old answers are better than none
-                _log.exception("cannot follow the index; answering from seq %d", self._reader.head.seq)
+            self._attempt(self._look)
+
+    def _look(self) -> None:
+        with self._lock:
+            self._check()
+        if self._reader._store is None:
+            self._load_store(self._reader)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except LlmopsError as error:
+            self._complain_of(error)
+        except Exception:  # noqa: BLE001 - the thread must live on: old answers are better than none
+            _log.exception("cannot follow the index; answering from seq %d", self._reader.head.seq)
 
     def _check(self) -> None:
         """Load the head anew if it moved; runs under the lock."""

@@ -38,7 +38,7 @@ export class Feedback extends Component {
     const { reason, comment, talk } = this.state;
     const value = this.props.message.feedback?.value ?? "down";
     const said = talk ? "Thank you. Somebody will see that you want to talk." : "Thank you, noted.";
-    this.close(said);
+    this.close(""); // it is noted once the server has it
     this.send({ value, reason, comment: comment.trim() || null, talk_to_a_person: talk }, said);
   };
 
