@@ -64,7 +64,8 @@ def asked_output(operation: Operation, body: Json, ceiling: int) -> int:
             continue
         if type(value) is not int or value < 0:
             raise Fault("bad_request", f"`{name}` is not a whole number from 0", 400, param=name)
-        ceiling = min(ceiling, value)
+        if value < ceiling:
+            ceiling = value
     return ceiling
 
 

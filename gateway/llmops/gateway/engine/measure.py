@@ -31,8 +31,6 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
-_TEXT: Final = frozenset((str,))
-
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
 _CHUNK_BYTES: Final = 500
@@ -104,8 +102,9 @@ def _texts_only(messages: object) -> bool:
     for message in messages:
         if type(message) is not dict or "content" not in message:
             return False
-        if not _TEXT.issuperset(map(type, message.values())):
-            return False
+        for value in message.values():
+            if type(value) is not str:
+                return False
     return True
 
 

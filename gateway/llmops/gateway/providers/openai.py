@@ -53,6 +53,9 @@ class OpenAI:
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
             )
         self._limit_names = {operation: self._limit_name(operation) for operation in self.native}
+        self._other_limit_names = {
+            operation: [name for name in _LIMIT_NAMES if name != own] for operation, own in self._limit_names.items()
+        }
         self._headers: Headers = (*self._authorization(config), *own_headers(config))
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
@@ -113,11 +116,10 @@ class OpenAI:
             refuse_background(body)
             out["max_output_tokens"] = limit
         elif limit is not None:
-            name = self._limit_names[operation]
-            for other in _LIMIT_NAMES:
-                if other in out and other != name:
+            for other in self._other_limit_names[operation]:
+                if other in out:
                     del out[other]
-            out[name] = limit
+            out[self._limit_names[operation]] = limit
         if "stream" in body and streamed(body) and operation != "responses":
             if operation not in _STREAMED:
                 raise Fault("bad_request", f"`stream` is not possible for {operation}", 400, param="stream")
