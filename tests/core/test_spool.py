@@ -135,9 +135,7 @@ def test_a_full_backlog_sheds_and_refuses_and_counts(tmp_path: Path) -> None:
             threading.Event().wait(0.02)
 
 
-def test_records_of_one_table_are_kept_together_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_of_one_table_are_kept_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = ([log_row(request_json="x" * 800) for _ in range(count)] for count in (3, 40))
     with Spool(tmp_path) as spool:
         for rows in (few, many, few) * 3:

@@ -96,9 +96,9 @@ class Spool:
 
     def append_all(self, table: str, records: Sequence[Mapping[str, Any]]) -> bool:
         """Keep records of one table by one write, all or none: with 16 or more, half of what they cost one by one."""
-        encode, pieces = self._encode, []
+        pieces: list[bytes] = []
         for record in records:
-            pieces += encode(table, record)
+            pieces += self._encode(table, record)
         return self._put(b"".join(pieces), len(records), None)
 
     async def append_durable(self, table: str, record: Mapping[str, Any]) -> None:

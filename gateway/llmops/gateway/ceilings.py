@@ -64,8 +64,7 @@ def asked_output(operation: Operation, body: Json, ceiling: int) -> int:
             continue
         if type(value) is not int or value < 0:
             raise Fault("bad_request", f"`{name}` is not a whole number from 0", 400, param=name)
-        if value < ceiling:
-            ceiling = value
+        ceiling = min(ceiling, value)
     return ceiling
 
 

@@ -79,7 +79,7 @@ class Staff:
 
 
 class Gate:
-    """Call it with a request and the way back. `ready` is what /readyz tells."""
+    """`handle` takes a request and the way back. `ready` is what /readyz tells."""
 
     def __init__(self, plan: Plan, ring: Ring, staff: Staff) -> None:
         self.plan = plan
@@ -99,7 +99,7 @@ class Gate:
         self._epoch = admission.Epoch()
         """Another one with each change of keys or configuration: what was found out in an older one is void."""
 
-    def __call__(self, request: Request, responder: Responder) -> None:
+    def handle(self, request: Request, responder: Responder) -> None:
         caller: admission.Caller | None = request.caller
         if caller is None or caller.epoch is not self._epoch or caller.expires_at is not None:
             caller = self._met(request, responder)

@@ -304,13 +304,14 @@ class Connection:
         request, _, keep, minor, _ = head
         request.body = body
         server = self._server
+        handle = server.handler
         self._head = None
         self._state = _ANSWER
         self.deadline = NEVER
         self.keep = keep and not server.draining
         answer = self._answer = Answer(self, minor, request.method == "HEAD")
         try:
-            server.handler(request, answer)
+            handle(request, answer)
         except Exception:
             log.exception("a request could not be handled")
             self._fail(answer)
