@@ -89,7 +89,7 @@ class Size:
 def measure(operation: Operation, body: Json, raw: bytes) -> Size:
     """The size of a request; `raw` is its body as it came."""
     length = len(raw)
-    if operation == "chat" and body.keys() <= _PLAIN and _texts_only(body.get("messages")):
+    if operation == "chat" and _PLAIN.issuperset(body) and _texts_only(body.get("messages")):
         return Size(operation, body, length, True, 0, length // BYTES_PER_TOKEN)
     text, images = _weigh(body)
     estimate = text // BYTES_PER_TOKEN + images * _IMAGE_ESTIMATE

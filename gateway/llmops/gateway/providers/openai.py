@@ -52,6 +52,7 @@ class OpenAI:
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
             )
+        self._paths = {operation: self._base + path for operation, path in PATHS.items()}
         self._limit_names = {operation: self._limit_name(operation) for operation in self.native}
         self._other_limit_names = {
             operation: [name for name in _LIMIT_NAMES if name != own] for operation, own in self._limit_names.items()
@@ -106,7 +107,7 @@ class OpenAI:
         return headers
 
     def _path(self, operation: Operation, target: TargetConfig) -> str:
-        return self._base + PATHS[operation]
+        return self._paths[operation]
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
         """The body for this upstream, a copy."""
