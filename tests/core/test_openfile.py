@@ -26,7 +26,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def put(file: OpenFile, body: bytes, durable: bool = False) -> None:
-    file.append(FRAMER.head(body), body, durable)
+    file.append(FRAMER.head(body) + body, durable=durable)
 
 
 def bodies(file: OpenFile) -> list[bytes]:
@@ -95,8 +95,8 @@ def test_a_record_that_did_not_fit_leaves_the_room_usable(file: OpenFile, monkey
     for body in written:
         put(file, body)
     with monkeypatch.context() as patch:
-        write = os.pwritev
-        patch.setattr(os, "pwritev", lambda descriptor, data, offset: write(descriptor, data[:1], offset))
+        write = os.pwrite
+        patch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:99], offset))
         with pytest.raises(OSError, match="No space left"):
             put(file, b"y" * 2 * ROOM_BYTES)
     assert any(isinstance(one, Damage) and not one.blank for one in scan(file.path.read_bytes()))

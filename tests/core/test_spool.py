@@ -135,13 +135,33 @@ def test_a_full_backlog_sheds_and_refuses_and_counts(tmp_path: Path) -> None:
             threading.Event().wait(0.02)
 
 
+def test_records_of_one_table_are_kept_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = ([log_row(request_json="x" * 800) for _ in range(count)] for count in (3, 40))
+    with Spool(tmp_path) as spool:
+        for rows in (few, many, few) * 3:
+            assert spool.append_all(LOG, rows)
+        with monkeypatch.context() as patch:
+            write = os.pwrite
+            patch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:-1], offset))
+            with pytest.raises(StorageError, match="No space left"):
+                spool.append_all(LOG, many * 20)
+        with pytest.raises(UserError, match="not JSON"):
+            spool.append_all(LOG, [*few, {"request_json": object()}])
+        assert spool.append_all(LOG, few)
+
+        assert [row["invocation_id"] for row in records(tmp_path)] == [
+            row["invocation_id"] for row in [*(few + many + few) * 3, *few]
+        ]
+        assert spool.appended == 7 * len(few) + 3 * len(many)
+
+
 def test_a_record_that_did_not_fit_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [thumb(), thumb()]
     with Spool(tmp_path) as spool:
         spool.append(FEEDBACK, rows[0])
         with monkeypatch.context() as patch:
-            write = os.pwritev
-            patch.setattr(os, "pwritev", lambda descriptor, data, offset: write(descriptor, data[:1], offset))
+            write = os.pwrite
+            patch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:99], offset))
             with pytest.raises(StorageError, match="No space left"):
                 spool.append(FEEDBACK, thumb(), durable=True)
         spool.append(FEEDBACK, rows[1])

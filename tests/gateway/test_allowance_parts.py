@@ -123,7 +123,7 @@ def left_behind(folder: Path, row: LeaseRow) -> tuple[int, int]:
 def test_a_journal_tells_what_was_free_at_every_step_of_an_exchange(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "machine-1")
     assert dead_journals(tmp_path) == []  # it lives
-    holding = Holding(Meter("key:k", "usd", 1000, "total"), lambda _: None)
+    holding = Holding(Meter("key:k", "usd", 1000, "total"))
     lease = Lease(holding, account_of(holding.meter, 0), journal, 1)
     lease.begin(returned=0, close=False)
     lease.finish(100)
@@ -143,7 +143,7 @@ def test_a_journal_tells_what_was_free_at_every_step_of_an_exchange(tmp_path: Pa
 
 def test_after_a_power_cut_a_whole_lease_counts_as_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path, "machine-1")
-    holding = Holding(Meter("key:k", "usd", 1000, "total"), lambda _: None)
+    holding = Holding(Meter("key:k", "usd", 1000, "total"))
     lease = Lease(holding, account_of(holding.meter, 0), journal, 1)
     lease.begin(returned=0, close=False)
     lease.finish(100)

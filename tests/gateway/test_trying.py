@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import yaml
 from tests.support.upstream import Reply, Seen, Upstream, running_upstream
 from tests.support.worker import target
 
-from llmops.core.errors import ConfigError, UserError
+from llmops.core.errors import ConfigError, StorageError, UserError
 from llmops.core.identity import LOCAL
 from llmops.core.state import StateConfig
+from llmops.gateway.config import GatewayConfig
 from llmops.gateway.tasks import register_route
-from llmops.gateway.trying import open_route_version
+from llmops.gateway.trying import RouteChain, open_route_version
 from llmops.registry import Registry
 from llmops.registry.gates import ComparisonSpec, Report, ValidationSpec, compare, file_report, validate
 from llmops.registry.promotion import Promoter
@@ -141,3 +142,37 @@ def test_without_its_key_it_does_not_load(room: Room, monkeypatch: pytest.Monkey
     monkeypatch.delenv("TRIED_KEY")
     report = room.validated(room.registered("good"))
     assert findings(report)["load"] == "fail"
+
+
+class Picky(RouteChain):
+    """Keeps rows as a spool does: together or not at all, and some never."""
+
+    def append_all(self, table: str, records: Sequence[Mapping[str, Any]]) -> bool:
+        if any(record["tags"] == "refused" for record in records):
+            raise StorageError("a record could not be written")
+        return "shed" not in [record["tags"] for record in records] and super().append_all(table, records)
+
+
+def test_a_row_that_is_refused_takes_no_other_with_it(tmp_path: Path) -> None:
+    job = {
+        "job": "gateway",
+        "state": {"dir": str(tmp_path)},
+        "providers": {"first": {"url": "http://127.0.0.1:9/v1"}},
+        "routes": [{"name": "chat", "targets": [target(model="good")]}],
+    }
+    chain = Picky(GatewayConfig.model_validate(job), "chat")
+
+    async def turn(tags: Sequence[str]) -> None:
+        """The rows of one turn of the loop, and its end."""
+        for number, tag in enumerate(tags):
+            chain._gate.log({"layer": "gateway", "number": number, "tags": tag})
+        chain._timers.outbox.turn()
+
+    try:
+        chain._wait(turn([*("kept",) * 40, "refused", *("kept",) * 40]))
+        assert [row["number"] for row in chain._rows] == [*range(40), *range(41, 81)]
+        chain._wait(turn(["shed"] * 3))
+        counted = {name: count for (name, _), count in chain._gate.metrics._counters.items()}
+        assert counted == {"llmops_gateway_rows_failed_total": 1, "llmops_gateway_rows_shed_total": 3}
+    finally:
+        chain.close()

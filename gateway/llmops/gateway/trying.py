@@ -135,10 +135,10 @@ class RouteChain:
         self._wait(self._close())
         self._end()
 
-    def append(self, table: str, record: Mapping[str, Any], durable: bool = False) -> bool:
+    def append_all(self, table: str, records: Sequence[Mapping[str, Any]]) -> bool:
         """The engine's log: rows are looked at here, and kept nowhere."""
-        self._rows.append(record)
-        if record["layer"] == "gateway":
+        self._rows += records
+        if any(record["layer"] == "gateway" for record in records):
             self._booked.set()
         return True
 

@@ -99,7 +99,7 @@ class Worker:
         with Spool(config.state.spool) as self._spool:
             staff = Staff(allowances, self._spool, self._metrics, self._timers, loop)
             self._gate = Gate(plan, ring, staff)
-            self._server = HttpServer(self._gate, config.http, self._timers)
+            self._server = HttpServer(self._gate.handle, config.http, self._timers)
             await self._server.listen(sock=listener)
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(name, stop.set)

@@ -80,6 +80,7 @@ class Desk:
         self._holdings: dict[str, Holding] = {}
         self._active: dict[str, Holding] = {}
         self._old: list[Lease] = []  # of periods gone by, with requests still under way
+        self._unfolded: list[Bundle] = []  # of which requests have ended since the last exchange
         self._sent: list[_Sent] = []
         self._serial = 0
         self._version = 0  # another one whenever a grant may have been replaced
@@ -109,12 +110,12 @@ class Desk:
                 return None
             _take(grant, amounts[grant.unit])
             taken.append(grant)
-        return Held(Bundle(taken), nano_usd, tokens)
+        return Held(Bundle(taken, self._stir), nano_usd, tokens)
 
     def _bundled(self, plan: Plan) -> Bundle | None:
         """The plan's grants of now; None where it names a meter twice, which has to be taken from one by one."""
         once = len(set(map(id, plan.holdings))) == len(plan.holdings)
-        plan.bundle = Bundle([holding.grant for holding in plan.holdings]) if once else None
+        plan.bundle = Bundle([holding.grant for holding in plan.holdings], self._stir) if once else None
         plan.version = self._version
         return plan.bundle
 
@@ -141,7 +142,7 @@ class Desk:
             if holding.unit == MONEY:
                 loose.append(self._current(holding, now))
                 self._active[holding.meter.id] = holding
-        return Held(Bundle(taken), nano_usd, tokens, loose)
+        return Held(Bundle(taken, self._stir), nano_usd, tokens, loose)
 
     def plan(self, meters: Sequence[Meter]) -> Plan:
         """The holdings of these meters, made where they are new."""
@@ -152,7 +153,7 @@ class Desk:
         for meter in meters:
             holding = self._holdings.get(meter.id)
             if holding is None:
-                holding = self._holdings[meter.id] = Holding(meter, self._stir)
+                holding = self._holdings[meter.id] = Holding(meter)
             elif holding.meter.ceiling != meter.ceiling:
                 holding.meter, holding.recalled = meter, True  # what was leased under the old ceiling goes back
             holdings.append(holding)
@@ -209,6 +210,7 @@ class Desk:
         """What to tell and ask the store now. `leaving`: give back all that is free."""
         now = self._clock()
         self._version += 1
+        self._fold()
         for holding in self._active.values():
             holding.need = holding.least = 0
         for plan, amounts in waiting:
@@ -233,6 +235,7 @@ class Desk:
     def apply(self, tally: Tally, sent_at: float) -> None:
         """Take in the answers to what `collect` gave last."""
         self._version += 1
+        self._fold()
         self._base = (sent_at, tally.now)
         now = self._clock()
         for sent, answer in zip(self._sent, tally.answers, strict=True):
@@ -257,10 +260,18 @@ class Desk:
                     sent.holding.refunds[last] = sent.holding.refunds.get(last, 0) + unused
         self._sent = []
 
-    def _stir(self, holding: Holding) -> None:
-        """A request of long ago has left something to tell."""
-        self._active[holding.meter.id] = holding
+    def _stir(self, bundle: Bundle) -> None:
+        """A request has ended, and leaves something to tell, perhaps where nothing was looked after any more."""
+        self._unfolded.append(bundle)
+        for tranche in bundle.tokens:
+            self._active[tranche.holding.meter.id] = tranche.holding
         self.on_stir()
+
+    def _fold(self) -> None:
+        """What ended requests have left becomes something to tell."""
+        unfolded, self._unfolded = self._unfolded, []
+        for bundle in unfolded:
+            bundle.fold()
 
     def _measure(self, holding: Holding, now: float) -> None:
         """How quickly requests take of this meter, rising at once and falling slowly."""

@@ -127,15 +127,13 @@ class Holding:
         "refused_until",
         "retry_s",
         "settled",
-        "stir",
         "taken",
         "told_at",
         "unit",
     )
 
-    def __init__(self, meter: Meter, stir: Callable[[Holding], None]) -> None:
+    def __init__(self, meter: Meter) -> None:
         self.meter = meter
-        self.stir = stir  # there is something to tell again
         self.unit = UNITS[meter.what]
         self.grant = Grant(self)
         self.refunds: dict[int, int] = {}
@@ -153,11 +151,16 @@ class Holding:
 
 
 class Bundle:
-    """The grants that the requests of one set of meters take from, by unit: good until one of them is replaced."""
+    """The grants that the requests of one set of meters take from, by unit: good until one of them is replaced.
 
-    __slots__ = ("money", "singles", "slots", "tokens", "until")
+    What requests leave of their tokens is the same for every tranche: it is summed up here, until `fold`.
+    """
 
-    def __init__(self, grants: Sequence[Grant]) -> None:
+    __slots__ = ("money", "reserved", "singles", "slots", "stir", "tokens", "until", "unused")
+
+    def __init__(self, grants: Sequence[Grant], stir: Callable[[Bundle], None]) -> None:
+        self.stir = stir  # there is something to fold again
+        self.reserved = self.unused = 0  # tokens of the requests that have ended since
         self.singles = tuple(grant for grant in grants if grant.unit in (REQUESTS, SLOTS))
         self.tokens = cast("tuple[Tranche, ...]", tuple(grant for grant in grants if grant.unit == TOKENS))
         self.money = cast("tuple[Lease, ...]", tuple(grant for grant in grants if grant.unit == MONEY))
@@ -183,6 +186,14 @@ class Bundle:
                 return self._put_back(grant, nano_usd, tokens)
             grant.view[grant.index] = free + grant.returning
         return True
+
+    def fold(self) -> None:
+        """Tell the holdings what requests have left of their tokens."""
+        for tranche in self.tokens:
+            holding, last = tranche.holding, tranche.last
+            holding.settled += self.reserved
+            holding.refunds[last] = holding.refunds.get(last, 0) + self.unused
+        self.reserved = self.unused = 0
 
     def _put_back(self, short: Grant, nano_usd: int, tokens: int) -> Literal[False]:
         """Undo what `take` took up to the grant that is short. The short one's journal was not written to."""
@@ -224,18 +235,11 @@ class Held:
                 lease.overdraw(-rest)
         for grant in bundle.slots:
             grant.free += 1
-        reserved = self._tokens
-        rest = reserved - tokens
-        for tranche in bundle.tokens:
-            holding = tranche.holding
-            holding.settled += reserved
-            if rest:
-                refunds, last = holding.refunds, tranche.last
-                if refunds:
-                    refunds[last] = refunds.get(last, 0) + rest
-                else:
-                    holding.stir(holding)
-                    refunds[last] = rest
+        if bundle.tokens:
+            if not bundle.reserved:
+                bundle.stir(bundle)
+            bundle.reserved += self._tokens
+            bundle.unused += self._tokens - tokens
         for lease in self._loose:
             lease.debt += nano_usd
             lease.holding.overdrawn += 1

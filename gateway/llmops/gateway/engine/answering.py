@@ -15,6 +15,7 @@ from llmops.gateway.assemble import assembled
 from llmops.gateway.cache import replayed
 from llmops.gateway.calls import Fault, Headers, UpstreamCall, Usage
 from llmops.gateway.engine import faults
+from llmops.gateway.engine.admission import Grant
 from llmops.gateway.engine.call import JSON_HEADER, NO_USAGE, ClientCall, clock
 from llmops.gateway.engine.flow import Flow
 from llmops.gateway.engine.plan import Target
@@ -45,7 +46,9 @@ class Answering(ClientCall):
                 ]
                 if self.recall is not None:
                     own.append(_MISS)
-                responder.send(200, own, body, self._standing(target))
+                assert self.grant is not None
+                standing = self.grant.standing.get(target) or self._standing(self.grant, target)
+                responder.send(200, own, body, standing)
             else:
                 self._start(target)
                 responder.write(events)
@@ -56,14 +59,9 @@ class Answering(ClientCall):
         finally:
             self.close()
 
-    def _standing(self, target: Target) -> Headers:
+    def _standing(self, grant: Grant, target: Target) -> Headers:
         """The headers that all whole replies by this target to this key share."""
-        grant = self.grant
-        assert grant is not None
-        found = grant.standing.get(target)
-        if found is None:
-            found = (JSON_HEADER, self.route.header, target.header, *grant.rate_headers)
-            grant.standing[target] = found
+        found = grant.standing[target] = (JSON_HEADER, self.route.header, target.header, *grant.rate_headers)
         return found
 
     def _write(self, out: bytes) -> None:

@@ -77,15 +77,12 @@ class Asking(Answering):
 
     def _built(self, target: Target) -> UpstreamRequest:
         operation = self.operation
-        self.native = operation in _UNTRANSLATED or (operation in target.native and not self._checked_stream())
+        read = self.streaming and self.route.guards.checks_output  # such a stream travels as chat chunks
+        self.native = operation in _UNTRANSLATED or (operation in target.native and not read)
         if self.native:
             return target.provider.build(operation, self.body, target.config)
         chat = self.own().chat = self.dialect.to_chat(self.body)
         return target.provider.build("chat", chat, target.config)
-
-    def _checked_stream(self) -> bool:
-        """A stream that a guard reads travels as chat chunks, whatever its format."""
-        return self.streaming and self.route.guards.checks_output
 
     def _traced(self, trace: Trace, target: Target) -> UpstreamRequest:
         """One attempt is one step of the trace; a provider hears of it where its configuration says so."""

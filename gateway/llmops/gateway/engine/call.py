@@ -235,9 +235,9 @@ class ClientCall:
         tally = grant.tallies.get((target, status)) or self.gate.tally(grant, target, status)
         tally.calls += 1
         tally.book(reply[2], self.cost)
-        tally.durations.add(now - self.started)
+        tally.durations.fresh.append(now - self.started)
         if self.first_at:
-            tally.first_bytes.add(self.first_at - self.started)
+            tally.first_bytes.fresh.append(self.first_at - self.started)
         self._write_rows(reply_row(self, status, error, reply, target, now))
 
     def count_guarded(self, action: str) -> None:

@@ -46,6 +46,9 @@ from llmops.gateway.keyring import Ring
 
 _JSON: Final = (b"content-type", b"application/json")
 _MOST_GRANTS: Final = 50_000
+_ROWS_AT_ONCE: Final = 32
+"""Rows that are encoded together: their bodies are in memory twice meanwhile."""
+
 _PATH_OF: Final = {operation: path for path, operation in PATHS.items()}
 _log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class _Dialects(dict[Operation, Dialect]):
 class Log(Protocol):
     """Where rows go: the spool, or whoever wants to look at them."""
 
-    def append(self, table: str, record: Mapping[str, Any], durable: bool = False) -> bool: ...
+    def append_all(self, table: str, records: Sequence[Mapping[str, Any]]) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class Staff:
 
 
 class Gate:
-    """Call it with a request and the way back. `ready` is what /readyz tells."""
+    """`handle` takes a request and the way back. `ready` is what /readyz tells."""
 
     def __init__(self, plan: Plan, ring: Ring, staff: Staff) -> None:
         self.plan = plan
@@ -88,14 +91,15 @@ class Gate:
         self.loop = staff.loop
         self.jitter = random.random
         self.ready = True
-        self._append = staff.spool.append
+        self._spool = staff.spool
+        self._rows: list[Mapping[str, Any]] = []
         self._table = plan.config.inference_log
         self._grants: dict[tuple[str | None, str], admission.Grant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._epoch = admission.Epoch()
         """Another one with each change of keys or configuration: what was found out in an older one is void."""
 
-    def __call__(self, request: Request, responder: Responder) -> None:
+    def handle(self, request: Request, responder: Responder) -> None:
         caller: admission.Caller | None = request.caller
         if caller is None or caller.epoch is not self._epoch or caller.expires_at is not None:
             caller = self._met(request, responder)
@@ -158,15 +162,27 @@ class Gate:
         return found
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One row for the spool, once the replies of this turn are out."""
-        self.timers.outbox.after(self._keep, row)
+        """One row for the spool, with the others of this turn, once its replies are out."""
+        rows = self._rows
+        if not rows:
+            self.timers.outbox.after(self._log_rows)
+        rows.append(row)
 
-    def _keep(self, row: Mapping[str, Any]) -> None:
-        """What the spool refuses is counted: a full disk must not stop the replies."""
+    def _log_rows(self) -> None:
+        rows, self._rows = self._rows, []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            self._keep(rows[start : start + _ROWS_AT_ONCE])
+
+    def _keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """What the spool refuses is counted: a full disk must not stop the replies, nor one row the others."""
         try:
-            if not self._append(self._table, row):
-                self.metrics.count("llmops_gateway_rows_shed_total")
+            if not self._spool.append_all(self._table, rows):
+                self.metrics.count("llmops_gateway_rows_shed_total", len(rows))
         except LlmopsError as error:
+            if len(rows) > 1:
+                for row in rows:
+                    self._keep((row,))
+                return
             self.metrics.count("llmops_gateway_rows_failed_total")
             _log.error("a row of the inference log could not be kept: %s", error)
 

@@ -31,8 +31,6 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
-_TEXT: Final = frozenset((str,))
-
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
 _CHUNK_BYTES: Final = 500
@@ -91,7 +89,7 @@ class Size:
 def measure(operation: Operation, body: Json, raw: bytes) -> Size:
     """The size of a request; `raw` is its body as it came."""
     length = len(raw)
-    if operation == "chat" and body.keys() <= _PLAIN and _texts_only(body.get("messages")):
+    if operation == "chat" and _PLAIN.issuperset(body) and _texts_only(body.get("messages")):
         return Size(operation, body, length, True, 0, length // BYTES_PER_TOKEN)
     text, images = _weigh(body)
     estimate = text // BYTES_PER_TOKEN + images * _IMAGE_ESTIMATE
@@ -104,8 +102,9 @@ def _texts_only(messages: object) -> bool:
     for message in messages:
         if type(message) is not dict or "content" not in message:
             return False
-        if not _TEXT.issuperset(map(type, message.values())):
-            return False
+        for value in message.values():
+            if type(value) is not str:
+                return False
     return True
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,18 +37,18 @@ _FIELDS: Final = ("calls", "input_tokens", "output_tokens", "cached_tokens", "na
 class Histogram:
     """Times by their bucket. They are only noted one by one, and sorted when somebody looks: that is each second."""
 
-    __slots__ = ("_counts", "_fresh", "_sum_s", "add")
+    __slots__ = ("_counts", "_sum_s", "fresh")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
         self._sum_s = 0.0
-        self._fresh: list[float] = []
-        self.add: Callable[[float], None] = self._fresh.append
+        self.fresh: list[float] = []
+        """Append to it."""
 
     def read(self) -> tuple[list[int], float]:
         """Count of each bucket, and the sum of seconds."""
-        fresh = sorted(self._fresh)
-        self._fresh.clear()
+        fresh = sorted(self.fresh)
+        self.fresh.clear()
         self._sum_s += sum(fresh)
         below = 0
         for place, bound in enumerate(BOUNDS):
@@ -85,9 +84,9 @@ class Tally:
             self.estimated += 1
 
     def time(self, duration_s: float, first_byte_s: float | None) -> None:
-        self.durations.add(duration_s)
+        self.durations.fresh.append(duration_s)
         if first_byte_s is not None:
-            self.first_bytes.add(first_byte_s)
+            self.first_bytes.fresh.append(first_byte_s)
 
 
 class Metrics:

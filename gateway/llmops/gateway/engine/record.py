@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _OF_A_CALL: Final = dict.fromkeys(
-    ("invocation_id", "request_id", "request_time", "assignment_p", "status_code", "latency_ms", "cost_usd")
+    ("invocation_id", "request_id", "request_time", "status_code", "latency_ms", "cost_usd")
 )
 """What every row tells of its own call."""
 _OF_ONE_ROW: Final = ROW_TAGS | {"attempts"}
@@ -66,7 +66,7 @@ def reply_row(
     row["output_tokens"] = usage.output_tokens
     row["cost_usd"] = usd(call.cost)
     if call.first_at:
-        row["ttfb_ms"] = int((call.first_at - call.started) * 1e6) / 1e3
+        row["ttfb_ms"] = (call.first_at - call.started) * 1e6 // 1 / 1e3
     if model is not None:
         row["model_version"] = model
     if usage.cached_tokens or usage.estimated or usage.reasoning_tokens or usage.cache_write_tokens or usage.searches:
@@ -74,9 +74,9 @@ def reply_row(
     if call.route.log_bodies:
         asked = call.logged_request
         if asked is not None:
-            row["request_json"] = str(asked, "utf-8", "replace")
+            row["request_json"] = asked.decode("utf-8", "replace")
         if body is not None:
-            row["response_json"] = str(body, "utf-8", "replace")
+            row["response_json"] = body.decode("utf-8", "replace")
         elif call.flow is not None:
             _streamed(row, call, call.flow, usage)
     return row
@@ -127,9 +127,8 @@ def _call_row(call: ClientCall, target: Target | None, status: int, error: str |
     row["invocation_id"] = call.invocation_id
     row["request_id"] = call.request_id
     row["request_time"] = call.time_us
-    row["assignment_p"] = call.seldom.propensity
     row["status_code"] = status
-    row["latency_ms"] = int((now - call.started) * 1e6) / 1e3
+    row["latency_ms"] = (now - call.started) * 1e6 // 1 / 1e3
     if error is not None:
         row["error_class"] = error
     if call.attempts is not None:
@@ -157,6 +156,7 @@ def _template(call: ClientCall, target: Target | None) -> Row:
         "asset_name": route.asset,
         "asset_version": route.version,
         "sampling_fraction": 1.0,
+        "assignment_p": 1.0,
         "requester": grant.requester,
         "tags": tags,
         **_OF_A_CALL,
@@ -181,6 +181,7 @@ def _optional(row: Row, call: ClientCall) -> None:
         row["session_id"] = own.session
     if own.arm is not None and own.unit is not None and call.route.config.experiment is not None:
         row["variant"] = own.arm
+        row["assignment_p"] = own.propensity
         row["experiment_id"] = call.route.config.experiment.id
         row["unit_id_hash"] = sha256(own.unit.encode("utf-8", "replace")).hexdigest()
     if own.waited_s:

@@ -55,9 +55,7 @@ class Answer:
         if self._state != _FRESH:
             return self._late()
         connection = self._connection
-        lines = field_lines(headers)
-        if standing:
-            lines = standing_lines(standing) + lines
+        shared, lines = standing_lines(standing), field_lines(headers)
         if status in (204, 304):
             size, body = b"\r\n", b""
         else:
@@ -67,12 +65,14 @@ class Answer:
         self._state = _OVER
         persistence = b"" if self._minor and connection.keep else self._persistence()
         timers = connection.timers
-        date, write = timers.date, timers.outbox.write
-        if len(body) <= JOINED_BYTES:
-            write(connection.transport, b"".join((STATUS_LINES[status], date, lines, persistence, size, body)))
-        else:
-            write(connection.transport, b"".join((STATUS_LINES[status], date, lines, persistence, size)))
-            write(connection.transport, body)
+        joined = len(body) <= JOINED_BYTES
+        rest = body if joined else b""
+        timers.outbox.write(
+            connection.transport,
+            b"".join((STATUS_LINES[status], timers.date, shared, lines, persistence, size, rest)),
+        )
+        if not joined:
+            timers.outbox.write(connection.transport, body)
         self.on_gone = self.on_drain = None  # they hold whoever answered, who holds this
         connection.answered()
         return None

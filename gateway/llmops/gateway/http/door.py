@@ -192,9 +192,10 @@ class Connection:
             self._partial_head(end)
             return
         at = end + 4
+        size = len(data) - at
         block, known = data[:end], self._known
-        if known.again(block, len(data) - at):
-            head, length = known.head, len(data) - at
+        if known.again(block, size):
+            head, length = known.head, size
         else:
             head = parse_request(block)
             length = head[1]
@@ -202,7 +203,7 @@ class Connection:
                 self._known = KnownHead(block, head, known.chances - 1)
         if length > self._server.body_limit:
             self._too_large()
-        if length == len(data) - at:
+        if length == size:
             self._dispatch(head, data[at:])
             return
         self._head = head
@@ -303,13 +304,14 @@ class Connection:
         request, _, keep, minor, _ = head
         request.body = body
         server = self._server
+        handle = server.handler
         self._head = None
         self._state = _ANSWER
         self.deadline = NEVER
         self.keep = keep and not server.draining
         answer = self._answer = Answer(self, minor, request.method == "HEAD")
         try:
-            server.handler(request, answer)
+            handle(request, answer)
         except Exception:
             log.exception("a request could not be handled")
             self._fail(answer)

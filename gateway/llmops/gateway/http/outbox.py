@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 MOST_BYTES: Final = 256 * 1024
 """More than this is not held back: a transport must be able to say that it is full."""
@@ -26,7 +26,7 @@ class Outbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
-        self._later: list[tuple[Callable[[Any], None], Any]] = []
+        self._later: list[Callable[[], None]] = []
         self._size = 0
         self._due = False
 
@@ -39,12 +39,12 @@ class Outbox:
         if self._size > MOST_BYTES:
             self.flush()
 
-    def after(self, work: Callable[[Any], None], subject: object) -> None:
+    def after(self, work: Callable[[], None]) -> None:
         """Do it once this turn's writes are out: nobody waits for it."""
         if not self._due:
             self._due = True
             self._loop.call_soon(self.turn)
-        self._later.append((work, subject))
+        self._later.append(work)
 
     def flush(self) -> None:
         """Write now. A transport that was closed meanwhile takes nothing more."""
@@ -64,8 +64,8 @@ class Outbox:
         if not self._later:
             return
         later, self._later = self._later, []
-        for work, subject in later:
+        for work in later:
             try:
-                work(subject)
+                work()
             except Exception:
                 log.exception("work after a turn of the loop failed")

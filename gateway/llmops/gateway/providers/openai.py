@@ -52,7 +52,11 @@ class OpenAI:
                 f"a provider of kind `{config.kind}` cannot offer `{unknown[0]}`",
                 hint="leave it out: it is translated to chat; or give that server an entry of kind `anthropic`",
             )
+        self._paths = {operation: self._base + path for operation, path in PATHS.items()}
         self._limit_names = {operation: self._limit_name(operation) for operation in self.native}
+        self._other_limit_names = {
+            operation: [name for name in _LIMIT_NAMES if name != own] for operation, own in self._limit_names.items()
+        }
         self._headers: Headers = (*self._authorization(config), *own_headers(config))
 
     def build(self, operation: Operation, body: Json, target: TargetConfig) -> UpstreamRequest:
@@ -103,7 +107,7 @@ class OpenAI:
         return headers
 
     def _path(self, operation: Operation, target: TargetConfig) -> str:
-        return self._base + PATHS[operation]
+        return self._paths[operation]
 
     def _adapted(self, operation: Operation, body: Json, target: TargetConfig, limit: int | None) -> Json:
         """The body for this upstream, a copy."""
@@ -113,11 +117,10 @@ class OpenAI:
             refuse_background(body)
             out["max_output_tokens"] = limit
         elif limit is not None:
-            name = self._limit_names[operation]
-            for other in _LIMIT_NAMES:
-                if other in out and other != name:
+            for other in self._other_limit_names[operation]:
+                if other in out:
                     del out[other]
-            out[name] = limit
+            out[self._limit_names[operation]] = limit
         if "stream" in body and streamed(body) and operation != "responses":
             if operation not in _STREAMED:
                 raise Fault("bad_request", f"`stream` is not possible for {operation}", 400, param="stream")
