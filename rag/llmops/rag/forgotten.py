@@ -76,7 +76,7 @@ class Forgotten:
         if self.names(item.uri):
             return True
         known = self.contents.get(item.size)
-        return known is not None and sha256_of(item.path) in known
+        return known is not None and sha256_of(item.place.root, item.place.inside) in known
 
 
 NOTHING = Forgotten()

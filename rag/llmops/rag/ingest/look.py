@@ -17,7 +17,7 @@ from llmops.core.identity import EVERYONE
 from llmops.core.state import StateConfig
 from llmops.rag.config import Source
 from llmops.rag.database import SqliteFile
-from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.document import Place, Rejected, SourceItem
 from llmops.rag.forgotten import Forgotten
 from llmops.rag.records import acl_json, metadata_json
 from llmops.rag.sources import documents
@@ -26,12 +26,13 @@ from llmops.rag.tombstones import Tombstone
 _SCHEMA = """
 CREATE TABLE found (
     uri TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, acl TEXT NOT NULL, metadata TEXT NOT NULL,
-    path TEXT NOT NULL) WITHOUT ROWID
+    path TEXT NOT NULL, root TEXT NOT NULL, inside TEXT NOT NULL) WITHOUT ROWID
 """
 _TAKE = (
-    "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (uri) DO UPDATE SET size = excluded.size,"
+    "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (uri) DO UPDATE SET size = excluded.size,"
     " mtime_ns = excluded.mtime_ns, acl = both_acls(acl, excluded.acl),"
-    " metadata = both_metadata(metadata, excluded.metadata), path = excluded.path"
+    " metadata = both_metadata(metadata, excluded.metadata), path = excluded.path,"
+    " root = excluded.root, inside = excluded.inside"
 )
 _BATCH = 200
 
@@ -48,11 +49,12 @@ class Listed(NamedTuple):
     acl: str
     metadata: str
     path: str
+    root: str
+    inside: str
 
     def item(self) -> SourceItem:
-        return SourceItem(
-            self.uri, self.path, self.size, self.mtime_ns, tuple(json.loads(self.acl)), json.loads(self.metadata)
-        )
+        place, acl = Place(self.root, self.inside), tuple(json.loads(self.acl))
+        return SourceItem(self.uri, self.path, place, self.size, self.mtime_ns, acl, json.loads(self.metadata))
 
 
 class Found:
@@ -148,7 +150,7 @@ def _listed(
             if one.acl is not acl or one.metadata is not metadata:  # most documents of a source share both
                 acl, metadata = one.acl, one.metadata
                 written = (acl_json(acl), metadata_json(metadata))
-            yield Listed(one.uri, one.size, one.mtime_ns, *written, one.path)
+            yield Listed(one.uri, one.size, one.mtime_ns, *written, one.path, one.place.root, one.place.inside)
 
 
 def _deleted_elsewhere(scratch: SqliteFile, tombstones: Mapping[str, Tombstone]) -> list[Rejected]:
@@ -156,10 +158,10 @@ def _deleted_elsewhere(scratch: SqliteFile, tombstones: Mapping[str, Tombstone])
     deleted: dict[tuple[Any, Any], str] = {(one.size, one.sha256): one.uri for one in tombstones.values() if one.sha256}
     sizes = {size for size, _ in deleted}
     refused = []
-    for uri, size, path in scratch.stream("SELECT uri, size, path FROM found") if sizes else ():
+    for uri, size, *place in scratch.stream("SELECT uri, size, root, inside FROM found") if sizes else ():
         if size not in sizes or uri in tombstones:
             continue
-        former = deleted.get((size, sha256_of(path)))
+        former = deleted.get((size, sha256_of(*place)))
         if former is not None:
             reason = f"the same bytes were deleted as {former}; `llmops ingest restore` takes them back"
             refused.append(Rejected(uri, reason, "deleted"))

@@ -23,7 +23,7 @@ from typing import Any
 from llmops.core.errors import LlmopsError, UnavailableError
 from llmops.core.files import exclusive_lock, sync_directory, write_atomic
 from llmops.rag.disk import storage_errors
-from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.document import Place, RefusedDocumentError, Rejected, SourceItem
 from llmops.rag.sources.files import bad_name, is_utf8
 
 _SCHEMA = """
@@ -137,9 +137,10 @@ class Mirror:
         """What was fetched, in the order of the uris."""
         for uri, *row in self._db.execute(f"{_KEPT} ORDER BY uri"):
             kept = _Kept(*row)
-            path = str(self.folder / "files" / kept.file)
+            place = Place(str(self.folder / "files"), kept.file)
             groups = tuple(json.loads(kept.acl))
-            yield SourceItem(uri, path, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
+            path = f"{place.root}/{kept.file}"
+            yield SourceItem(uri, path, place, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
 
     def update(self, listing: Iterable[Listed]) -> Iterator[Rejected]:
         """Fetch what changed, and drop what is gone once the listing came to its end.
