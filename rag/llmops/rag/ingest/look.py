@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,15 +59,16 @@ class Listed(NamedTuple):
 
 
 class Found:
-    """One pass over all sources; close it.
+    """One pass over all sources; close it: until then nobody removes the copies of remote documents.
 
     Attributes:
         scratch: the temporary database, with room for what a comparison finds.
         scanned_ns: when the pass began.
     """
 
-    def __init__(self, scratch: SqliteFile, rejected: Mapping[str, Rejected], scanned_ns: int) -> None:
+    def __init__(self, scratch: SqliteFile, rejected: Mapping[str, Rejected], scanned_ns: int, held: ExitStack) -> None:
         self.scratch = scratch
+        self._held = held
         self.rejected = tuple(one for uri, one in rejected.items() if not _has(scratch, uri))
         self.scanned_ns = scanned_ns
         self._hidden = tuple(one.uri.rstrip("/") + "/" for one in self.rejected if one.subtree)
@@ -78,6 +80,7 @@ class Found:
         self.close()
 
     def close(self) -> None:
+        self._held.close()
         self.scratch.close()
 
     def documents(self) -> Iterator[Listed]:
@@ -106,16 +109,18 @@ def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str,
     rejected: dict[str, Rejected] = {}
     forgotten = Forgotten.read(state)
     scratch = SqliteFile.temporary(_SCHEMA, {"both_acls": _both_acls, "both_metadata": _both_metadata})
+    held = ExitStack()
     try:
         for source in sources:
-            rows = _listed(documents(source, state, forgotten), forgotten, rejected)
+            rows = _listed(documents(source, state, forgotten, held), forgotten, rejected)
             while some := list(islice(rows, _BATCH)):
                 scratch.executemany(_TAKE, some)
         for refused in _deleted_elsewhere(scratch, tombstones or {}):
             scratch.execute("DELETE FROM found WHERE uri = ?", (refused.uri,))
             rejected[refused.uri] = refused
-        return Found(scratch, rejected, began)
+        return Found(scratch, rejected, began, held)
     except BaseException:
+        held.close()
         scratch.close()
         raise
 
