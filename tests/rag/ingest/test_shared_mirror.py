@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.embedder import WordEmbedder
@@ -82,8 +83,10 @@ def copies(state: StateConfig) -> list[str]:
 def after_the_scan(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Has something happen once a refresh of this process was told of all documents, and has read none."""
 
-    def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone]) -> looking.Found:
-        found = looking.look(sources, state, tombstones)
+    def look(
+        sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone], known: Any
+    ) -> looking.Found:
+        found = looking.look(sources, state, tombstones, known)
         act()
         return found
 

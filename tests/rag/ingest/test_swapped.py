@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.documents import docx
@@ -42,8 +43,10 @@ def place(tmp_path: Path) -> Workplace:
 def after_the_scan(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Has something happen once all documents are found, and none was read."""
 
-    def look(sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone]) -> looking.Found:
-        listed = looking.look(sources, state, tombstones)
+    def look(
+        sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone], known: Any
+    ) -> looking.Found:
+        listed = looking.look(sources, state, tombstones, known)
         act()
         return listed
 
