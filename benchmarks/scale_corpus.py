@@ -23,7 +23,7 @@ from llmops.core.state import StateConfig
 from llmops.rag import lexicon, records
 from llmops.rag.arena import Arena, checksums
 from llmops.rag.config import FolderSource, IndexConfig
-from llmops.rag.document import Parsed, SourceItem
+from llmops.rag.document import Parsed, Place, SourceItem
 from llmops.rag.ingest.chunk import Passage
 from llmops.rag.ingest.refresh import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
@@ -186,7 +186,7 @@ def _documents(row: int, count: int) -> Iterator[records.StagedDocument]:
             passages.append(Passage(len(text), len(text) + len(words), None, words, "", ordinal))
             text += words + "\n\n"
         parsed = Parsed(uri, text, (), "text/markdown", {}, hashlib.sha256(text.encode()).hexdigest())
-        item = SourceItem(uri, uri, len(text), 0, ("everyone",), {"share": share})
+        item = SourceItem(uri, uri, Place.of(uri), len(text), 0, ("everyone",), {"share": share})
         texts = [passage.indexed_text for passage in passages]
         keys = [records.vector_key(f"{uri} {n} {words}", "synthetic-1") for n, words in enumerate(texts)]
         yield records.StagedDocument(item, False, parsed, passages, records.chunk_ids(uri, texts), keys)

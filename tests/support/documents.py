@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmops.rag.document import SourceItem
+from llmops.rag.document import Place, SourceItem
 
 WORD_NAMESPACE = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 
@@ -16,7 +16,7 @@ WORD_NAMESPACE = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 def item(path: Path) -> SourceItem:
     """A file as a source would list it."""
     status = path.stat()
-    return SourceItem(path.name, str(path), status.st_size, status.st_mtime_ns)
+    return SourceItem(path.name, str(path), Place.of(str(path)), status.st_size, status.st_mtime_ns)
 
 
 def pdf(pages: Sequence[str], title: str | None = None) -> bytes:

@@ -39,7 +39,7 @@ def job_state(config: Path | None) -> StateConfig:
 
 def exists(state: StateConfig) -> bool:
     """Looking must not make a state folder where there is none."""
-    return state.sql_url is not None or (state.root / "state.db").exists()
+    return state.is_there
 
 
 def open_registry(state: StateConfig) -> Registry:

@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all, and locks that die with their process."""
+"""Files that are there whole or not at all, ways that no link leads away from, locks that die with their process."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -14,6 +15,8 @@ from pathlib import Path
 from llmops.core.errors import ConflictError
 
 _LOOK_AGAIN_S = 0.02
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+"""A folder on the way to a file needs no right to be listed; macOS knows no such handle."""
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -39,13 +42,39 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
-def sha256_of(path: str | Path) -> str | None:
-    """The hash of a file's bytes; None where it cannot be read now.
+def open_beneath(root: str, inside: str, flags: int) -> int:
+    """Open what lies in a folder by a way on which no link lies: whoever puts one there later leads nobody out.
 
-    Only of a regular file: a pipe that was put in its place is not waited for.
+    Args:
+        root: the folder; its own links are followed.
+        inside: the way from there, as names with `/` between; empty for the folder itself.
+
+    Raises:
+        OSError: it cannot be opened; ELOOP or ENOTDIR where a link lies on the way.
+    """
+    *folders, last = [name for name in inside.split("/") if name] or [""]
+    if ".." in (*folders, last):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), inside)
+    if not last:
+        return os.open(root, flags)
+    place = os.open(root, _FOLDER)
+    try:
+        for name in folders:
+            further = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=place)
+            os.close(place)
+            place = further
+        return os.open(last, flags | os.O_NOFOLLOW, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def sha256_of(root: str, inside: str) -> str | None:
+    """The hash of the bytes of a file that lies in a folder; None where it cannot be read there now.
+
+    Only of a regular file: a pipe that was put in its place is not waited for, a link not followed (`open_beneath`).
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_beneath(root, inside, os.O_RDONLY | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return None

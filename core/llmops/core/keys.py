@@ -137,6 +137,9 @@ def acting_principal(state: StateConfig, scope: str) -> Principal:
     token = os.environ.get(TOKEN_VARIABLE)
     if not token:
         return LOCAL
+    if not state.is_there:
+        hint = f"unset {TOKEN_VARIABLE}, or work where the key was made; `llmops keys create NAME` makes one"
+        raise UnauthenticatedError("the key is not valid: none was ever made here", where=str(state.root), hint=hint)
     with open_sql(state) as sql:
         return Keys(sql).verify(token, scope)
 

@@ -58,6 +58,11 @@ class StateConfig(BaseModel):
         return self.sql_url or f"sqlite:///{self.root / 'state.db'}"
 
     @property
+    def is_there(self) -> bool:
+        """Whether the own state was ever written: looking must not make it where it is not."""
+        return self.sql_url is not None or (self.root / "state.db").exists()
+
+    @property
     def lake(self) -> str:
         return self.lake_url or str(self.root / "lake")
 

@@ -5,11 +5,30 @@ Knows the shape of a document only: no file system, no file format, no third-par
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmops.core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file truly lies: what is put in its way later, as a link, is not followed.
+
+    Attributes:
+        root: a folder that somebody configured, by whatever links.
+        inside: the way from there, on which no link lay when it was looked at.
+    """
+
+    root: str
+    inside: str
+
+    @classmethod
+    def of(cls, path: str) -> Place:
+        """A file by its path alone: the folder's links are followed, the file is none."""
+        return cls(*os.path.split(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +38,8 @@ class SourceItem:
     Attributes:
         uri: names the document for good: its path from the working folder, in POSIX form, exactly as on disk. Documents
             outside the working folder have their absolute path. Show it through `unicodedata.normalize("NFC", uri)`.
-        path: the same file, for opening.
+        path: the same file by the name that it was found under, which tells its type.
+        place: the same file, for opening.
         size: bytes, at the time of the scan.
         mtime_ns: last change, at the time of the scan.
         acl: groups that may read it.
@@ -28,6 +48,7 @@ class SourceItem:
 
     uri: str
     path: str
+    place: Place
     size: int
     mtime_ns: int
     acl: tuple[str, ...] = ("everyone",)

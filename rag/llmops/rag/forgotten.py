@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from llmops.core.errors import IntegrityError
-from llmops.core.files import sha256_of, sync_directory
+from llmops.core.files import sync_directory
 from llmops.core.state import StateConfig
 from llmops.rag.database_postgresql import Place, PostgresqlSchema, is_postgresql
 from llmops.rag.disk import storage_errors
@@ -71,12 +71,12 @@ class Forgotten:
             return self.names(entry.uri)
         return self.names(entry.uri) and entry.sha256 in self.contents.get(entry.size, ())
 
-    def holds(self, item: SourceItem) -> bool:
-        """Whether this is a forgotten document, by its name or by its bytes."""
+    def holds(self, item: SourceItem, hashed: Callable[[SourceItem], str | None]) -> bool:
+        """Whether this is a forgotten document, by its name or by its bytes, which are hashed where the size is one."""
         if self.names(item.uri):
             return True
         known = self.contents.get(item.size)
-        return known is not None and sha256_of(item.path) in known
+        return known is not None and hashed(item) in known
 
 
 NOTHING = Forgotten()

@@ -110,7 +110,7 @@ def test_a_machine_that_sees_no_documents_is_told_from_a_document_that_is_gone(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blind = stages.Path
-    monkeypatch.setattr(stages, "Path", lambda path: blind("/nowhere") / path.lstrip("/"))
+    monkeypatch.setattr(stages, "Path", lambda root, inside: blind("/nowhere") / inside)
     with pytest.raises(UnavailableError, match="does not see a document") as refused:
         elsewhere(place, Straight(), monkeypatch)
     assert "storage that all machines" in str(refused.value.hint)

@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.indexes import Workplace
+from tests.support.indexes import NAME, Workplace
 
+from llmops.core.files import sha256_of
 from llmops.rag.config import FolderSource
 from llmops.rag.database import SqliteFile
+from llmops.rag.forget import forget, request_of
+from llmops.rag.ingest import look as look_module
+from llmops.rag.ingest import plan as plan_module
+from llmops.rag.ingest.documents import delete
 from llmops.rag.ingest.forecast import forecast
 from llmops.rag.ingest.look import look, side_by_side
 from llmops.rag.ingest.refresh import Options
@@ -89,6 +94,26 @@ def test_two_sources_of_one_document_narrow_who_may_read_it(tmp_path: Path, turn
         items = {Path(one.uri).name: one.item() for one in found.documents()}
     assert (items["pay.md"].acl, items["open.md"].acl) == (("hr",), ("hr", "staff"))
     assert items["pay.md"].metadata == {"of": "hr" if turn == 1 else "all", "year": 1}
+
+
+def test_what_was_judged_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = filled(tmp_path, 12)  # d0 to d9 have one size
+    place.refresh()
+    place.refresh()
+    delete(place.state, NAME, [str(place.docs / "d3.md")], actor="ann", reason="wrong")
+    forget(place.state, request_of([str(place.docs / "d4.md")], None))
+    read: list[str] = []
+
+    def counted(root: str, inside: str) -> str | None:
+        read.append(inside)
+        return sha256_of(root, inside)
+
+    for module in (look_module, plan_module):
+        monkeypatch.setattr(module, "sha256_of", counted)
+    assert (place.refresh().unchanged, read) == (10, [])
+    copy = place.write("copy.md", "text 3")
+    assert [(one.uri, one.code) for one in place.refresh().quarantined] == [(str(copy), "deleted")]
+    assert set(read) == {"copy.md"}
 
 
 def test_each_of_two_moved_copies_has_a_former_name_of_its_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lxml.html import document_fromstring  # type: ignore[import-untyped]
 from tests.support import documents
 
 from llmops.rag.config import ChunkingConfig, ParsingConfig
-from llmops.rag.document import Parsed, RefusedDocumentError
+from llmops.rag.document import Parsed, Place, RefusedDocumentError
 from llmops.rag.ingest.chunk import chunk
 from llmops.rag.outline import outline
 from llmops.rag.parse import media
@@ -206,7 +206,7 @@ def test_markdown_and_text_stay_as_they_are(tmp_path: Path) -> None:
     for name in ("a.md", "a.txt", "a.MARKDOWN"):
         path = tmp_path / name
         path.write_bytes(text.encode())
-        assert parse_file(str(path), LIMITS).text == text
+        assert parse_file(str(path), Place.of(str(path)), LIMITS).text == text
 
 
 @pytest.mark.parametrize(

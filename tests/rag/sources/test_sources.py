@@ -14,7 +14,7 @@ import pytest
 
 from llmops.core.errors import NotFoundError
 from llmops.rag.config import FolderSource
-from llmops.rag.document import Rejected, SourceItem
+from llmops.rag.document import Place, Rejected, SourceItem
 from llmops.rag.sources import scan
 
 
@@ -42,8 +42,10 @@ def test_a_folder_gives_its_documents_with_what_a_refresh_needs(tmp_path: Path) 
     assert [one.uri for one in found] == ["docs/a.pdf", "docs/a/z.txt", "docs/b.md"]
     first = found[1]
     status = (tmp_path / "docs/a/z.txt").stat()
+    place = Place(str(tmp_path / "docs"), "a/z.txt")
     assert first == SourceItem(
-        "docs/a/z.txt", str(tmp_path / "docs/a/z.txt"), status.st_size, status.st_mtime_ns, ("staff",), {"team": "ops"}
+        *("docs/a/z.txt", str(tmp_path / "docs/a/z.txt"), place, status.st_size, status.st_mtime_ns),
+        *(("staff",), {"team": "ops"}),
     )
 
 

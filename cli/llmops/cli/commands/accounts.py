@@ -61,8 +61,10 @@ def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     from llmops.core.people.accounts import Accounts
     from llmops.core.sql import open_sql
 
-    with open_sql(serve_job(config, overrides).value.state) as sql:
-        shown = [_shown(person) for person in Accounts(sql).list()]
+    state, shown = serve_job(config, overrides).value.state, []
+    if state.is_there:
+        with open_sql(state) as sql:
+            shown = [_shown(person) for person in Accounts(sql).list()]
     if as_json:
         print_json(shown)
         return

@@ -45,9 +45,8 @@ def list_(since: str | None, config: Path | None, as_json: bool, **filters: Any)
         (e.seq, e.event_time[:19], e.actor, e.action_name, e.about, e.phase, e.error_message or e.evidence_id)
         for e in found
     ]
-    print_table(
-        ("seq", "time (UTC)", "actor", "action", "about", "phase", "evidence or error"), rows, empty="no entries"
-    )
+    columns = ("seq", "time (UTC)", "actor", "action", "about", "phase", "evidence or error")
+    print_table(columns, rows, empty="no entries" if exists(state) else "no entries yet: `llmops ingest` leaves some")
 
 
 @command.command("verify")

@@ -13,7 +13,7 @@ import click
 
 from llmops.cli.jobs import rag_job, serve_job
 from llmops.cli.output import json_option, print_json, say, set_option, visible
-from llmops.cli.registry_job import open_registry
+from llmops.cli.registry_job import existing_registry
 from llmops.core.chain import Cancelled, Chain, ChainContext, Citation, Delta, Message, Step
 from llmops.core.errors import NotFoundError, UserError
 from llmops.core.names import Ref
@@ -65,7 +65,7 @@ class _Conversation:
 
         self._messages: list[Message] = []
         self._table = table
-        with open_registry(state) as registry:
+        with existing_registry(state, str(ref)) as registry:
             try:
                 version = registry.resolve(ref)
             except NotFoundError as error:

@@ -35,7 +35,11 @@ def list_(catalog: str | None, config: Path | None, as_json: bool) -> None:
     rows = [[one[column] for column in columns] for one in found]
     for row in rows:
         row[4] = ", ".join(row[4])
-    print_table(columns, rows, empty="no tables yet")
+    print_table(
+        columns,
+        rows,
+        empty="no tables yet: `llmops up` writes the first, of what was asked",
+    )
 
 
 @command.command("describe")

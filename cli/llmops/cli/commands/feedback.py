@@ -17,6 +17,8 @@ from llmops.cli.output import json_option, print_json, print_table, say, set_opt
 if TYPE_CHECKING:
     from llmops.serving.judgements import Judgement
 
+_NONE = "no feedback yet: readers give it by the thumbs under an answer; `llmops up` opens the page"
+
 
 def filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options by which both subcommands choose judgements."""
@@ -63,7 +65,7 @@ def list_(as_json: bool, **chosen: Any) -> None:
         for judgement in judgements
     ]
     columns = ("time", "value", "reason", "comment", "talk", "question", "version", "request_id")
-    print_table(columns, rows, empty="no feedback yet: readers give it by the thumbs under an answer")
+    print_table(columns, rows, empty=_NONE)
 
 
 @command.command("export")
@@ -80,6 +82,8 @@ def export(path: Path | None, as_json: bool, **chosen: Any) -> None:
     lines = b"".join(orjson.dumps(judgement.as_json()) + b"\n" for judgement in judgements)
     if path is None:
         click.echo(lines, nl=False)
+        if not judgements:
+            say(_NONE)
         return
     write_atomic(path, lines)
     if as_json:

@@ -163,8 +163,10 @@ def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     from llmops.core.sql import open_sql
     from llmops.gateway.control.keys import VirtualKeys
 
-    with open_sql(gateway_job(config, overrides).value.state) as sql:
-        shown = [key.as_json() for key in VirtualKeys(sql).list()]
+    state, shown = gateway_job(config, overrides).value.state, []
+    if state.is_there:
+        with open_sql(state) as sql:
+            shown = [key.as_json() for key in VirtualKeys(sql).list()]
     if as_json:
         print_json(shown)
         return

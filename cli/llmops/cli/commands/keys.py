@@ -78,8 +78,13 @@ def create(
 @json_option
 def list_(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Every key, newest first; never its token."""
-    with _keys(config, overrides) as keys:
-        shown = [_shown(key) for key in keys.list()]
+    from llmops.core.keys import Keys
+    from llmops.core.sql import open_sql
+
+    state, shown = serve_job(config, overrides).value.state, []
+    if state.is_there:
+        with open_sql(state) as sql:
+            shown = [_shown(key) for key in Keys(sql).list()]
     if as_json:
         print_json(shown)
         return
@@ -126,15 +131,6 @@ def _require_manager(connection: Connection, authority: Authority) -> None:
     from llmops.registry.access import EVERYTHING, Privilege
 
     authority.require(connection, Privilege.MANAGE, EVERYTHING)
-
-
-@contextmanager
-def _keys(config: Path | None, overrides: tuple[str, ...]) -> Iterator[Keys]:
-    from llmops.core.keys import Keys
-    from llmops.core.sql import open_sql
-
-    with open_sql(serve_job(config, overrides).value.state) as sql:
-        yield Keys(sql)
 
 
 def _shown(key: Key) -> dict[str, Any]:

@@ -134,18 +134,23 @@ class ClusterParsers:
             return
         engine, source = self._engine(), chain(first, source)
         while some := list(islice(source, engine.slots * _TASKS_A_SLOT * _DOCUMENTS_A_TASK)):
-            rows = [{"n": n, "path": str(Path(item.path).absolute()), "size": item.size} for n, item in enumerate(some)]
+            rows = [_handed_over(n, item) for n, item in enumerate(some)]
             tables = _cut(pa.Table.from_pylist(rows, DOCUMENTS), _DOCUMENTS_A_TASK)
             for number, told, body in _answers(engine, tables, self._stage, len(some)):
                 yield some[number], _outcome(some[number], told, body)
 
 
+def _handed_over(number: int, item: SourceItem) -> dict[str, Any]:
+    root = str(Path(item.place.root).absolute())
+    return {"n": number, "path": item.path, "root": root, "inside": item.place.inside, "size": item.size}
+
+
 def _outcome(item: SourceItem, told: dict[str, Any], body: bytes) -> Parsed | Rejected:
     if "unseen" in told:
-        if Path(item.path).exists():
+        if Path(item.place.root, item.place.inside).exists():
             raise UnavailableError(
                 f"the machine {told['where']} does not see a document that lies here",
-                where=item.path,
+                where=str(Path(item.place.root, item.place.inside)),
                 hint="keep the documents on storage that all machines of the cluster share",
             )
         return RefusedDocumentError("unreadable").as_rejected(item.uri)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmops.core.errors import LlmopsError
-from llmops.rag.document import Parsed, SourceItem
+from llmops.rag.document import Parsed, Place, SourceItem
 from llmops.rag.parse import wire
 from llmops.rag.parse.pool import ParserPool
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from llmops.rag.config import ParsingConfig
     from llmops.rag.ingest.pipeline import Embedder
 
-DOCUMENTS = pa.schema([("n", pa.int64()), ("path", pa.large_string()), ("size", pa.int64())])
+DOCUMENTS = pa.schema(
+    [("n", pa.int64()), *((name, pa.large_string()) for name in ("path", "root", "inside")), ("size", pa.int64())]
+)
 TEXTS = pa.schema([("n", pa.int64()), ("text", pa.large_string())])
 RESULTS = pa.schema([("n", pa.int64()), ("told", pa.large_string()), ("body", pa.large_binary())])
 """`told`: JSON; of a document its header, of a vector nothing, or `error` and `where`. `body`: UTF-8, or float32."""
@@ -43,9 +45,11 @@ class Parse:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        seen = [row for row in rows if Path(row["path"]).exists()]
+        seen = [row for row in rows if Path(row["root"], row["inside"]).exists()]
         answers = [_row(row["n"], {"unseen": True}) for row in rows if row not in seen]
-        items = [SourceItem(str(row["n"]), row["path"], row["size"], 0) for row in seen]
+        items = [
+            SourceItem(str(row["n"]), row["path"], Place(row["root"], row["inside"]), row["size"], 0) for row in seen
+        ]
         for item, outcome in _parser(self.parsing).parse(items):
             if isinstance(outcome, Parsed):
                 answers.append(_row(int(item.uri), wire.header_of(outcome), outcome.text.encode()))

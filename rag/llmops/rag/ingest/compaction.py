@@ -60,12 +60,12 @@ def remove_unused_files(manifest: Manifest, *, grace_s: float = 60.0) -> None:
     """Delete vector files that the manifest no longer names; a reader that still maps one is not disturbed.
 
     Args:
-        grace_s: younger files stay: a reader may be about to map one.
+        grace_s: younger files stay: a reader may be about to map one. 0: none stays, whatever the clock says.
     """
     folder = manifest.folder / "vectors"
     used = {Path(row[0]).name for row in manifest.query("SELECT file FROM arenas")}
     for path in folder.glob("*.f32"):
-        if path.name not in used and time.time() - path.stat().st_mtime >= grace_s:
+        if path.name not in used and (not grace_s or time.time() - path.stat().st_mtime >= grace_s):
             remove(path)
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmops.core.files import exclusive_lock
 from llmops.rag import lexicon, tombstones
 from llmops.rag.arena import Vectors
 from llmops.rag.database_postgresql import indexes as shared_indexes
@@ -32,7 +29,8 @@ from llmops.rag.ingest.recovery import recover
 from llmops.rag.kept_vectors import NO_VECTORS, mapped
 from llmops.rag.manifest import Manifest
 from llmops.rag.sources import mirrors
-from llmops.rag.sources.mirror import LEDGER
+from llmops.rag.sources.mirror import LEDGER, only_one
+from llmops.rag.sources.mirror import erase as erase_from
 
 if TYPE_CHECKING:
     from llmops.core.state import StateConfig
@@ -107,14 +105,11 @@ def erase(state: StateConfig, name: str, uris: Sequence[str], generations: Itera
 
 
 def erase_copies(state: StateConfig, uris: Sequence[str]) -> list[str]:
-    """Erase documents from the copies of remote sources; gives the copies that held one.
-
-    A repository's copy goes as a whole: its objects hold every file. It is fetched again.
-    """
+    """Erase documents from the copies of remote sources; gives the copies that held one."""
     touched = []
     for folder in sorted(mirrors(state).glob("*/")):
-        with storage_errors(folder), exclusive_lock(folder / "lock", what="reading this source", wait_s=_WAIT_S):
-            if _erase_copy(folder, uris):
+        with storage_errors(folder), only_one(folder):
+            if erase_from(folder, uris):
                 touched.append(folder.name)
     return touched
 
@@ -175,24 +170,3 @@ def _rewrite(manifest: Manifest, name: str) -> None:
 def _vectors(manifest: Manifest, number: int) -> Vectors:
     record = manifest.arena(manifest.settings(number)["embedder"])
     return NO_VECTORS if record is None else mapped(manifest, record)
-
-
-def _erase_copy(folder: Path, uris: Sequence[str]) -> bool:
-    ledger = folder / LEDGER
-    if not ledger.exists():
-        return False
-    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
-        connection.execute("PRAGMA secure_delete = ON")
-        files = [
-            row[0]
-            for uri in uris
-            for row in connection.execute("SELECT file FROM documents WHERE uri = ?", (uri,)).fetchall()
-        ]
-        for file in files:  # before its row, by which a rerun finds it
-            (folder / "files" / file).unlink(missing_ok=True)
-        if files:
-            shutil.rmtree(folder / "repository", ignore_errors=True)
-        connection.executemany("DELETE FROM documents WHERE uri = ?", [(uri,) for uri in uris])
-        connection.execute("VACUUM")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return bool(files)

@@ -198,7 +198,7 @@ def _compare_known(listed: Listed, stat: DocumentStat, work: Work) -> None:
         return
     moved = (listed.size, listed.mtime_ns) != (stat.size, stat.mtime_ns)
     if moved or stat.racy:
-        if listed.size != stat.size or sha256_of(listed.path) != stat.sha256:
+        if listed.size != stat.size or sha256_of(listed.root, listed.inside) != stat.sha256:
             work.add("parse", listed.uri)
             return
         if moved or not work.racy(listed.mtime_ns):
@@ -267,7 +267,7 @@ class _Copies:
         same = self._scratch.query(
             "SELECT document, uri, gone FROM held WHERE size = ? AND suffix = ? AND sha256 = ?"
             " ORDER BY gone DESC, uri LIMIT 1",
-            (*shape, sha256_of(listed.path)),
+            (*shape, sha256_of(listed.root, listed.inside)),
         )
         return same[0] if same else None
 

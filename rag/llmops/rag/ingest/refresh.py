@@ -143,7 +143,8 @@ class _Run:
         head = self.manifest.head(self.generation)
         known = known_of(self.manifest, self.generation, self.config)
         began = time.monotonic()
-        with look(self.config.sources, self.state, known.tombstones) as found:
+        remembered = _nothing if self.options.full else known.document
+        with look(self.config.sources, self.state, known.tombstones, remembered) as found:
             work = self._compare(found, known, began)
             removals = removal.elsewhere(self.manifest, found, known.tombstones, but=self.generation)
             if not self.options.allow_mass_delete:
@@ -290,6 +291,10 @@ class _Tally:
             rebuilt=writer.store.rebuilt,
             seconds=seconds,
         )
+
+
+def _nothing(_: str) -> None:
+    """Of no document is known what it held: every one is read again."""
 
 
 def known_of(manifest: Manifest, generation: int, config: IndexConfig) -> Known:

@@ -108,6 +108,7 @@ def repair(config: IndexConfig, state: StateConfig, options: Options | None = No
 
 def _examine(config: IndexConfig, state: StateConfig, options: Options, *, repair: bool) -> Verification:
     began = time.monotonic()
+    Manifest.open(state, config.name).close()  # what does not exist needs no embedder chosen for it
     chosen = choose(config, state, options.embedder)
     with Manifest.writing(state, config.name) as manifest:
         generation = manifest.generation(chosen.name)

@@ -9,7 +9,7 @@ from enum import Enum
 
 from llmops.core.confined import Confined, ending, ran_out_of_memory
 from llmops.core.errors import UnavailableError
-from llmops.rag.document import Parsed, RefusedDocumentError
+from llmops.rag.document import Parsed, RefusedDocumentError, SourceItem
 from llmops.rag.parse import wire
 
 _START_S = 60.0
@@ -72,11 +72,11 @@ class Child:
     def fileno(self) -> int:
         return self._process.fileno()
 
-    def start(self, path: str) -> None:
+    def start(self, item: SourceItem) -> None:
         """Give it a document. The document's own time starts when its parser is imported."""
         self.doing = Doing.STARTING
         self.deadline = time.monotonic() + _START_S
-        self._process.send({"path": path})
+        self._process.send({"path": item.path, "root": item.place.root, "inside": item.place.inside})
 
     def receive(self) -> Parsed | RefusedDocumentError | None:
         """Take what has arrived; the answer, once it is whole. Never blocks.

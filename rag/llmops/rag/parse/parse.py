@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from llmops.core.errors import UnavailableError
-from llmops.rag.document import Parsed, RefusedDocumentError
+from llmops.rag.document import Parsed, Place, RefusedDocumentError
 from llmops.rag.parse import media
 from llmops.rag.parse.extracted import Extracted, Limits
 from llmops.rag.parse.read import Content, read
@@ -66,13 +66,13 @@ def _engine(config: ParsingConfig) -> str:
     return f"tesseract {found}"
 
 
-def parse_file(path: str, limits: Limits) -> Parsed:
-    """Read and parse one file.
+def parse_file(path: str, place: Place, limits: Limits) -> Parsed:
+    """Read and parse one file; `path` tells its type, `place` where it lies.
 
     Raises:
         RefusedDocumentError: with the code that says why.
     """
-    content = read(path, limits.max_bytes)
+    content = read(place, limits.max_bytes)
     return parse_content(path, content, limits)
 
 

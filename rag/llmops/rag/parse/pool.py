@@ -111,7 +111,7 @@ class ParserPool:
         if media.by_name(item.path) not in media.IN_PROCESS:
             return None
         try:
-            content = read(item.path, self._limits.max_bytes)
+            content = read(item.place, self._limits.max_bytes)
             if media.by_content(item.path, content.data) not in media.IN_PROCESS:
                 return None
             return parse_content(item.path, content, self._limits)
@@ -129,7 +129,7 @@ class ParserPool:
                     return
                 self._idle.append(Child(self._child_limits))
             child = self._idle.pop()
-            child.start(waiting.popleft().item.path)
+            child.start(waiting.popleft().item)
             self._busy[child] = job
 
     def _worth_starting(self) -> bool:

@@ -11,10 +11,12 @@ import stat
 from dataclasses import dataclass
 from hashlib import sha256
 
-from llmops.rag.document import RefusedDocumentError
+from llmops.core.files import open_beneath
+from llmops.rag.document import Place, RefusedDocumentError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _BLOCK = 1 << 22
+_SWAPPED = "a link was put in its place, or in that of its folder, after it was found"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,26 +25,29 @@ class Content:
     sha256: str
 
 
-def read(path: str, max_bytes: int) -> Content:
+def read(place: Place, max_bytes: int) -> Content:
     """Read and hash a regular file; where it is written to meanwhile, once more.
 
     Raises:
-        RefusedDocumentError: unreadable, symlink_loop, too_large (nothing is read), empty, changed_while_reading.
+        RefusedDocumentError: unreadable (also where a link was put in its way), too_large (nothing is read), empty,
+            changed_while_reading.
     """
     for _ in range(2):
-        data = _read_unchanged(path, max_bytes)
+        data = _read_unchanged(place, max_bytes)
         if data is not None:
             return Content(data, sha256(data).hexdigest())
     raise RefusedDocumentError("changed_while_reading")
 
 
-def _read_unchanged(path: str, max_bytes: int) -> bytes | None:
+def _read_unchanged(place: Place, max_bytes: int) -> bytes | None:
     """The bytes, or None where the file changed between the first look and the last."""
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = open_beneath(place.root, place.inside, _FLAGS)
     except OSError as error:
-        code = "symlink_loop" if error.errno == errno.ELOOP else "unreadable"
-        raise RefusedDocumentError(code, f"the file cannot be opened: {error.strerror}") from error
+        why = (
+            _SWAPPED if error.errno in (errno.ELOOP, errno.ENOTDIR) else f"the file cannot be opened: {error.strerror}"
+        )
+        raise RefusedDocumentError("unreadable", why) from error
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from llmops.core.confined import Channel, pack
 from llmops.core.fences import Fence, confine
-from llmops.rag.document import Parsed, RefusedDocumentError
+from llmops.rag.document import Parsed, Place, RefusedDocumentError
 from llmops.rag.parse import media, wire
 from llmops.rag.parse.extracted import Limits
 from llmops.rag.parse.parse import PARSERS, parse_file
@@ -33,16 +33,16 @@ def main() -> None:
             import_module(needed)
         channel.send(pack({"begins": True}))  # the clock of this document starts here, not at the import
         signal.setitimer(signal.ITIMER_REAL, setup["timeout_s"] + _GRACE_S)  # ends us even where the pool is gone
-        answer = _parse(path, limits)
+        answer = _parse(path, Place(request["root"], request["inside"]), limits)
         signal.setitimer(signal.ITIMER_REAL, 0)  # a slow reader of the answer is not the document's fault
         channel.send(
             wire.pack_refused(answer) if isinstance(answer, RefusedDocumentError) else wire.pack_parsed(answer)
         )
 
 
-def _parse(path: str, limits: Limits) -> Parsed | RefusedDocumentError:
+def _parse(path: str, place: Place, limits: Limits) -> Parsed | RefusedDocumentError:
     try:
-        return parse_file(path, limits)
+        return parse_file(path, place, limits)
     except RefusedDocumentError as refusal:
         return refusal
     except MemoryError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,12 +20,16 @@ Found = SourceItem | Rejected
 _LABELS = {"acl", "acl_file", "metadata", "facts_from_path"}
 
 
-def documents(source: Source, state: StateConfig, forgotten: Forgotten = NOTHING) -> Iterator[Found]:
+def documents(
+    source: Source, state: StateConfig, forgotten: Forgotten = NOTHING, held: ExitStack | None = None
+) -> Iterator[Found]:
     """Every document that a source holds now; of a remote one, its copy on this machine, brought up to date.
 
     Args:
         state: remote sources are copied into its folder; tables lie in its lake.
         forgotten: what no copy is kept of.
+        held: until it is closed, no other process removes the copies that were given: it may be reading the same
+            source for another index, or for a plan. Without it they are there while the documents are told.
 
     Raises:
         NotFoundError: the source is not there.
@@ -32,7 +37,7 @@ def documents(source: Source, state: StateConfig, forgotten: Forgotten = NOTHING
     """
     if isinstance(source, FolderSource):
         return scan(source)
-    return _mirrored(source, state, forgotten)
+    return _mirrored(source, state, forgotten, held or ExitStack())
 
 
 def mirrors(state: StateConfig) -> Path:
@@ -40,20 +45,17 @@ def mirrors(state: StateConfig) -> Path:
     return state.root / "sources"
 
 
-def _mirrored(source: Source, state: StateConfig, forgotten: Forgotten) -> Iterator[Found]:
-    from llmops.rag.sources.mirror import Mirror
+def _mirrored(source: Source, state: StateConfig, forgotten: Forgotten, held: ExitStack) -> Iterator[Found]:
+    from llmops.rag.sources.mirror import Mirror, keep, only_one
 
     read = _reader(source, state)
     place = source.model_dump(
         mode="json", exclude={"acl", "metadata", "facts_from_path", "acl_file", "timeout_s", "pause_s", "private"}
     )
     folder = mirrors(state) / sha256(canonical_json(place)).hexdigest()[:24]
-    mirror = Mirror(folder, refused=forgotten.names, unwanted=forgotten.has)
-    try:
-        with mirror.lock():
-            yield from read(mirror)
-    finally:
-        mirror.close()
+    with only_one(folder), closing(Mirror(folder, refused=forgotten.names, unwanted=forgotten.has)) as mirror:
+        yield from read(mirror)
+        held.enter_context(keep(folder))  # before anybody else may bring it up to date
 
 
 def _reader(source: Source, state: StateConfig) -> Callable[..., Iterator[Found]]:

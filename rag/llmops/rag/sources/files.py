@@ -2,7 +2,9 @@
 
 Costs one `scandir` a folder and one `stat` a file, so that an unchanged refresh stays in milliseconds; reads and hashes
 nothing, and remembers no file. What it holds to: hidden files, version control folders and office lock files are no
-documents; a missing root is an error, never "everything was deleted"; a link is followed only within it.
+documents; a missing root is an error, never "everything was deleted"; a link is followed only within it. What a name
+means is settled once, here: each document goes on with the place that its links led to, so that a link which is put
+there later, for a file or a folder, leads no reader on.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llmops.core.errors import NotFoundError
+from llmops.core.files import open_beneath
 from llmops.rag.config import FolderSource
-from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.document import Place, RefusedDocumentError, Rejected, SourceItem
 from llmops.rag.facts.patterns import FactPatterns
 from llmops.rag.parse.media import EXTENSIONS, extension
 from llmops.rag.sources.acl import MAX_BYTES, Rules, narrowed
@@ -104,61 +108,68 @@ class _Walk:
         except OSError as error:
             raise NotFoundError(f"the source cannot be read: {error.strerror}", where=self.root) from error
         if stat.S_ISDIR(status.st_mode):
-            return self._folder(self.root, "", ())
-        return iter([self._item(self.root, status)])
+            return self._folder("", "", ())
+        return iter([self._item("", Place.of(os.path.realpath(self.root)), status)])
 
-    def _folder(self, path: str, above: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
-        """Give the documents of a folder and those beneath; `ancestors` are the folders on the way here."""
+    def _folder(self, above: str, inside: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
+        """Give the documents of a folder and those beneath.
+
+        Args:
+            above: the way to it by the names that documents are given, with a slash at its end.
+            inside: the way to it on which no link lies.
+            ancestors: the folders on the way here.
+        """
         if len(ancestors) == _DEEPEST:
             reason = f"more than {_DEEPEST} folders lie within each other"
-            yield Rejected(self._uri(path), reason, "unreadable", subtree=True)
+            yield Rejected(self._uri(above.rstrip("/")), reason, "unreadable", subtree=True)
             return
         beneath = []
         try:
-            ancestors = (*ancestors, _identity(Path(path).stat()))
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    relative = above + entry.name
-                    if _is_no_document(entry.name) or self.exclude.match(relative):
-                        continue
-                    if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
-                        beneath.append(entry)
-                    elif self._wanted(relative, entry.name):
-                        yield from self._file(entry)
+            with _opened(self.root, inside) as folder:
+                ancestors = (*ancestors, _identity(os.fstat(folder)))
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if _is_no_document(entry.name) or self.exclude.match(above + entry.name):
+                            continue
+                        if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+                            beneath.append((entry.name, entry.is_symlink()))
+                        elif self._wanted(above + entry.name, entry.name):
+                            yield from self._file(entry, above, inside)
         except FileNotFoundError:
             return  # deleted since its parent was listed
         except OSError as error:
             reason = f"the folder cannot be listed: {error.strerror}"
-            yield Rejected(_sayable(self._uri(path)), reason, "unreadable", subtree=True)
+            yield Rejected(_sayable(self._uri(above.rstrip("/"))), reason, "unreadable", subtree=True)
             return
-        for entry in sorted(beneath, key=_entry_name):
-            if entry.is_symlink():
-                yield from self._link(entry, above + entry.name, ancestors)
+        for name, is_link in sorted(beneath):
+            if is_link:
+                yield from self._link(above + name, inside + name, ancestors)
             else:
-                yield from self._folder(entry.path, above + entry.name + "/", ancestors)
+                yield from self._folder(f"{above}{name}/", f"{inside}{name}/", ancestors)
 
-    def _file(self, entry: os.DirEntry[str]) -> Iterator[Found]:
+    def _file(self, entry: os.DirEntry[str], above: str, inside: str) -> Iterator[Found]:
+        relative = above + entry.name
         try:
-            status = entry.stat()
+            status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             return  # deleted since its folder was listed
         except OSError as error:
             reason = f"the file cannot be looked at: {error.strerror}"
-            yield Rejected(_sayable(self._uri(entry.path)), reason, "unreadable")
+            yield Rejected(_sayable(self._uri(relative)), reason, "unreadable")
             return
-        yield self._item(entry.path, status)
+        yield self._item(relative, Place(self.root, inside + entry.name), status)
 
-    def _link(self, entry: os.DirEntry[str], relative: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
+    def _link(self, relative: str, inside: str, ancestors: tuple[Identity, ...]) -> Iterator[Found]:
         """Follow a link within the root; report one that leads round in a circle, out of the root, or nowhere.
 
         A link to a folder that is scanned where it lies is passed over; one into a hidden folder (as Kubernetes mounts
         its volumes) is followed once.
         """
-        uri = _sayable(self._uri(entry.path))
-        wanted = self._wanted(relative, entry.name)
+        uri = _sayable(self._uri(relative))
+        wanted = self._wanted(relative, relative.rpartition("/")[2])
         try:
-            status = entry.stat()
-            target = Path(entry.path).resolve(strict=True)
+            target = Path(os.path.realpath(f"{self.root}/{inside}", strict=True))
+            status = target.lstat()
         except OSError as error:
             if wanted or error.errno == errno.ELOOP:
                 yield _dead_link(uri, error)
@@ -172,15 +183,15 @@ class _Walk:
         elif not target.is_relative_to(root):
             yield RefusedDocumentError("outside_root").as_rejected(uri)
         elif not folder:
-            yield self._linked(entry.path, status, target.relative_to(root))
+            yield self._linked(relative, status, target.relative_to(root))
         elif _is_hidden(target.relative_to(root)) and _identity(status) not in self.followed:
             self.followed.add(_identity(status))
-            yield from self._folder(entry.path, relative + "/", ancestors)
+            yield from self._folder(f"{relative}/", f"{target.relative_to(root)}/", ancestors)
 
-    def _linked(self, path: str, status: os.stat_result, target: Path) -> Found:
+    def _linked(self, relative: str, status: os.stat_result, target: Path) -> Found:
         """A file under a second name, for those who may read it under both: a link opens nothing. A hidden file has no
         readers of its own, as it is no document."""
-        item = self._item(path, status)
+        item = self._item(relative, Place(self.root, str(target)), status)
         if isinstance(item, Rejected) or _is_hidden(target):
             return item
         return replace(item, acl=narrowed(item.acl, self.rules.groups(str(target))))
@@ -192,19 +203,33 @@ class _Walk:
             return self.include.match(relative)
         return bool(self.glob) or extension(name) in EXTENSIONS
 
-    def _item(self, path: str, status: os.stat_result) -> Found:
-        uri = self._uri(path)
+    def _item(self, relative: str, place: Place, status: os.stat_result) -> Found:
+        uri = self._uri(relative)
         if not is_utf8(uri):
             return bad_name(uri)
         if not stat.S_ISREG(status.st_mode):
             return Rejected(uri, "it is not a regular file", "unreadable")
-        relative = path[len(self.root) + 1 :]
+        path = self._path(relative)
         facts = {**self.told.read(relative or Path(path).name), **self.metadata} if self.told else self.metadata
-        return SourceItem(uri, path, status.st_size, status.st_mtime_ns, self.rules.groups(relative), facts)
+        groups = self.rules.groups(relative)
+        return SourceItem(uri, path, place, status.st_size, status.st_mtime_ns, groups, facts)
 
-    def _uri(self, path: str) -> str:
-        prefix = self.base.rstrip("/") + "/"
+    def _path(self, relative: str) -> str:
+        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+
+    def _uri(self, relative: str) -> str:
+        path, prefix = self._path(relative), self.base.rstrip("/") + "/"
         return path[len(prefix) :] if path.startswith(prefix) else path
+
+
+@contextmanager
+def _opened(root: str, inside: str) -> Iterator[int]:
+    """A folder's descriptor, on the way to which no link was followed."""
+    descriptor = open_beneath(root, inside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _rules(source: FolderSource, root: str) -> Rules:
@@ -212,18 +237,19 @@ def _rules(source: FolderSource, root: str) -> Rules:
         return Rules(default=source.acl)
     path = Path(root) / source.acl_file
     try:
-        with path.open("rb") as file:
+        within = Path(os.path.realpath(path, strict=True)).relative_to(Path(root).resolve())
+        with open(open_beneath(root, str(within), os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotFoundError("the access file is no regular file", where=str(path))
             return Rules.read(file.read(MAX_BYTES + 1), source.acl, str(path))
+    except ValueError:
+        raise NotFoundError("the access file lies outside of the source's folder", where=str(path)) from None
     except OSError as error:
         raise NotFoundError(f"the access file cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def _is_no_document(name: str) -> bool:
     return name.startswith((".", "~$")) or name in VERSION_CONTROL
-
-
-def _entry_name(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _identity(status: os.stat_result) -> Identity:

@@ -2,19 +2,23 @@
 
 A document is fetched when its *signal* (an ETag, a blob's id, a row's hash) is another than that of the copy. Each
 fetched document is durable before it is recorded, so a refresh that is killed goes on where it was. What a complete
-listing no longer names is dropped; a listing that ends in an error drops nothing. Knows files and its own ledger; no
-network.
+listing no longer names is dropped; a listing that ends in an error drops nothing. Several indexes, and plans, may share
+the mirror of one source: one process at a time brings it up to date, and no copy is removed while another still reads
+what it was told of. Knows files and its own ledger; no network.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED as FIRST
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +27,7 @@ from typing import Any
 from llmops.core.errors import LlmopsError, UnavailableError
 from llmops.core.files import exclusive_lock, sync_directory, write_atomic
 from llmops.rag.disk import storage_errors
-from llmops.rag.document import RefusedDocumentError, Rejected, SourceItem
+from llmops.rag.document import Place, RefusedDocumentError, Rejected, SourceItem
 from llmops.rag.sources.files import bad_name, is_utf8
 
 _SCHEMA = """
@@ -37,9 +41,56 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 _KEPT = "SELECT uri, signal, file, size, mtime_ns, acl, metadata FROM documents"
 _log = logging.getLogger("llmops.rag.sources")
 LEDGER = "ledger.db"
+_READERS = "readers"
+_WAIT_S = 600.0
 _AT_ONCE = 8
 _HOPELESS = 10
 """Fetches that fail in a row, with none that succeeds, before the source counts as down."""
+
+
+def only_one(folder: Path) -> AbstractContextManager[None]:
+    """Held while a mirror is brought up to date, or something is erased from it.
+
+    Raises:
+        ConflictError: somebody else has been at it for ten minutes.
+    """
+    return exclusive_lock(folder / "lock", what="reading this source", wait_s=_WAIT_S)
+
+
+@contextmanager
+def keep(folder: Path) -> Iterator[None]:
+    """While it is held, no copy is removed, but those that are to be forgotten; enter it under `only_one`."""
+    with (folder / _READERS).open("ab") as readers:
+        fcntl.flock(readers, fcntl.LOCK_SH)
+        yield
+
+
+def erase(folder: Path, uris: Sequence[str]) -> bool:
+    """Erase documents from a mirror, whoever reads it, with older contents of theirs; whether it held one of them.
+
+    A repository's copy goes as a whole: its objects hold every file. It is fetched again. Call it under `only_one`.
+    """
+    ledger = folder / LEDGER
+    if not ledger.exists():
+        return False
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        connection.execute("PRAGMA secure_delete = ON")
+        known = [uri for uri in uris if connection.execute("SELECT 1 FROM documents WHERE uri = ?", (uri,)).fetchone()]
+        begin = tuple(f"{mark}{_stem(uri)}" for uri in uris for mark in ("", "."))  # with a dot: half written
+        files = [file for file in (folder / "files").glob("*") if file.name.startswith(begin)]
+        for file in files:  # before its row, by which a rerun finds it
+            file.unlink(missing_ok=True)
+        if known or files:
+            shutil.rmtree(folder / "repository", ignore_errors=True)
+        connection.executemany("DELETE FROM documents WHERE uri = ?", [(uri,) for uri in uris])
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return bool(known or files)
+
+
+def _stem(uri: str) -> str:
+    """How the names of a document's copies begin; what follows is of their contents."""
+    return sha256(uri.encode(errors="surrogatepass")).hexdigest()[:32] + "-"
 
 
 class Gone(Exception):
@@ -86,7 +137,7 @@ class _Kept:
 
 
 class Mirror:
-    """The copy of one source; one process at a time.
+    """The copy of one source; one process at a time (`only_one`).
 
     Args:
         folder: for this source alone.
@@ -125,9 +176,8 @@ class Mirror:
     def set_fact(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
-    def lock(self) -> Any:
-        """Held while the mirror is brought up to date."""
-        return exclusive_lock(self.folder / "lock", what="reading this source", wait_s=600.0)
+    def forget_fact(self, name: str) -> None:
+        self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
 
     def is_whole(self) -> bool:
         """Whether every copy is still there: they may be deleted, and are fetched again then."""
@@ -137,9 +187,10 @@ class Mirror:
         """What was fetched, in the order of the uris."""
         for uri, *row in self._db.execute(f"{_KEPT} ORDER BY uri"):
             kept = _Kept(*row)
-            path = str(self.folder / "files" / kept.file)
+            place = Place(str(self.folder / "files"), kept.file)
             groups = tuple(json.loads(kept.acl))
-            yield SourceItem(uri, path, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
+            path = f"{place.root}/{kept.file}"
+            yield SourceItem(uri, path, place, kept.size, kept.mtime_ns, groups, json.loads(kept.metadata))
 
     def update(self, listing: Iterable[Listed]) -> Iterator[Rejected]:
         """Fetch what changed, and drop what is gone once the listing came to its end.
@@ -223,7 +274,7 @@ class Mirror:
             return False
 
     def _keep(self, listed: Listed, content: Content) -> None:
-        name = sha256(listed.uri.encode()).hexdigest()[:32] + "-" + sha256(content.data).hexdigest()[:16]
+        name = _stem(listed.uri) + sha256(content.data).hexdigest()[:16]
         file = self.folder / "files" / (name + content.extension)
         write_atomic(file, content.data)
         status = file.stat()
@@ -242,7 +293,16 @@ class Mirror:
             self._db.execute("UPDATE documents SET acl = ?, metadata = ? WHERE uri = ?", (acl, metadata, listed.uri))
 
     def _sweep(self) -> None:
-        """Remove files that no row names: old contents, and what a killed refresh left."""
+        """Remove files that no row names: old contents, and what a killed refresh left. Where somebody still reads the
+        old ones, the next time does it."""
+        with (self.folder / _READERS).open("ab") as readers:
+            try:
+                fcntl.flock(readers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            self._remove_unnamed()
+
+    def _remove_unnamed(self) -> None:
         with os.scandir(self.folder / "files") as entries:
             for entry in entries:
                 if not self._db.execute("SELECT 1 FROM documents WHERE file = ?", (entry.name,)).fetchone():

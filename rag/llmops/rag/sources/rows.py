@@ -57,6 +57,7 @@ def scan_table(source: TableSource, mirror: Mirror, state: StateConfig) -> Itera
         condition = f" WHERE {source.where}" if source.where else ""
         table = lake.query_arrow(f"SELECT {columns} FROM {name}{condition}")  # noqa: S608 - the configuration's own
         rows = (row for batch in table.to_batches(max_chunksize=_BATCH) for row in batch.to_pylist())
+        mirror.forget_fact(_READ)  # a kill may leave some rows for other readers
         yield from mirror.update(_listed(source, f"table:{name}", rows))
         mirror.set_fact(_READ, wanted)
     yield from mirror.items()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.output import json_option, print_json, print_table, say
-from llmops.cli.registry_job import config_option, existing_registry, job_state, open_registry
+from llmops.cli.registry_job import config_option, existing_registry, exists, job_state, open_registry
 from llmops.core.errors import UserError
 from llmops.core.names import Name, Ref
 from llmops.registry.records import Candidate, Kind, PromptText, SavedModel
@@ -84,16 +84,19 @@ def policy(scope: str, file: Path | None, unset: bool, plan: bool, config: Path 
     """
     from llmops.core.config import load_config
     from llmops.registry.promotion import Policy, Promoter
+    from llmops.registry.promotion.policies import DEFAULT, Ruling, written
     from llmops.registry.promotion.policies import scope as read_scope
-    from llmops.registry.promotion.policies import written
 
     wanted = load_config(Policy, file, environment={}).value if file else None
-    place = written(read_scope(scope))
-    with open_registry(job_state(config)) as registry:
-        promoter = Promoter(registry)
-        if (wanted is not None or unset) and not plan:
-            promoter.set_policy(place, wanted)
-        ruling = promoter.policy(place)
+    place, state = written(read_scope(scope)), job_state(config)
+    changes = (wanted is not None or unset) and not plan
+    ruling = Ruling(DEFAULT, None)
+    if changes or exists(state):
+        with open_registry(state) as registry:
+            promoter = Promoter(registry)
+            if changes:
+                promoter.set_policy(place, wanted)
+            ruling = promoter.policy(place)
     shown = wanted if plan and wanted is not None else ruling.policy
     if as_json:
         print_json({"scope": place, "from": ruling.named, "policy": shown.as_json()})
