@@ -114,7 +114,11 @@ class Exchange(Asking):
         self._replied(self._head, self._headers, b"".join(self._parts))
 
     def on_fault(self, fault: Fault) -> None:
-        if not self.done:
+        if self.done:
+            self.responder.abort()
+        elif self._call is None:  # the target answered well, and we failed with its answer
+            self.crash()
+        else:
             self._failed(fault)
 
     # --- whole replies -----------------------------------------------------------------------------------------------
@@ -270,6 +274,9 @@ class Exchange(Asking):
 
     def _gone(self) -> None:
         """The caller left: stop the upstream, book what was received."""
+        self.leave(499, "client_gone")
+
+    def leave(self, status: int, error: str) -> None:
         if self.done:
             return
         self.done = True
@@ -277,15 +284,13 @@ class Exchange(Asking):
         usage: Usage | None = None
         try:
             if call is not None and target is not None:
-                call.cancel()
-                target.under_way -= 1
-                target.breaker.abandon()
+                self.forsake()
                 usage = self._spent(Fault("cancelled", "the caller left"), call.sent, flow)
                 if usage is not None:
                     self._book(target, usage)
             self.tab.settle(asked=self.asked)
             model = flow.state.model if flow is not None else None
-            self.log_reply(499, "client_gone", (None, model, usage or NO_USAGE), target)
+            self.log_reply(status, error, (None, model, usage or NO_USAGE), target)
         finally:
             self.close()
 
