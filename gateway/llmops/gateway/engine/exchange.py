@@ -50,7 +50,7 @@ class Exchange(Asking):
             self.crash()
 
     async def _resolve(self, verdict: Verdict) -> None:
-        """Look up where the request's pictures point, before anybody fetches them."""
+        """Look up where the request's URLs point, before anybody fetches them."""
         verdict = await self.route.guards.resolve(verdict)
         self.own().findings = verdict.findings
         if self.done:

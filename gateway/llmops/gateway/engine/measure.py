@@ -32,6 +32,7 @@ _PLAIN: Final = frozenset(
 """Fields of chat that add no tokens beyond their bytes."""
 
 _TEXT: Final = frozenset((str,))
+_FLAT: Final = frozenset(("role", "content", "name", "tool_call_id", "refusal", "reasoning_content"))
 
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
@@ -102,7 +103,7 @@ def _texts_only(messages: object) -> bool:
     if type(messages) is not list:
         return False
     for message in messages:
-        if type(message) is not dict or "content" not in message:
+        if type(message) is not dict or "content" not in message or not message.keys() <= _FLAT:
             return False
         if not _TEXT.issuperset(map(type, message.values())):
             return False
