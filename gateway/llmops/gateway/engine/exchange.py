@@ -7,6 +7,7 @@ it ends the stream.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import orjson
@@ -38,6 +39,8 @@ class Exchange(Asking):
             self.responder.on_gone = self._gone
             route, timers = self.route, self.gate.timers
             self.deadline = timers.now + route.total_s
+            if self.caller.expires_at is not None:
+                self._hasten(self.caller.expires_at)
             timers.watch(self)
             unresolved = self.seldom.unresolved
             if unresolved is not None:
@@ -265,12 +268,44 @@ class Exchange(Asking):
         """The longest time of a request is over."""
         if self.done:
             return
+        expires_at, left_s = self.caller.expires_at, self.route.total_s - (clock() - self.started)
+        if expires_at is not None and expires_at <= time.time():
+            self.lock_out()
+            return
+        if expires_at is not None and left_s > 0:  # the wall clock was set back
+            self.deadline = self.gate.timers.now + left_s
+            self._hasten(expires_at)
+            return
         fault = Fault("total_timeout", f"no whole reply within {self.route.total_s:g} s", 504)
         if self._call is None:
             self.refuse(faults.told(fault))
         else:
             self.drop_call()
             self._failed(fault)
+
+    def _hasten(self, expires_at: float) -> None:
+        """Look again at the latest when the caller's key ends."""
+        self.deadline = min(self.deadline, self.gate.timers.now + max(0.0, expires_at - time.time()))
+
+    def lock_out(self) -> None:
+        """The caller's key was revoked, or has ended: so does its answer. What was received is booked."""
+        if self.done:
+            return
+        target, call, flow = self.target, self._call, self.flow
+        usage: Usage | None = None
+        if call is not None and target is not None:
+            self.forsake()
+            usage = self._spent(Fault("cancelled", "the key ended"), call.sent, flow)
+            if usage is not None:
+                self._book(target, usage)
+        fault = faults.refusal(401, "invalid_api_key", "the key is not valid any more")
+        if self.begun and target is not None:
+            self._break_off(fault, target, usage, flow)
+            return
+        self.flow = None
+        if call is not None and target is not None:
+            self._note(target, "cancelled", 401, usage)
+        self.refuse(fault)
 
     def _gone(self) -> None:
         """The caller left: stop the upstream, book what was received."""
