@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from llmops.gateway.calls import Operation
 from llmops.gateway.config import GuardConfig
 from llmops.gateway.engine.measure import measure
 from llmops.gateway.guard import Guards, open_guards
+from llmops.gateway.guard import guards as guards_module
 from llmops.gateway.guard.addresses import RefusedUrlError, check_address, check_url
 
 PLAIN = open_guards()
@@ -282,6 +284,33 @@ def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     logging = open_guards([GuardConfig(check="image_urls", action="log")])
     verdict = resolved(logging, "https://bad.example.com/a.png")
     assert (verdict.action, verdict.findings) == ("pass", ("image_urls",))
+
+
+def test_names_that_nobody_answers_for_hold_up_neither_the_request_nor_the_providers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host.startswith("slow"):
+            assert answer.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(guards_module, "RESOLVE_S", 0.05)
+    picture = [{"type": "image_url", "image_url": {"url": f"https://slow{number}.example.com/"}} for number in range(9)]
+
+    async def work() -> None:
+        verdict = PLAIN.check_input("chat", user(*picture))
+        assert len(verdict.unresolved) == 9
+        found = await asyncio.gather(*[open_guards().resolve(verdict) for _ in range(50)])
+        assert {(one.action, one.reason[-7:]) for one in found} == {("blocked", "in time")}
+        assert await asyncio.get_running_loop().getaddrinfo("provider.example.com", 443)
+
+    try:
+        asyncio.run(work())
+    finally:
+        answer.set()
 
 
 def test_too_many_urls() -> None:

@@ -6,6 +6,7 @@ name checks and never hold what was found: they go to logs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Json, Operation
 from llmops.gateway.config import GuardConfig
-from llmops.gateway.guard.addresses import RefusedUrlError, Resolver, check_url
+from llmops.gateway.guard.addresses import RESOLVE_S, RefusedUrlError, Resolver, check_url
 from llmops.gateway.guard.credentials import Credentials
 from llmops.gateway.guard.detectors import Detector, Span, masked, merged
 from llmops.gateway.guard.fetched import MAX_URLS, fetched_urls
@@ -156,15 +157,17 @@ class Guards:
 
     async def resolve(self, verdict: Verdict) -> Verdict:
         """Look up the names a request wants fetched; blocked where one points inside, or nowhere."""
-        for name in verdict.unresolved:
-            try:
-                await self._resolver.check(name)
-            except RefusedUrlError as error:
-                findings = (*verdict.findings, "image_urls")
-                if self._urls == "block":
-                    reason = _url_reason(error)
-                    return replace(verdict, action="blocked", findings=findings, reason=reason, unresolved=())
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                for name in verdict.unresolved:
+                    await self._resolver.check(name)
+        except (RefusedUrlError, TimeoutError) as error:
+            findings = (*verdict.findings, "image_urls")
+            if self._urls != "block":
                 return replace(verdict, findings=findings, unresolved=())
+            slow = RefusedUrlError("its host cannot be resolved here in time")
+            reason = _url_reason(error if isinstance(error, RefusedUrlError) else slow)
+            return replace(verdict, action="blocked", findings=findings, reason=reason, unresolved=())
         return replace(verdict, unresolved=())
 
     def _check_urls(self, operation: Operation, body: Json, unresolved: list[str]) -> str:
