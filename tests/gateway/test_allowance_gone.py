@@ -6,8 +6,9 @@ import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.allowances import quick_folder
@@ -15,8 +16,9 @@ from tests.support.control import config_of
 from tests.support.redis import RedisServer, redis_server
 
 from llmops.core.errors import ConfigError
-from llmops.gateway.allowance import StoreGone, forgive_machines
+from llmops.gateway.allowance import StoreGone, forgive_machines, shared
 from llmops.gateway.allowance.desk import DeskConfig
+from llmops.gateway.allowance.exchange import Ask, Tally
 from llmops.gateway.allowance.reclaim import machine_of
 from llmops.gateway.allowance.redis_store import RedisStore
 from llmops.gateway.allowance.resp import Connection, RedisAddress, RedisError
@@ -311,3 +313,42 @@ def test_an_address_that_is_none_is_refused_without_being_shown() -> None:
         with pytest.raises(ConfigError) as error:
             RedisAddress.parse(url)
         assert "secret" not in str(error.value)
+
+
+class Slow:
+    """A store that answers when it is told to."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.asked = asyncio.Event()
+        self.may = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def exchange(self, holder: str, asks: Sequence[Ask]) -> Tally:
+        self.asked.set()
+        await self.may.wait()
+        return await self._store.exchange(holder, asks)
+
+
+def test_a_slow_store_is_no_reached_ceiling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who came while an exchange was under way is not refused by its answer, however long that took."""
+    monkeypatch.setattr(shared, "WAIT_S", 0.0)  # everybody has waited long enough at once
+
+    async def work() -> None:
+        store = Slow(SqliteStore(folder))
+        allowances = SharedAllowances(store, folder, DeskConfig(lease_nano=400))
+        await allowances.start()
+        first = asyncio.create_task(allowances.reserve(BUDGET, 1, 1))
+        await store.asked.wait()
+        others = [asyncio.create_task(allowances.reserve(meters, 1, 1)) for meters in (LIMIT, SLOTS)]
+        await asyncio.sleep(0)
+        store.may.set()
+        for held in await asyncio.gather(first, *others):
+            held.settle(1, 1)
+        with pytest.raises(Refused):
+            await allowances.reserve(BUDGET, 1000, 1)
+        await allowances.close()
+
+    asyncio.run(work())

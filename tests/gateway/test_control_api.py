@@ -84,6 +84,9 @@ def test_a_key_is_made_listed_used_and_revoked(control: Control, client: httpx.C
         ({"name": "a", "scopes": ["serving"]}, "no further scope"),
         ({"name": "a", "tags": ["x"]}, "NAME=VALUE"),
         ({"name": 3}, "is a text"),
+        ({"name": "a\x00b"}, "control characters"),
+        ({"name": "a", "tags": {"b": "c\x1bd"}}, "control characters"),
+        ({"name": "a", "expires": "0001-01-01T00:00:00+14:00"}, "90d"),
         ({"name": "a", "routes": [1]}, "list of texts"),
         ({"name": "a", "color": "red"}, "has no `color`"),
         ({}, "needs a name"),
@@ -163,7 +166,29 @@ def test_errors_are_json_or_a_page(client: httpx.Client) -> None:
     assert client.get("/usage?since=never", headers={"accept": "text/html"}).status_code == 400
     assert client.get("/api/usage?by=shoe").status_code == 400
     assert client.get("/api/requests?limit=x").status_code == 400
+    assert client.get("/api/requests?limit=²").status_code == 400
     assert client.post("/api/reload").json()["error"]["code"] == "conflict"  # no supervisor is its parent
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "status"),
+    [
+        ("0001-01-01", "", 400),  # a page of each day would hold up everybody for minutes
+        ("99999d", "", 400),
+        ("²d", "", 400),
+        ("7d", "9999-12-31", 400),
+        ("0001-01-01T00:00:00%2B14:00", "", 400),
+        ("7d", "9999-12-31T23:59:59-14:00", 400),
+        ("9999-12-30", "9999-12-31", 200),
+        ("2026-01-02", "2026-01-01", 200),
+        ("3650d", "", 200),
+    ],
+)
+def test_times_at_the_ends_of_the_calendar_hold_nobody_up(
+    client: httpx.Client, since: str, until: str, status: int
+) -> None:
+    for path in ("/api/usage", "/usage", "/requests"):
+        assert client.get(f"{path}?since={since}&until={until}").status_code == status, path
 
 
 def test_markup_in_names_stays_text(client: httpx.Client) -> None:

@@ -14,6 +14,8 @@ from tests.support.faulty import Scripted, Wire, scripted_upstream, status, stre
 from tests.support.worker import RunningWorker, route, running_worker, target, user_says
 
 from llmops.core.assign import assign
+from llmops.core.errors import ConfigError
+from llmops.gateway.worker import check_worker
 
 ONCE = {"attempts": 1, "backoff_s": 0}
 DEAR = {"input": "100", "output": "200"}
@@ -285,3 +287,25 @@ def test_a_route_without_a_target_in_its_regions_is_refused_at_once(tmp_path: Pa
     with pytest.raises(AssertionError, match="regions"):
         worker.start()
     worker.abandon()
+
+
+def test_no_question_leaves_its_regions_to_be_embedded(tmp_path: Path) -> None:
+    """Not by the route that embeds, and not by that one's fallback."""
+    url = "http://127.0.0.1:9/v1"
+    providers = {"first": {"url": url, "region": "us"}, "near": {"url": url, "region": "eu"}}
+    cache = {"semantic": {"embedding_route": "embed"}}
+    asking = route("chat", target("near"), regions=["eu"], cache=cache)
+    for number, (embedding, good) in enumerate([
+        ([route("embed")], False),
+        ([route("embed", target("near"), target(tier=1))], False),
+        ([route("embed", target("near"), fallbacks=["spare"]), route("spare")], False),
+        ([route("embed", target("near"), target(tier=1), regions=["eu"], fallbacks=["spare"]), route("spare")], True),
+    ]):  # fmt: skip
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = RunningWorker(folder, {"providers": providers, "routes": [asking, *embedding]}).checked
+        if good:
+            check_worker(config)
+        else:
+            with pytest.raises(ConfigError, match="outside its regions"):
+                check_worker(config)

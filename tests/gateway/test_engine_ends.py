@@ -122,6 +122,66 @@ def test_a_caller_who_leaves_while_a_retry_waits_is_not_asked_for(tmp_path: Path
         assert upstream.asked == []
 
 
+def streamed_to(worker: RunningWorker, token: str) -> Iterator[bytes]:
+    """The raw pieces of an answer."""
+    with worker.client(token) as client:  # noqa: SIM117 - the client closes last
+        with client.stream("POST", "/v1/chat/completions", json=user_says(stream=True)) as reply:
+            yield from reply.iter_raw()
+
+
+def test_a_stream_ends_with_its_key_and_no_other_does(worker: RunningWorker, upstream: Scripted) -> None:
+    upstream.answer = stream(tuple("abcdefgh") * 1000, pause_s=0.05)
+    before = len(worker.rows())
+    ended, other = worker.key(), worker.key()
+    streams = [streamed_to(worker, token) for token in (ended, other)]
+    for pieces in streams:
+        assert b"data: " in next(pieces)
+    worker.policies.pop(0)
+    worker.publish_keys()
+    rest = b"".join(streams[0])
+    assert b'"code":"invalid_api_key"' in rest
+    assert b"[DONE]" not in rest
+    assert worker.chat(token=ended).status_code == 401
+    row = worker.until(lambda: next((row for row in worker.rows()[before:] if row["status_code"] == 401), None))
+    assert row["output_tokens"] >= 1
+    assert row["tags"]["estimated"] == "true"
+    assert Decimal(row["cost_usd"]) > 0
+    assert upstream.asked[0].left.wait(PATIENCE_S)
+    assert all(b"invalid_api_key" not in next(streams[1]) for _ in range(5))
+    streams[1].close()
+    left_row(worker, before)
+
+
+def test_an_answer_that_was_not_begun_is_refused_when_its_key_is_revoked(
+    worker: RunningWorker, upstream: Scripted
+) -> None:
+    upstream.answer = silent()
+    token = worker.key()
+    replies: list[Any] = []
+    asking = threading.Thread(target=lambda: replies.append(worker.chat(token=token)))
+    asking.start()
+    worker.until(lambda: upstream.asked)
+    worker.policies.clear()
+    worker.publish_keys()
+    asking.join(PATIENCE_S)
+    assert (replies[0].status_code, replies[0].json()["error"]["code"]) == (401, "invalid_api_key")
+    assert upstream.asked[0].left.wait(PATIENCE_S)
+
+
+def test_a_stream_ends_at_the_second_at_which_its_key_does(worker: RunningWorker, upstream: Scripted) -> None:
+    upstream.answer = stream(tuple("abcdefgh") * 1000, pause_s=0.05)
+    expires_at = time.time() + 1.5
+    token = worker.key(publish_now=False, expires_at=expires_at)
+    other = worker.key()
+    rest = b"".join(streamed_to(worker, token))
+    assert time.time() >= expires_at
+    assert b'"code":"invalid_api_key"' in rest
+    assert b"[DONE]" not in rest
+    upstream.reset()
+    assert worker.chat(token=token).status_code == 401
+    assert worker.chat(token=other).status_code == 200
+
+
 def test_a_slow_reader_holds_up_the_upstream_and_misses_nothing(worker: RunningWorker, upstream: Scripted) -> None:
     piece = "x" * 65536
     upstream.answer = stream((piece,) * 400)

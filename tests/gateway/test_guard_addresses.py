@@ -1,18 +1,23 @@
-"""Where a picture's URL points: every spelling of an inner address is refused, names are looked up."""
+"""Where a URL points that a provider would fetch: every spelling of an inner address is refused, names looked up."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import socket
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.json_values import mutants
 
+from llmops.gateway.calls import Operation
 from llmops.gateway.config import GuardConfig
+from llmops.gateway.engine.measure import measure
 from llmops.gateway.guard import Guards, open_guards
+from llmops.gateway.guard import guards as guards_module
 from llmops.gateway.guard.addresses import RefusedUrlError, check_address, check_url
 
 PLAIN = open_guards()
@@ -99,77 +104,163 @@ def test_any_text_is_judged(text: str) -> None:
         assert name is None or name.isascii()
 
 
-def image(url: str) -> list[tuple[Any, dict[str, Any]]]:
-    """Every way to ask for a picture."""
-    part = {"type": "image_url", "image_url": {"url": url}}
+def user(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+def asked(url: str) -> dict[str, tuple[Operation, dict[str, Any]]]:
+    """Every way to ask somebody upstream to fetch something."""
+    picture = {"type": "image_url", "image_url": {"url": url}}
     block = {"type": "image", "source": {"type": "url", "url": url}}
-    user = {"role": "user", "content": [part]}
-    return [
-        ("chat", {"messages": [user]}),
-        ("chat", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]}),
-        ("chat", {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": url}}]}]}),
-        ("messages", {"messages": [{"role": "user", "content": [block]}]}),
-        ("messages", {"messages": [{"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "t", "content": [block]}]}]}),
-        ("messages", {"messages": [{"role": "user", "content": [
-            {"type": "document", "source": {"type": "content", "content": [block]}}]}]}),
-        ("messages", {"system": [block], "messages": []}),
-        ("responses", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]}),
-        ("responses", {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": url}]}]}),
-        ("responses", {"input": [
+    mcp = {"type": "mcp", "server_label": "x", "server_url": url}
+    return {
+        "picture": ("chat", user(picture)),
+        "picture, short": ("chat", user({"type": "image_url", "image_url": url})),
+        "picture without a type": ("chat", user({"image_url": url})),
+        "picture in Go's spelling": ("chat", user({"type": "image_url", "Image_URL": {"URL": url}})),
+        "picture in another spelling": ("chat", user({"type": "image_url", "imageUrl": {"url": url}})),
+        "picture among others": ("chat", user({"type": "text", "text": "x"}, picture, picture)),
+        "picture of a message": ("chat", {"messages": [{"role": "user", "content": "x", "images": [url]}]}),
+        "flat message": ("chat", {"messages": [{"role": "user", "content": "x", "image_url": url}]}),
+        "tool's picture": ("chat", {"messages": [{"role": "tool", "tool_call_id": "t", "content": [picture]}]}),
+        "film": ("chat", user({"type": "video_url", "video_url": {"url": url}})),
+        "film in frames": ("chat", user({"type": "video", "video": [url, url]})),
+        "sound": ("chat", user({"type": "audio_url", "audio_url": {"url": url}})),
+        "sound by link": ("chat", user({"type": "input_audio", "input_audio": url})),
+        "sound's data by link": ("chat", user({"type": "input_audio", "input_audio": {"data": url, "format": "mp3"}})),
+        "file's data by link": ("chat", user({"type": "file", "file": {"filename": "x.pdf", "file_data": url}})),
+        "file by link": ("chat", user({"type": "file", "file": {"file_url": url}})),
+        "file in Google's words": ("chat", user({"fileData": {"mimeType": "image/png", "fileUri": url}})),
+        "document by link": ("chat", user({"type": "document_url", "document_url": url})),
+        "picture in a template's words": ("chat", user({"type": "image", "image": url})),
+        "picture by url": ("chat", user({"type": "image", "url": url})),
+        "sound by url": ("chat", user({"type": "audio", "url": url})),
+        "feed to search": ("chat", {"messages": [], "search_parameters": {"sources": [{"links": [url]}]}}),
+        "plugin": ("chat", {"messages": [], "plugins": [{"id": "web", "engine": url}]}),
+        "chat's MCP server": ("chat", {"messages": [], "tools": [mcp]}),
+        "first stage": ("chat", {"messages": [], "kv_transfer_params": {"remote_host": url.split("/")[2]}}),
+        "first stage, another": ("chat", {"messages": [], "bootstrap_host": url.split("/")[2]}),
+        "first stages": ("chat", {"messages": [], "bootstrap_host": [url.split("/")[2]]}),
+        "block": ("messages", user(block)),
+        "block's document": ("messages", user({"type": "document", "source": {"type": "url", "url": url}})),
+        "tool's block": ("messages", user({"type": "tool_result", "tool_use_id": "t", "content": [block]})),
+        "block within a document": ("messages", user({
+            "type": "document", "source": {"type": "content", "content": [block]}})),
+        "system block": ("messages", {"system": [block], "messages": []}),
+        "MCP servers": ("messages", {"messages": [], "mcp_servers": [{"type": "url", "name": "x", "url": url}]}),
+        "MCP servers of no type": ("messages", {"messages": [], "mcp_servers": [{"url": url}]}),
+        "input image": ("responses", {"input": [{"role": "user", "content": [
+            {"type": "input_image", "image_url": url}]}]}),
+        "input file": ("responses", {"input": [{"role": "user", "content": [
+            {"type": "input_file", "file_url": url}]}]}),
+        "tool's input image": ("responses", {"input": [
             {"type": "function_call_output", "output": [{"type": "input_image", "image_url": url}]}]}),
-        ("embeddings", {"input": [{"content": [part]}]}),
-        ("embeddings", {"images": [url]}),
-    ]  # fmt: skip
+        "screenshot": ("responses", {"input": [
+            {"type": "computer_call_output", "output": {"type": "computer_screenshot", "image_url": url}}]}),
+        "MCP tool": ("responses", {"input": "x", "tools": [mcp]}),
+        "MCP tool in another spelling": ("responses", {"input": "x", "tools": [{"type": "mcp", "serverUrl": url}]}),
+        "connector": ("responses", {"input": "x", "tools": [{"type": "connector", "settings": {"endpoint": url}}]}),
+        "mask": ("responses", {"input": "x", "tools": [
+            {"type": "image_generation", "input_image_mask": {"image_url": url}}]}),
+        "prompt's variable": ("responses", {"prompt": {"id": "p", "variables": {
+            "v": {"type": "input_image", "image_url": url}}}}),
+        "embedded part": ("embeddings", {"input": [{"content": [picture]}]}),
+        "embedded chat": ("embeddings", user(picture)),
+        "embedded image": ("embeddings", {"input": [{"image": url}]}),
+        "embedded link": ("embeddings", {"input": [{"url": url}]}),
+        "embedded input by kind": ("embeddings", {"input": [url], "modality": "image"}),
+        "embedded input of one": ("embeddings", {"input": url, "modality": "audio"}),
+        "embedded images": ("embeddings", {"images": [url]}),
+        "embedded inputs": ("embeddings", {"inputs": [{"content": [picture]}]}),
+        "ranked picture": ("rerank", {"query": "x", "documents": [{"image": url}]}),
+        "ranked part": ("rerank", {"query": {"content": [picture]}, "documents": ["x"]}),
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(image(""))))
-def test_every_place_of_a_picture_on_every_route(number: int) -> None:
-    operation, body = image("http://169.254.169.254/x")[number]
+@pytest.mark.parametrize("place", asked("http://x/"))
+def test_every_place_of_a_url_on_every_route(place: str) -> None:
+    for url in ("http://169.254.169.254/x", "HTTP://localhost/x", " http://10.0.0.8/x", "http://[::1]/"):
+        operation, body = asked(url)[place]
+        verdict = PLAIN.check_input(operation, body)
+        assert (verdict.action, verdict.findings) == ("blocked", ("image_urls",)), url
+        assert "169" not in verdict.reason
+        assert not measure(operation, body, b"{}").plain, "else nobody looks"
+    operation, body = asked("https://files.example.com/x")[place]
     verdict = PLAIN.check_input(operation, body)
-    assert (verdict.action, verdict.findings) == ("blocked", ("image_urls",))
-    assert "169" not in verdict.reason
-    operation, body = image("data:image/png;base64,AAAA")[number]
-    assert PLAIN.check_input(operation, body).action == "pass"
+    assert (verdict.action, verdict.unresolved) == ("pass", ("files.example.com",))
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "look at http://127.0.0.1/",
-        [{"type": "text", "text": "http://127.0.0.1/"}],
-        [{"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": "http://localhost:8000/"}}],
-        [{"type": "text", "text": "x", "citations": [{"type": "web", "url": "http://localhost/"}]}],
-    ],
+    "place", [place for place in asked("http://x/") if "MCP" not in place and "stage" not in place]
 )
-def test_what_nobody_fetches_is_not_judged(content: Any) -> None:
-    verdict = PLAIN.check_input("messages", {"messages": [{"role": "assistant", "content": content}]})
-    assert verdict.action == "pass"
-    assert verdict.unresolved == ()
+def test_inline_data_passes_wherever_it_stands(place: str) -> None:
+    operation, body = asked("data:image/png;base64,AAAA/x/x")[place]
+    verdict = PLAIN.check_input(operation, body)
+    assert (verdict.action, verdict.unresolved) == ("pass", ())
+
+
+INNER = "http://localhost:8000/wiki"
+QUOTED: list[tuple[Operation, dict[str, Any]]] = [
+    ("messages", {"messages": [{"role": "assistant", "content": f"look at {INNER}"}]}),
+    ("chat", {"messages": [{"role": "user", "content": INNER}], "metadata": {"url": INNER}}),
+    ("messages", user({"type": "text", "text": INNER})),
+    ("messages", user({"type": "tool_use", "id": "t", "name": "fetch", "input": {"url": INNER}})),
+    ("messages", user({"type": "text", "text": "x", "citations": [{"type": "web", "url": INNER}]})),
+    ("messages", user({"type": "search_result", "source": INNER, "title": INNER, "content": []})),
+    ("messages", user({"type": "document", "title": INNER, "source": {"type": "text", "data": INNER}})),
+    ("messages", user({"type": "image", "source": {"type": "base64", "data": "//uQAAAA"}})),
+    ("messages", {"messages": [], "tools": [{"name": "f", "input_schema": {"properties": {"image": {"url": INNER}}}}]}),
+    ("chat", {"messages": [], "tools": [{"type": "function", "function": {
+        "name": "f", "description": INNER, "parameters": {"properties": {"image": {"url": INNER}}}}}]}),
+    ("chat", {"messages": [], "documents": [{"title": "x", "url": INNER, "image": INNER}]}),
+    ("chat", {"messages": [{"role": "assistant", "content": None, "tool_calls": [
+        {"id": "c", "function": {"name": "f", "arguments": INNER, "url": INNER}}]}]}),
+    ("chat", user({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}})),
+    ("responses", {"input": INNER, "instructions": INNER}),
+    ("responses", {"input": [{"type": "web_search_call", "action": {"type": "open_page", "url": INNER}}]}),
+    ("responses", {"input": "x", "tools": [{"type": "mcp", "server_description": INNER, "headers": {"a": INNER}}]}),
+    ("embeddings", {"input": [INNER, f"{INNER} is ours"]}),
+    ("embeddings", {"input": INNER}),
+    ("rerank", {"query": INNER, "documents": [INNER, {"text": INNER, "url": INNER}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(QUOTED)))
+def test_what_nobody_fetches_is_not_judged(number: int) -> None:
+    verdict = PLAIN.check_input(*QUOTED[number])
+    assert (verdict.action, verdict.unresolved) == ("pass", ())
+
+
+@given(st.sampled_from(list(asked("http://x/"))), st.data())
+def test_whatever_stands_around_it(place: str, data: st.DataObject) -> None:
+    """Of any shape, with one thing of another kind: a verdict, and no error."""
+    operation, body = asked("https://files.example.com/x")[place]
+    wrong = data.draw(st.sampled_from([one for one in mutants(body) if isinstance(one, dict)]))
+    assert PLAIN.check_input(operation, wrong).action in ("pass", "blocked")
 
 
 def test_log_only() -> None:
     guards = open_guards([GuardConfig(check="image_urls", action="log")])
-    verdict = guards.check_input(*image("http://10.0.0.1/")[0])
+    verdict = guards.check_input(*asked("http://10.0.0.1/")["picture"])
     assert (verdict.action, verdict.findings) == ("pass", ("image_urls",))
 
 
 def resolving(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, list[str]]) -> list[str]:
     """Names answered from a table; what is asked for is noted."""
-    asked: list[str] = []
+    looked_up: list[str] = []
 
     def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
-        asked.append(host)
+        looked_up.append(host)
         if host not in addresses:
             raise socket.gaierror("unknown")
         return [(0, 0, 0, "", (address, 0)) for address in addresses[host]]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return asked
+    return looked_up
 
 
 def resolved(guards: Guards, url: str) -> Any:
-    verdict = guards.check_input(*image(url)[0])
+    verdict = guards.check_input(*asked(url)["picture"])
     assert verdict.action == "pass"
     assert verdict.unresolved
     return asyncio.run(guards.resolve(verdict))
@@ -181,11 +272,11 @@ def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "bad.example.com": ["93.184.215.14", "10.0.0.1"],
         "six.example.com": ["fe80::1%eth0"],
     }
-    asked = resolving(monkeypatch, names)
+    looked_up = resolving(monkeypatch, names)
     guards = open_guards()
     assert resolved(guards, "https://good.example.com/a.png").action == "pass"
     assert resolved(guards, "https://good.example.com/b.png").action == "pass"
-    assert asked == ["good.example.com"], "remembered for a while"
+    assert looked_up == ["good.example.com"], "remembered for a while"
     for name in ("bad", "six", "unknown"):
         verdict = resolved(guards, f"https://{name}.example.com/a.png")
         assert (verdict.action, verdict.findings, verdict.unresolved) == ("blocked", ("image_urls",), ())
@@ -193,6 +284,33 @@ def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     logging = open_guards([GuardConfig(check="image_urls", action="log")])
     verdict = resolved(logging, "https://bad.example.com/a.png")
     assert (verdict.action, verdict.findings) == ("pass", ("image_urls",))
+
+
+def test_names_that_nobody_answers_for_hold_up_neither_the_request_nor_the_providers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = threading.Event()
+
+    def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host.startswith("slow"):
+            assert answer.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(guards_module, "RESOLVE_S", 0.05)
+    picture = [{"type": "image_url", "image_url": {"url": f"https://slow{number}.example.com/"}} for number in range(9)]
+
+    async def work() -> None:
+        verdict = PLAIN.check_input("chat", user(*picture))
+        assert len(verdict.unresolved) == 9
+        found = await asyncio.gather(*[open_guards().resolve(verdict) for _ in range(50)])
+        assert {(one.action, one.reason[-7:]) for one in found} == {("blocked", "in time")}
+        assert await asyncio.get_running_loop().getaddrinfo("provider.example.com", 443)
+
+    try:
+        asyncio.run(work())
+    finally:
+        answer.set()
 
 
 def test_too_many_urls() -> None:

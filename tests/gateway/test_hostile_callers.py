@@ -114,7 +114,7 @@ def test_no_text_of_a_body_leaves_the_body(worker: RunningWorker, upstream: Scri
 
 
 @pytest.mark.parametrize("url", INNER)
-def test_pictures_inside_a_network_are_asked_for_by_nobody(worker: RunningWorker, upstream: Scripted, url: str) -> None:
+def test_what_is_inside_a_network_is_asked_for_by_nobody(worker: RunningWorker, upstream: Scripted, url: str) -> None:
     content: list[tuple[str, dict[str, Any]]] = [
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]}),
@@ -125,11 +125,14 @@ def test_pictures_inside_a_network_are_asked_for_by_nobody(worker: RunningWorker
                 "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": url}}]}],
             },
         ),
+        ("/v1/responses", {"input": "x", "tools": [{"type": "mcp", "server_label": "x", "server_url": url}]}),
+        (CHAT, {**user_says(), "plugins": [{"id": "x", "source": url}]}),
+        (CHAT, {"messages": [{"role": "user", "content": "flat", "image_url": url}]}),
     ]
     for path, body in content:
         with worker.client() as client:
             reply = client.post(path, json={"model": "chat", **body})
-        assert reply.status_code == 400, (path, reply.text)
+        assert (reply.status_code, "must not be followed" in reply.text) == (400, True), (path, reply.text)
         assert "169.254" not in reply.text
     assert upstream.asked == []
 

@@ -83,6 +83,11 @@ class Ring:
             return None
         return policy
 
+    def holds(self, policy: KeyPolicy) -> bool:
+        """Whether a key that was found is still there. While there is no snapshot nothing is said against it."""
+        known = self._policies.get(policy.key_id.encode())
+        return self._seen is None or (known is not None and known.secret_sha256 == policy.secret_sha256)
+
     def __len__(self) -> int:
         return len(self._policies)
 

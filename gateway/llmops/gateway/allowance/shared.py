@@ -38,6 +38,8 @@ class _Waiter:
     amounts: Amounts
     deadline: float
     future: asyncio.Future[Held]
+    heard: bool = False
+    """Whether the store has answered an exchange that asked for it: before that, slow is not short."""
 
 
 @dataclass(slots=True)
@@ -171,13 +173,15 @@ class SharedAllowances:
         if now - self._reclaimed_at > _RECLAIM_S:
             self.counters.reclaimed += await reclaim(self._store, self._folder)
             self._reclaimed_at = now
-        waiting = [(waiter.plan, waiter.amounts) for waiter in self._waiting if not waiter.future.done()]
-        asks = self.desk.collect(waiting)
+        waiting = [waiter for waiter in self._waiting if not waiter.future.done()]
+        asks = self.desk.collect([(waiter.plan, waiter.amounts) for waiter in waiting])
         if asks or now - self._told_at > self._lease_s / 4:
             sent_at = time.monotonic()
             self.desk.apply(await self._store.exchange(self.holder, asks), sent_at)
             self._told_at = sent_at
             self.counters.exchanges += 1
+        for waiter in waiting:
+            waiter.heard = True
         if self.desk.holds and (recalled := await self._store.recalls(self.holder)):
             self.desk.recall(recalled)
             self._kick.set()
@@ -219,7 +223,7 @@ class SharedAllowances:
         if self._gone is not None:
             return self.desk.reserve_gone(waiter.plan, nano_usd, tokens, self._gone.what)
         held = self._try(waiter.meters, nano_usd, tokens)
-        if held is None and now > waiter.deadline:
+        if held is None and waiter.heard and now > waiter.deadline:
             self.counters.refused += 1
             raise self.desk.refuse(waiter.plan, waiter.amounts)
         return held

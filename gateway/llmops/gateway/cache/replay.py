@@ -45,7 +45,8 @@ def _chat(reply: Json, request: Json) -> Iterator[bytes]:
     head["object"] = "chat.completion.chunk"
     for choice in _dicts(reply.get("choices")):
         index = choice.get("index", 0)
-        message = {name: value for name, value in (choice.get("message") or {}).items() if value is not None}
+        told = choice.get("message")
+        message = {name: value for name, value in told.items() if value is not None} if isinstance(told, dict) else {}
         calls = _dicts(message.pop("tool_calls", None))
         if calls:
             message["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls)]

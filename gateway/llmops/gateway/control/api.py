@@ -101,7 +101,7 @@ class _Api:
 
     async def requests(self, request: Request) -> Response:
         limit = request.query_params.get("limit", "100")
-        if not limit.isdigit():
+        if not (limit.isascii() and limit.isdigit()):
             raise UserError("`limit` is a whole number", where="limit")
         wanted = Wanted.read(request.query_params)
         rows = await asyncio.to_thread(

@@ -21,6 +21,8 @@ DIMENSIONS: Final = get_args(Dimension)
 FILTERS: Final = DIMENSIONS
 DEFAULT_SINCE: Final = "7d"
 MOST_ROWS: Final = 1000
+MOST_DAYS: Final = 3660
+"""Of one look: a page draws each of them."""
 
 EXPRESSIONS: Final[Mapping[str, str]] = {
     "team": "coalesce(tags['team'], '')",
@@ -84,11 +86,14 @@ class Wanted:
         """Out of a query string or a command's options.
 
         Raises:
-            UserError: a time or a filter that there is not.
+            UserError: a time or a filter that there is not, or more than ten years.
         """
         values = tuple((name, params[name]) for name in FILTERS if name in params)
-        until = params.get("until")
-        return cls(moment(params.get("since") or DEFAULT_SINCE), moment(until) if until else None, values)
+        since, until = moment(params.get("since") or DEFAULT_SINCE), params.get("until")
+        wanted = cls(since, moment(until) if until else None, values)
+        if (wanted.until or datetime.now(UTC)) - since > timedelta(days=MOST_DAYS):
+            raise UserError("that is more than ten years", where="since", hint="narrow it by `since` and `until`")
+        return wanted
 
     def but(self, name: str, value: str) -> Wanted:
         """The same, for one group of it."""
@@ -159,25 +164,23 @@ def moment(text: str) -> datetime:
     Raises:
         UserError: it is none of these.
     """
-    if match := re.fullmatch(r"(\d{1,5})([dhm])", text):
+    if match := re.fullmatch(r"([0-9]{1,5})([dhm])", text):
         unit = {"d": "days", "h": "hours", "m": "minutes"}[match[2]]
         return datetime.now(UTC) - timedelta(**{unit: int(match[1])})
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise UserError(f"`{text[:50]}` is no time", hint="write 7d, 12h, 30m or 2026-01-31") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def days(wanted: Wanted, sums: list[Sums]) -> list[Sums]:
     """The lines of usage by day with the empty days between them."""
     known = {one.group: one for one in sums}
     last = (wanted.until or datetime.now(UTC)).date()
-    day, found = wanted.since.date(), []
-    while day <= last:
-        found.append(known.get(f"{day}") or _nothing(day))
-        day += timedelta(days=1)
-    return found
+    first = wanted.since.date()
+    every = (first + timedelta(days=number) for number in range((last - first).days + 1))
+    return [known.get(f"{day}") or _nothing(day) for day in every]
 
 
 def _nothing(day: date) -> Sums:

@@ -19,6 +19,7 @@ from llmops.gateway.control.keys import ADMIN, IDS, Wish
 
 LIMITS = tuple(LimitsConfig.model_fields)
 PERIODS = get_args(Period)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")  # PostgreSQL keeps no NUL, and nobody sees the others
 _KNOWN = frozenset({"name", "team", "routes", "groups", "scopes", "tags", "budgets", "expires", *LIMITS})
 
 
@@ -75,18 +76,18 @@ def _limits(values: Mapping[str, Any]) -> LimitsConfig:
 def _expiry(text: str) -> datetime | None:
     if not text:
         return None
-    if match := re.fullmatch(r"([1-9]\d{0,4})([dh])", text):
+    if match := re.fullmatch(r"([1-9][0-9]{0,4})([dh])", text):
         return datetime.now(UTC) + timedelta(**{{"d": "days", "h": "hours"}[match[2]]: int(match[1])})
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise UserError(f"`{text[:50]}` is no end of a key", hint="write 90d, 12h or 2027-01-31") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _tags(given: Any) -> dict[str, str]:
     if isinstance(given, Mapping):
-        return {str(name): str(value) for name, value in given.items()}
+        return {str(name): _text({name: str(value)}, name) for name, value in given.items()}
     tags: dict[str, str] = {}
     for piece in _split(given):
         name, equals, value = piece.partition("=")
@@ -100,8 +101,8 @@ def _text(values: Mapping[str, Any], name: str) -> str:
     value = values.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise UserError(f"`{name}` is a text", where=name)
+    if not isinstance(value, str) or _CONTROLS.search(value):
+        raise UserError(f"`{name}` is a text without control characters", where=name)
     return value.strip()
 
 

@@ -35,10 +35,10 @@ class Answering(ClientCall):
     def _send_whole(self, body: bytes, model: str | None, usage: Usage, target: Target) -> None:
         """The answer that the caller gets; in events where it asked for a stream, and the server does not stream."""
         tab, responder = self.tab, self.responder
+        events = replayed(self.operation, orjson.loads(body), self.body) if self.streaming else None
         tab.settle(True)
         self.done = True
         try:
-            events = replayed(self.operation, orjson.loads(body), self.body) if self.streaming else None
             if events is None:
                 own = [
                     (b"x-request-id", self.request_id.encode()),

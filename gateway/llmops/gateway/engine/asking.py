@@ -206,8 +206,16 @@ class Asking(Answering):
         return self.size.received(self._received // BYTES_PER_TOKEN if self._head == 200 else 0)
 
     def drop_call(self) -> None:
+        """Stop what is under way upstream."""
         if self._call is not None:
             self._call.cancel()
+
+    def forsake(self) -> None:
+        if self._call is not None and self.target is not None:
+            self._call.cancel()
+            self._call = None
+            self.target.under_way -= 1
+            self.target.breaker.abandon()
 
     def _book(self, target: Target, usage: Usage) -> None:
         self.cost = target.cost(usage)

@@ -211,19 +211,19 @@ class ClientCall:
     def crash(self) -> None:
         """Our own error at the request's boundary: logged with its trace, told as 500."""
         _log.exception("the request %s could not be handled", self.request_id)
-        self.drop_call()
-        if self.done:
-            return
+        if self.done or self.begun:
+            self.responder.abort()  # whoever waits for the rest must not wait for ever; after a whole answer: nothing
         if self.begun:
-            self.done = True
-            self.responder.abort()
-            self.tab.settle(asked=True)
-            self.close()
-        else:
+            self.leave(500, "internal_error")
+        elif not self.done:
+            self.forsake()
             self.refuse(Fault("server_error", "the gateway failed; its log says why", 500, code="internal_error"))
 
-    def drop_call(self) -> None:
-        """Stop what is under way upstream."""
+    def leave(self, status: int, error: str) -> None:
+        """End without a word to the caller; what was received upstream is booked."""
+
+    def forsake(self) -> None:
+        """Stop what is under way upstream, which says nothing of the target."""
 
     def log_reply(
         self, status: int, error: str | None, reply: tuple[bytes | None, str | None, Usage], target: Target | None

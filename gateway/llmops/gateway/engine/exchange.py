@@ -7,6 +7,7 @@ it ends the stream.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import orjson
@@ -38,6 +39,8 @@ class Exchange(Asking):
             self.responder.on_gone = self._gone
             route, timers = self.route, self.gate.timers
             self.deadline = timers.now + route.total_s
+            if self.caller.expires_at is not None:
+                self._hasten(self.caller.expires_at)
             timers.watch(self)
             unresolved = self.seldom.unresolved
             if unresolved is not None:
@@ -50,7 +53,7 @@ class Exchange(Asking):
             self.crash()
 
     async def _resolve(self, verdict: Verdict) -> None:
-        """Look up where the request's pictures point, before anybody fetches them."""
+        """Look up where the request's URLs point, before anybody fetches them."""
         verdict = await self.route.guards.resolve(verdict)
         self.own().findings = verdict.findings
         if self.done:
@@ -114,7 +117,11 @@ class Exchange(Asking):
         self._replied(self._head, self._headers, b"".join(self._parts))
 
     def on_fault(self, fault: Fault) -> None:
-        if not self.done:
+        if self.done:
+            self.responder.abort()
+        elif self._call is None:  # the target answered well, and we failed with its answer
+            self.crash()
+        else:
             self._failed(fault)
 
     # --- whole replies -----------------------------------------------------------------------------------------------
@@ -261,6 +268,14 @@ class Exchange(Asking):
         """The longest time of a request is over."""
         if self.done:
             return
+        expires_at, left_s = self.caller.expires_at, self.route.total_s - (clock() - self.started)
+        if expires_at is not None and expires_at <= time.time():
+            self.lock_out()
+            return
+        if expires_at is not None and left_s > 0:  # the wall clock was set back
+            self.deadline = self.gate.timers.now + left_s
+            self._hasten(expires_at)
+            return
         fault = Fault("total_timeout", f"no whole reply within {self.route.total_s:g} s", 504)
         if self._call is None:
             self.refuse(faults.told(fault))
@@ -268,8 +283,35 @@ class Exchange(Asking):
             self.drop_call()
             self._failed(fault)
 
+    def _hasten(self, expires_at: float) -> None:
+        """Look again at the latest when the caller's key ends."""
+        self.deadline = min(self.deadline, self.gate.timers.now + max(0.0, expires_at - time.time()))
+
+    def lock_out(self) -> None:
+        """The caller's key was revoked, or has ended: so does its answer. What was received is booked."""
+        if self.done:
+            return
+        target, call, flow = self.target, self._call, self.flow
+        usage: Usage | None = None
+        if call is not None and target is not None:
+            self.forsake()
+            usage = self._spent(Fault("cancelled", "the key ended"), call.sent, flow)
+            if usage is not None:
+                self._book(target, usage)
+        fault = faults.refusal(401, "invalid_api_key", "the key is not valid any more")
+        if self.begun and target is not None:
+            self._break_off(fault, target, usage, flow)
+            return
+        self.flow = None
+        if call is not None and target is not None:
+            self._note(target, "cancelled", 401, usage)
+        self.refuse(fault)
+
     def _gone(self) -> None:
         """The caller left: stop the upstream, book what was received."""
+        self.leave(499, "client_gone")
+
+    def leave(self, status: int, error: str) -> None:
         if self.done:
             return
         self.done = True
@@ -277,15 +319,13 @@ class Exchange(Asking):
         usage: Usage | None = None
         try:
             if call is not None and target is not None:
-                call.cancel()
-                target.under_way -= 1
-                target.breaker.abandon()
+                self.forsake()
                 usage = self._spent(Fault("cancelled", "the caller left"), call.sent, flow)
                 if usage is not None:
                     self._book(target, usage)
             self.tab.settle(asked=self.asked)
             model = flow.state.model if flow is not None else None
-            self.log_reply(499, "client_gone", (None, model, usage or NO_USAGE), target)
+            self.log_reply(status, error, (None, model, usage or NO_USAGE), target)
         finally:
             self.close()
 

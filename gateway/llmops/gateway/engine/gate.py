@@ -224,10 +224,13 @@ class Gate:
         return [float(number) for number in value["data"][0]["embedding"]]
 
     def renew_keys(self) -> bool:
-        """Take over a changed key snapshot."""
+        """Take over a changed key snapshot. What is being answered to a key that is no longer in it ends."""
         changed = self.ring.refresh()
         if changed:
             self._forget()
+            for thing in self.timers.watching():
+                if isinstance(thing, Exchange) and thing.policy is not None and not self.ring.holds(thing.policy):
+                    thing.lock_out()
         return changed
 
     def renew_plan(self, plan: Plan) -> None:

@@ -31,6 +31,8 @@ _PLAIN: Final = frozenset(
 )  # fmt: skip
 """Fields of chat that add no tokens beyond their bytes."""
 
+_FLAT: Final = frozenset(("role", "content", "name", "tool_call_id", "refusal", "reasoning_content"))
+
 _IMAGE_ESTIMATE: Final = 1_000
 _SEARCHED: Final = 100
 _CHUNK_BYTES: Final = 500
@@ -100,7 +102,7 @@ def _texts_only(messages: object) -> bool:
     if type(messages) is not list:
         return False
     for message in messages:
-        if type(message) is not dict or "content" not in message:
+        if type(message) is not dict or "content" not in message or not message.keys() <= _FLAT:
             return False
         for value in message.values():
             if type(value) is not str:

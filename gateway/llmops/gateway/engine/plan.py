@@ -176,9 +176,28 @@ def build_plan(config: GatewayConfig, parts: Parts, before: Plan | None = None) 
     for route in routes.values():
         # One that is not there was retired in the registry: nobody falls back to it.
         route.fallbacks = tuple(routes[name] for name in route.config.fallbacks if name in routes)
+    for route in routes.values():
+        _check_embedding(route, routes)
     host = Host(config.host, config.allowed_hosts)
     sample = None if config.tracing.exporter == "off" else config.tracing.sample
     return Plan(config, routes, connected, host, config.require_keys or not host.loopback, sample)
+
+
+def _check_embedding(route: Route, routes: Mapping[str, Route]) -> None:
+    """Refuse a semantic cache that would take a route's questions out of its regions to embed them."""
+    semantic = route.config.cache.semantic if route.config.cache is not None else None
+    by = routes.get(semantic.embedding_route) if semantic is not None and route.regions else None
+    if by is None:
+        return
+    for one in (by, *by.fallbacks):
+        for target in (target for tier in one.tiers for target in tier):
+            asked = one is by or not by.regions or target.region in by.regions
+            if asked and target.region not in route.regions:
+                raise ConfigError(
+                    f"the route `{route.name}` would be embedded by `{target.label}` outside its regions "
+                    f"{sorted(route.regions)}",
+                    hint=f"give `{by.name}` the same `regions`, or name another `embedding_route`",
+                )
 
 
 def _connected(name: str, config: ProviderConfig, parts: Parts, before: Plan | None) -> Connected:

@@ -73,10 +73,13 @@ class Recall:
         """What the cache holds, or the identical call has answered that this one waited for; None: nothing."""
         if self._exchange.done:
             return
-        if stored is not None:
-            self._send(stored)
-        elif not self._join():
-            self._exchange.advance()
+        try:
+            if stored is not None:
+                self._send(stored)
+            elif not self._join():
+                self._exchange.advance()
+        except Exception:  # noqa: BLE001 - the boundary of a request: others wait for the same answer
+            self._exchange.crash()
 
     def _send(self, stored: Stored) -> None:
         exchange = self._exchange

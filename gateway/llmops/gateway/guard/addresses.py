@@ -16,12 +16,16 @@ import socket
 import time
 import unicodedata
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import unquote
 
 from llmops.core.addresses import Address, is_public
 
 MAX_URL = 8192
-_RESOLVE_S = 5.0
+RESOLVE_S = 5.0
+"""For all names of a request together."""
+_THREADS = 4
 _REMEMBERED = 1024
 _REMEMBERED_S = 60.0
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<rest>.*)", re.DOTALL)
@@ -136,20 +140,24 @@ def check_address(address: Address) -> None:
 
 
 class Resolver:
-    """Looks names up and judges every address they have; remembers the good ones for a minute."""
+    """Looks names up and judges every address they have; remembers the good ones for a minute.
+
+    In threads of its own: names that nobody answers for must not hold up those of the providers.
+    """
+
+    _threads: ThreadPoolExecutor | None = None
 
     def __init__(self) -> None:
         self._good: OrderedDict[str, float] = OrderedDict()
 
     async def check(self, name: str) -> None:
-        """Raises RefusedUrlError: it points inside, or nobody knows the name here."""
+        """Raises RefusedUrlError: it points inside, or nobody knows the name here. Bound the time."""
         now = time.monotonic()
         if self._good.get(name, 0.0) > now:
             return
         try:
-            async with asyncio.timeout(_RESOLVE_S):
-                found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, TimeoutError):
+            found = await asyncio.get_running_loop().run_in_executor(self._pool(), _addresses, name)
+        except (OSError, UnicodeError):
             raise RefusedUrlError("its host cannot be resolved here") from None
         for *_, address in found:
             check_address(ipaddress.ip_address(str(address[0]).partition("%")[0]))
@@ -157,3 +165,14 @@ class Resolver:
         self._good.move_to_end(name)
         if len(self._good) > _REMEMBERED:
             self._good.popitem(last=False)
+
+    @classmethod
+    def _pool(cls) -> ThreadPoolExecutor:
+        """One for all routes, made when the first name is looked up."""
+        if Resolver._threads is None:
+            Resolver._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="llmops-names")
+        return Resolver._threads
+
+
+def _addresses(name: str) -> list[Any]:
+    return socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)

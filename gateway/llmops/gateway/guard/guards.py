@@ -6,6 +6,7 @@ name checks and never hold what was found: they go to logs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,10 +14,10 @@ from typing import Literal
 from llmops.core.errors import ConfigError
 from llmops.gateway.calls import Fault, Json, Operation
 from llmops.gateway.config import GuardConfig
-from llmops.gateway.guard.addresses import RefusedUrlError, Resolver, check_url
+from llmops.gateway.guard.addresses import RESOLVE_S, RefusedUrlError, Resolver, check_url
 from llmops.gateway.guard.credentials import Credentials
 from llmops.gateway.guard.detectors import Detector, Span, masked, merged
-from llmops.gateway.guard.images import MAX_URLS, fetched_urls
+from llmops.gateway.guard.fetched import MAX_URLS, fetched_urls
 from llmops.gateway.guard.injection import Injection
 from llmops.gateway.guard.patterns import Patterns
 from llmops.gateway.guard.personal import PersonalData
@@ -80,7 +81,7 @@ class _Side:
 
 
 def open_guards(configs: Iterable[GuardConfig] = ()) -> Guards:
-    """The guards of a route. Where pictures point is checked on every route, whatever is configured.
+    """The guards of a route. Where URLs to be fetched point is checked on every route, whatever is configured.
 
     Raises:
         ConfigError: a pattern, kind or combination that cannot be.
@@ -93,13 +94,13 @@ class Guards:
 
     def __init__(self, configs: Sequence[GuardConfig]) -> None:
         self._input, self._output = _Side(), _Side()
-        self._images: Action = "block"
+        self._urls: Action = "block"
         self._injection = Injection() if any(config.check == "injection" for config in configs) else None
         self._resolver = Resolver()
         for config in configs:
             self._add(config)
         self.checks_input = bool(self._input)
-        """Whether requests are looked at beyond where their pictures point."""
+        """Whether requests are looked at beyond where their URLs point."""
         self.checks_output = bool(self._output)
         """Whether replies must be looked at; a stream that is, travels as chat chunks through `open_stream`."""
 
@@ -110,7 +111,7 @@ class Guards:
         if check in ("injection", "image_urls") and config.on != "input":
             raise ConfigError(f"the guard `{check}` looks at what goes in", hint="leave out `on`")
         if check == "image_urls":
-            self._images = action
+            self._urls = action
         elif check == "injection":
             self._input.injection.append(action)
         else:
@@ -130,7 +131,7 @@ class Guards:
         reason = self._check_urls(operation, body, unresolved)
         if reason:
             findings.append("image_urls")
-            if self._images == "block":
+            if self._urls == "block":
                 return Verdict("blocked", body, ("image_urls",), reason)
         if not self._input:
             return Verdict("pass", body, tuple(findings), unresolved=tuple(unresolved))
@@ -156,15 +157,17 @@ class Guards:
 
     async def resolve(self, verdict: Verdict) -> Verdict:
         """Look up the names a request wants fetched; blocked where one points inside, or nowhere."""
-        for name in verdict.unresolved:
-            try:
-                await self._resolver.check(name)
-            except RefusedUrlError as error:
-                findings = (*verdict.findings, "image_urls")
-                if self._images == "block":
-                    reason = _url_reason(error)
-                    return replace(verdict, action="blocked", findings=findings, reason=reason, unresolved=())
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                for name in verdict.unresolved:
+                    await self._resolver.check(name)
+        except (RefusedUrlError, TimeoutError) as error:
+            findings = (*verdict.findings, "image_urls")
+            if self._urls != "block":
                 return replace(verdict, findings=findings, unresolved=())
+            slow = RefusedUrlError("its host cannot be resolved here in time")
+            reason = _url_reason(error if isinstance(error, RefusedUrlError) else slow)
+            return replace(verdict, action="blocked", findings=findings, reason=reason, unresolved=())
         return replace(verdict, unresolved=())
 
     def _check_urls(self, operation: Operation, body: Json, unresolved: list[str]) -> str:

@@ -66,6 +66,10 @@ class Timers:
         self._renew_date()
         self._handle = loop.call_later(tick_s, self._tick)
 
+    def watching(self) -> list[Timed]:
+        """Whatever is watched now."""
+        return list(self._watched)
+
     def close(self) -> None:
         self._handle.cancel()
         self._watched.clear()

@@ -300,7 +300,11 @@ class Upstream:
         listener = call.listener
         self._free(call)
         if listener is not None:
-            listener.on_end()
+            try:
+                listener.on_end()
+            except Exception:
+                log.exception("the end of a reply could not be handled")
+                listener.on_fault(_unhandled())
 
     def _free(self, call: Call) -> None:
         """The reply is whole. The connection is free before the listener hears it, which may call again at once."""

@@ -123,8 +123,9 @@ def _details(usage: Json, *names: str) -> Json:
 
 def _chat(value: Json, secret: str | None) -> str | None:
     first = _first_choice(value)
-    if type(first.get("message")) is not dict:
-        raise Fault("invalid", "the provider's reply has a choice without a message")
+    for choice in value["choices"]:
+        if type(choice.get("message")) is not dict:
+            raise Fault("invalid", "the provider's reply has a choice without a message")
     reason = first.get("finish_reason")
     return reason if type(reason) is str else None
 
