@@ -122,18 +122,18 @@ def test_a_caller_who_leaves_while_a_retry_waits_is_not_asked_for(tmp_path: Path
         assert upstream.asked == []
 
 
-def streamed_to(worker: RunningWorker, token: str) -> Iterator[bytes]:
-    """The raw pieces of an answer."""
+def streamed_to(worker: RunningWorker, token: str, name: str) -> Iterator[bytes]:
+    """The raw pieces of an answer; its row is found by the name."""
+    tags = {"x-llmops-tags": f"name={name}"}
     with worker.client(token) as client:  # noqa: SIM117 - the client closes last
-        with client.stream("POST", "/v1/chat/completions", json=user_says(stream=True)) as reply:
+        with client.stream("POST", "/v1/chat/completions", json=user_says(stream=True), headers=tags) as reply:
             yield from reply.iter_raw()
 
 
 def test_a_stream_ends_with_its_key_and_no_other_does(worker: RunningWorker, upstream: Scripted) -> None:
     upstream.answer = stream(tuple("abcdefgh") * 1000, pause_s=0.05)
-    before = len(worker.rows())
     ended, other = worker.key(), worker.key()
-    streams = [streamed_to(worker, token) for token in (ended, other)]
+    streams = [streamed_to(worker, ended, "ended"), streamed_to(worker, other, "other")]
     for pieces in streams:
         assert b"data: " in next(pieces)
     worker.policies.pop(0)
@@ -142,14 +142,15 @@ def test_a_stream_ends_with_its_key_and_no_other_does(worker: RunningWorker, ups
     assert b'"code":"invalid_api_key"' in rest
     assert b"[DONE]" not in rest
     assert worker.chat(token=ended).status_code == 401
-    row = worker.until(lambda: next((row for row in worker.rows()[before:] if row["status_code"] == 401), None))
+    row = worker.until(lambda: next((row for row in worker.rows() if row["tags"].get("name") == "ended"), {}))
+    assert row["status_code"] == 401
     assert row["output_tokens"] >= 1
     assert row["tags"]["estimated"] == "true"
     assert Decimal(row["cost_usd"]) > 0
     assert upstream.asked[0].left.wait(PATIENCE_S)
     assert all(b"invalid_api_key" not in next(streams[1]) for _ in range(5))
     streams[1].close()
-    left_row(worker, before)
+    left_row(worker, "other")
 
 
 def test_an_answer_that_was_not_begun_is_refused_when_its_key_is_revoked(
@@ -173,7 +174,7 @@ def test_a_stream_ends_at_the_second_at_which_its_key_does(worker: RunningWorker
     expires_at = time.time() + 1.5
     token = worker.key(publish_now=False, expires_at=expires_at)
     other = worker.key()
-    rest = b"".join(streamed_to(worker, token))
+    rest = b"".join(streamed_to(worker, token, "expired"))
     assert time.time() >= expires_at
     assert b'"code":"invalid_api_key"' in rest
     assert b"[DONE]" not in rest
