@@ -23,6 +23,7 @@ from llmops.rag.config import BucketSource
 from llmops.rag.forget import forget, plan, request_of, unfinished
 from llmops.rag.forgotten import Forgotten
 from llmops.rag.index.reader import Index
+from llmops.rag.ingest import erasure
 from llmops.rag.ingest.documents import Query, delete, listing
 from llmops.rag.ingest.refresh import Options, refresh
 from llmops.rag.ingest.verify import verify
@@ -225,7 +226,8 @@ def test_a_damaged_list_stops_the_refresh_and_half_a_line_is_none(place):
         place.refresh()
 
 
-def test_a_running_reader_moves_to_the_state_without_it(place):
+def test_a_running_reader_moves_to_the_state_without_it(place, monkeypatch):
+    monkeypatch.setattr(erasure, "_READERS_S", 120.0)  # the reader's thread may wait long for its turn
     generation = place.refresh().head.generation
     index = Index(place.state, NAME, generation)
     try:

@@ -44,6 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RagConfig:
 @pytest.fixture(scope="module")
 def registry(config: RagConfig) -> Iterator[Registry]:
     with Registry(config.state) as registry:
+        register_chain(config, registry)  # version 1, whichever test comes first
         yield registry
 
 
@@ -61,7 +62,7 @@ def test_unchanged_settings_keep_their_version(config: RagConfig, registry: Regi
     assert first.chain.params["generation"] == first.index.params["generation"]
     made_of = {(found.edge.relation.value, found.node) for found in registry.lineage(first.chain.ref)}
     assert made_of == {("prompt", str(first.prompt.ref)), ("index", str(first.index.ref))}
-    assert [found.node for found in registry.lineage(first.prompt.ref, impact=True)] == [str(first.chain.ref)]
+    assert str(first.chain.ref) in {found.node for found in registry.lineage(first.prompt.ref, impact=True)}
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def guarded(server: EngineProcess, certificate: Path, token: str) -> Iterator[st
             status, answer = 401, b"{}"
             if self.headers.get("authorization") == f"Bearer {token}" and self.headers.get("x-team") == "blue":
                 headers = {"content-type": "application/json"}
-                found = httpx.request(self.command, server.url + self.path, content=body, headers=headers)
+                found = httpx.request(self.command, server.url + self.path, content=body, headers=headers, timeout=60)
                 status, answer = found.status_code, found.content
             self.send_response(status)
             self.send_header("content-length", str(len(answer)))

@@ -30,6 +30,7 @@ from llmops.rag.ingest.status import status
 from llmops.rag.ingest.verify import repair, verify
 from llmops.rag.manifest import Manifest
 
+READING_S = places._READING_S
 CHROMA_ALONE = pytest.mark.parametrize("shared_server", ["chroma"], indirect=True)
 """For what is one code for both engines and takes its seconds, and for what milvus-lite does not know."""
 
@@ -38,6 +39,12 @@ CHROMA_ALONE = pytest.mark.parametrize("shared_server", ["chroma"], indirect=Tru
 def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     with engine_server(request.param, tmp_path_factory.mktemp("engines")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is away is given up, not one that is slow."""
+    monkeypatch.setattr(places, "_READING_S", 60.0)
 
 
 @pytest.fixture
@@ -210,9 +217,7 @@ def test_what_a_server_lost_is_written_anew_from_the_cache(place):
     assert len(place.embedder.texts) == embedded
 
 
-def test_answers_go_on_while_the_server_is_away_and_ask_it_again_when_it_is_back(place, server, caplog, monkeypatch):
-    assert places._READING_S == 1.0
-    monkeypatch.setattr(places, "_READING_S", 60.0)  # only a server that is away is given up, not one that is slow
+def test_answers_go_on_while_the_server_is_away_and_ask_it_again_when_it_is_back(place, server, caplog):
     generation = place.refresh().head.generation
     index = Index.open(place.state, NAME, generation, exact_below=1)
     vector = place.embedder.embed_query("topic3 paragraph2")
@@ -235,8 +240,9 @@ def test_answers_go_on_while_the_server_is_away_and_ask_it_again_when_it_is_back
 
 
 @CHROMA_ALONE
-def test_a_server_that_falls_silent_is_given_up(place, server):
+def test_a_server_that_falls_silent_is_given_up(place, server, monkeypatch):
     place.refresh()
+    monkeypatch.setattr(places, "_READING_S", READING_S)
     index = Index.open(place.state, NAME, None, exact_below=1)
     vector = place.embedder.embed_query("topic3 paragraph2")
     try:
@@ -311,13 +317,13 @@ def test_tenants_and_databases_are_apart_and_a_missing_one_is_said(place, server
     with pytest.raises(NotFoundError, match="no such database"):
         place.refresh()
     root = f"{server.url}/api/v2/tenants"
-    assert httpx.post(root, json={"name": "acme"}).is_success
-    assert httpx.post(f"{root}/acme/databases", json={"name": "docs"}).is_success
+    assert httpx.post(root, json={"name": "acme"}, timeout=60).is_success
+    assert httpx.post(f"{root}/acme/databases", json={"name": "docs"}, timeout=60).is_success
     before = server.collections()
     place.store = server.config(tenant="acme", database="docs")
     place.refresh()
     assert is_whole(place)
-    assert len(httpx.get(f"{root}/acme/databases/docs/collections").json()) == 1
+    assert len(httpx.get(f"{root}/acme/databases/docs/collections", timeout=60).json()) == 1
     assert server.collections() == before
     place.store = server.config(token="env:NO_SUCH_TOKEN")
     with pytest.raises(ConfigError, match="NO_SUCH_TOKEN"):

@@ -51,7 +51,7 @@ class Place:
         """The whole way to the provider and back; gives the answer to the callback."""
         out = browser.get("/auth/provider", params={"next": wanted})
         assert out.status_code == 303, out.text
-        back = httpx.get(out.headers["location"], trust_env=False)
+        back = httpx.get(out.headers["location"], trust_env=False, timeout=60)
         assert back.status_code == 303, back.text
         return browser.get(back.headers["location"])
 

@@ -263,7 +263,7 @@ def test_no_log_and_no_table_shows_a_secret(
         secrets.append(cookie_of(browser)[1])
         out = browser.get("/auth/provider")
         secrets += [str(cookie.value) for cookie in browser.cookies.jar if "way" in cookie.name]
-        back = httpx.get(out.headers["location"], trust_env=False)
+        back = httpx.get(out.headers["location"], trust_env=False, timeout=60)
         browser.get(back.headers["location"])
         secrets.append(cookie_of(browser)[1])
         secrets += [*provider.codes, *provider.tokens]

@@ -53,7 +53,7 @@ def there_and_back(client: httpx.Client) -> httpx.Response:
     assert out.status_code == 303, out.text
     way = [cookie for cookie in client.cookies.jar if cookie.name == "__Host-llmops_way"]
     assert [cookie.secure for cookie in way] == [True]
-    location = httpx.get(out.headers["location"], trust_env=False).headers["location"]
+    location = httpx.get(out.headers["location"], trust_env=False, timeout=60).headers["location"]
     assert location.startswith(f"{client.base_url}/auth/callback".replace("//auth", "/auth"))
     return client.get(location)
 
@@ -94,7 +94,7 @@ def test_the_server_itself_speaks_https(direct: Running, files: tuple[Path, Path
         assert there_and_back(client).status_code == 303
         asks_and_leaves(client)
     with pytest.raises(httpx.HTTPError):
-        httpx.get(direct.url.replace("https", "http"), trust_env=False)
+        httpx.get(direct.url.replace("https", "http"), trust_env=False, timeout=60)
 
 
 def test_a_certificate_that_cannot_be_used_stops_the_start(tmp_path: Path, files: tuple[Path, Path]) -> None:

@@ -43,6 +43,12 @@ def groups_at(place: Place, provider: OidcProvider, subject: str) -> frozenset[s
     return person.groups
 
 
+def begun(browser: httpx.Client) -> str:
+    """Where the provider sends a browser back to that went there."""
+    out = browser.get("/auth/provider").headers["location"]
+    return str(httpx.get(out, trust_env=False, timeout=60).headers["location"])
+
+
 def test_a_person_signs_in_and_out(place: Place, provider: OidcProvider) -> None:
     provider.person = {"sub": "1", "preferred_username": "ada", "groups": ["board", "not a group!"]}
     with place.browser() as browser:
@@ -55,7 +61,7 @@ def test_a_person_signs_in_and_out(place: Place, provider: OidcProvider) -> None
 
         said = browser.post("/auth/sign-out", headers={"accept": "application/json"}).json()
         assert who(browser) is None
-        end = httpx.get(said["next"], trust_env=False)
+        end = httpx.get(said["next"], trust_env=False, timeout=60)
     assert end.headers["location"] == f"{place.server.url}/auth/signed-out"
     [ended] = provider.ended
     assert ended["client_id"] == CLIENT
@@ -190,7 +196,7 @@ def test_a_code_signs_in_once(place: Place, provider: OidcProvider) -> None:
     with place.browser() as browser:
         out = browser.get("/auth/provider")
         way = dict(browser.cookies)
-        back = httpx.get(out.headers["location"], trust_env=False).headers["location"]
+        back = httpx.get(out.headers["location"], trust_env=False, timeout=60).headers["location"]
         assert browser.get(back).status_code == 303
         for _ in range(2):  # whoever saw the address, and even the cookie of the way, comes too late
             with place.browser() as thief:
@@ -202,7 +208,7 @@ def test_a_code_signs_in_once(place: Place, provider: OidcProvider) -> None:
 
 def test_an_answer_belongs_to_the_browser_that_asked(place: Place, provider: OidcProvider) -> None:
     with place.browser() as mine, place.browser() as theirs:
-        back = httpx.get(mine.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        back = begun(mine)
         assert theirs.get(back).status_code == 401  # no way begun there
         theirs.get("/auth/provider")
         assert theirs.get(back).status_code == 401  # another way begun there
@@ -236,7 +242,7 @@ def provider_of(provider: OidcProvider, folder: Path, **settings: Any) -> tuple[
 def claims_of(provider: Provider, attempt: Attempt) -> dict[str, Any]:
     """What the whole way to the provider and back proves."""
     out = provider.authorize_url(attempt, BACK)
-    back = httpx.get(out, trust_env=False).headers["location"]
+    back = httpx.get(out, trust_env=False, timeout=60).headers["location"]
     [code] = parse_qs(urlsplit(back).query)["code"]
     return provider.redeem(code, attempt, BACK, None)[1]
 
@@ -319,18 +325,18 @@ def test_clocks_may_differ_by_what_is_allowed(
 def test_what_was_shown_once_is_worth_nothing_again(place: Place, provider: OidcProvider) -> None:
     """A state belongs to one attempt, an identity token to its nonce, also where both were good before."""
     with place.browser() as browser:
-        first = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        first = begun(browser)
         way = dict(browser.cookies)
         assert browser.get(first).status_code == 303
         used = provider.tokens[-2]
-        second = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        second = begun(browser)
         state = parse_qs(urlsplit(first).query)["state"][0]
         code = parse_qs(urlsplit(second).query)["code"][0]
         assert browser.get("/auth/callback", params={"state": state, "code": code}).status_code == 401
         provider.sign = lambda _claims: used
         assert place.through_provider(browser).status_code == 401
         provider.sign = None
-        third = httpx.get(browser.get("/auth/provider").headers["location"], trust_env=False).headers["location"]
+        third = begun(browser)
         code = parse_qs(urlsplit(third).query)["code"][0]
     with place.browser() as thief:  # an older way with a fresh code: the verifier is another's
         thief.cookies.update(way)
