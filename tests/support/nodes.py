@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,6 @@ from llmops.finetune import worker
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.launch import inside, processes
 from llmops.finetune.launch.processes import Ranks, Seats
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def node(
@@ -54,7 +46,7 @@ def node(
     return forked(run)
 
 
-def ended(process: int, within_s: float = 60) -> int:
+def ended(process: int, within_s: float = 120) -> int:
     """The exit code of a process, once it has ended."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tests.support.ports import free_port
 
 from llmops.core.state import StateConfig
 from llmops.finetune import jobs, models
@@ -92,9 +92,7 @@ def ranks(folder: RunFolder, count: int = 2, before: Callable[[int], None] = lam
     """Fork so many ranks of the worker; `before` is called in each. Gives their process ids."""
     from llmops.finetune import worker
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
 
     def run(rank: int) -> int:
         os.environ |= {
