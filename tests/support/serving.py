@@ -89,7 +89,7 @@ class Running:
     endpoints: Endpoints
 
     def client(self, **settings: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **settings)
+        return httpx.Client(base_url=self.url, timeout=120, trust_env=False, **settings)
 
     def log(self) -> list[dict[str, Any]]:
         return self.tables.rows(self.config.inference_log)
@@ -120,12 +120,12 @@ def running(
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            assert answering.wait(10)
+            assert answering.wait(120)
             scheme = "https" if config.tls_cert else "http"
             yield Running(address(listener, scheme), config, shelf, tables, endpoints)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(120)
             assert not thread.is_alive()
 
 
@@ -152,7 +152,7 @@ def stream(client: httpx.Client, body: dict[str, Any]) -> list[dict[str, Any]]:
     return [orjson.loads(line[6:]) for line in lines[:-1]]
 
 
-def eventually(check: Callable[[], Any], patience_s: float = 10) -> Any:
+def eventually(check: Callable[[], Any], patience_s: float = 120) -> Any:
     """The first true value of `check`; fails when none comes."""
     deadline = time.monotonic() + patience_s
     while not (value := check()):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from llmops.core.errors import GateFailedError, UnavailableError, UserError
-from llmops.finetune.launch.local import supervise
-from llmops.finetune.launch.processes import Ranks
+from llmops.finetune.launch import meeting
+from llmops.finetune.launch.local import Alone, supervise
+from llmops.finetune.launch.place import Node
+from llmops.finetune.launch.processes import Ranks, Stop
 
 
 def ranks(folder: Path, *, steps: int, processes: int = 2, restarts: int = 2) -> Ranks:
@@ -66,6 +70,16 @@ def test_after_a_kill_all_ranks_go_on_from_what_was_saved(tmp_path: Path) -> Non
     assert starts == [0, 0, 3, 3]
     ports = {line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()}
     assert len(ports) == 2  # nobody waits at the door of those who are gone
+
+
+def test_a_port_stays_the_ranks_own_until_they_listen() -> None:
+    """Between its choice and that torch is loaded there are seconds."""
+    with closing(Alone(2)) as alone:
+        first, second = (int(alone.gather(attempt, Stop()).variables["MASTER_PORT"]) for attempt in (1, 2))
+        assert first != second
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", first))
+        assert meeting.opened(Node(0, 2, "127.0.0.1", first)).count("met", 1) == 1
 
 
 @pytest.mark.kill
