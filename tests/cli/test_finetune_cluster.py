@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from tests.support import tiny_lm, training
+from tests.support.ports import free_port
 
 from llmops.cli.commands.finetune import command as finetune
 from llmops.core.errors import ConfigError, ConflictError, NotFoundError, UserError
@@ -76,7 +77,7 @@ def test_a_run_of_a_cluster_is_handed_in_again_and_is_the_same_run(
     words = ["finetune", str(written), "--run", folder.run_id]
     assert " ".join(["llmops", *words]) in script
     # A node does its part, which is to go on with that run.
-    monkeypatch.setenv("LLMOPS_NODE", "0/1@127.0.0.1:29400")
+    monkeypatch.setenv("LLMOPS_NODE", f"0/1@127.0.0.1:{free_port()}")
     assert called(*words[1:]).return_value == 0
     assert (folder.record().stage, folder.record().step, folder.record().attempts) == ("done", 8, 1)
     assert [one.name for one in folder.path.parent.glob("*/run.json")] == ["run.json"]
@@ -93,7 +94,7 @@ def test_another_run_is_not_begun_in_its_place(job: Path, tmp_path: Path, monkey
     with pytest.raises(ConflictError, match=r"rows\.jsonl"):
         called("resume", folder.run_id, "--config", str(job), "--yes")
     assert not (tmp_path / "said").exists()
-    monkeypatch.setenv("LLMOPS_NODE", "0/1@127.0.0.1:29400")
+    monkeypatch.setenv("LLMOPS_NODE", f"0/1@127.0.0.1:{free_port()}")
     with pytest.raises(ConflictError, match="is another one than when the run began"):
         called(str(job), "--run", folder.run_id, "--set", f"state.dir={tmp_path / 'shared' / 'state'}")
     assert len(list(folder.path.parent.glob("*/run.json"))) == 1

@@ -1,10 +1,12 @@
 """A rank that counts to a number, together with the others, and saves after each step; it goes on from what was saved.
 
-Arguments: folder, steps. `pid-<rank>` holds its process. Told by USR1, it ends in order after the next step.
+Arguments: folder, steps. `pid-<rank>` holds its process. Told by USR1, it ends in order after the next step. While
+`hold` is there, no rank goes beyond the step that it names: whoever wants to kill one has the time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -22,6 +24,8 @@ def main() -> None:
     (folder / f"through-{port}-{rank}").unlink(missing_ok=True)  # torchrun's ranks start again at the same port
     saved = folder / "saved"
     if (planned := folder / f"exit-{rank}").exists():
+        while len(list(folder.glob("pid-*[0-9]"))) < size:  # the others have begun, and will be ended
+            time.sleep(0.01)
         print("error: the loss is not a number\n  --> step 3\nhint: lower train.lr", file=sys.stderr)
         sys.exit(int(planned.read_text()))
     begin = int(saved.read_text()) if saved.exists() else 0
@@ -30,6 +34,8 @@ def main() -> None:
     _meet(folder, f"here-{port}", rank, size)
     for step in range(begin + 1, steps + 1):
         time.sleep(0.02)
+        while step > _held_at(folder) and not asked:
+            time.sleep(0.01)
         if rank == 0:
             replaced(saved, str(step))
         if asked:
@@ -42,6 +48,13 @@ def _meet(folder: Path, place: str, rank: int, size: int) -> None:
     (folder / f"{place}-{rank}").touch()
     while len(list(folder.glob(f"{place}-*"))) < size:
         time.sleep(0.01)
+
+
+def _held_at(folder: Path) -> float:
+    try:
+        return int((folder / "hold").read_text())
+    except FileNotFoundError:
+        return math.inf
 
 
 def replaced(path: Path, text: str) -> None:

@@ -46,7 +46,7 @@ def node(
     return forked(run)
 
 
-def ended(process: int, within_s: float = 60) -> int:
+def ended(process: int, within_s: float = 120) -> int:
     """The exit code of a process, once it has ended."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -78,6 +79,7 @@ def forked(function: Callable[[], int | None]) -> int:
     child = os.fork()
     if child:
         return child
+    gc.freeze()  # to collect what the parent holds, torch and all, would copy every page of it
     code = 70
     try:
         code = function() or 0

@@ -8,6 +8,7 @@ forks has computed nothing itself: the threads of torch would be missing in its 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -203,6 +204,7 @@ def _forked(work: Callable[[], object], problem: Path | None = None) -> int:
     child = os.fork()
     if child != 0:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    gc.freeze()  # to collect what the parent holds, torch and all, would copy every page of it
     words = ""
     try:
         die_with_parent()

@@ -184,8 +184,10 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True)
 
     Raises:
         UserError: the template refuses the turns: their order, or a role that it does not know.
+        EndlessTemplateError: the template does not come to an end.
     """
     from llmops.finetune.data.controls import controls_of, told
+    from llmops.finetune.data.endless import ended
     from llmops.finetune.data.template import refusals
 
     if tokenizer.chat_template is None:
@@ -193,7 +195,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message], *, ask: bool = True)
     controls = controls_of(tokenizer)
     turns = [{**one, "content": told(one["role"], one["content"], controls)} for one in messages]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)
+        text = ended(lambda: tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask))
     except refusals() as error:
         what = f"the model's chat template refuses these turns: {error}"
         raise UserError(what, hint="look at the order and the roles of the turns", code="template_refused") from error
@@ -225,8 +227,10 @@ def turn_ends(model: Any, tokenizer: Any) -> set[int]:
     found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if tokenizer.chat_template is not None:
+        from llmops.finetune.data.endless import ended
+
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _SAID}]
-        _, _, behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_SAID)
+        _, _, behind = ended(lambda: tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(_SAID)
         closing = tokenizer(behind, add_special_tokens=False)["input_ids"][:1]
         ends |= {token for token in closing if token in tokenizer.all_special_ids or token in _added(tokenizer)}
     return ends

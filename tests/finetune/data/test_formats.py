@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.tokenizers import chat
 
@@ -96,6 +96,7 @@ KEYS = ("messages", "conversations", "prompt", "completion", "label", "chosen", 
         "output", "tools", "system", "question", "answer", "value")  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), PLAIN | TURN | st.lists(TURN, max_size=3)))
 def test_any_row_is_an_example_or_a_bad_row(row: dict[str, Any]) -> None:
     try:

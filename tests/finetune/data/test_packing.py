@@ -18,6 +18,7 @@ from llmops.finetune.data.packing import IGNORED, Document, best_fit_decreasing,
 LENGTHS = st.lists(st.integers(1, 32), max_size=60)
 
 
+@settings(deadline=None)
 @given(LENGTHS)
 def test_each_document_is_in_one_row_and_no_row_is_too_long(lengths: list[int]) -> None:
     rows = best_fit_decreasing(lengths, 32)
@@ -25,6 +26,7 @@ def test_each_document_is_in_one_row_and_no_row_is_too_long(lengths: list[int]) 
     assert all(sum(lengths[place] for place in row) <= 32 for row in rows)
 
 
+@settings(deadline=None)
 @given(LENGTHS)
 def test_it_is_best_fit_decreasing(lengths: list[int]) -> None:
     """Against the textbook's loop over all rows."""
@@ -49,6 +51,7 @@ def document(length: int, seed: int) -> Document:
     return Document(f"d{seed}", random.integers(1, 9, length).astype(np.int32), random.random(length) < 0.5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=4))
 def test_a_batch_holds_every_token_and_no_label_across_documents(shape: list[list[int]]) -> None:
     rows = [[document(length, seed * 7 + length) for length in row] for seed, row in enumerate(shape)]
@@ -99,6 +102,7 @@ def test_the_order_does_not_follow_the_order_of_reading() -> None:
     assert [keys[row[0]] for row in one.epoch(2)] == [keys[back][row[0]] for row in other.epoch(2)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=6), st.integers(0, 500))
 def test_shares_are_exact_and_spread(weights: list[float], total: int) -> None:
     counts = shares(weights, total)

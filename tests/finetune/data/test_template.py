@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.tokenizers import CHATML, MARKED, byte_tokenizer, chat, finetune_job
+from tests.support.tokenizers import CHATML, MARKED, byte_tokenizer, chat, finetune_job, write_lines
+from tests.support.training import forked
 
 from llmops.core.errors import UserError
+from llmops.core.state import StateConfig
+from llmops.finetune.data import endless
 from llmops.finetune.data.controls import BREAK
+from llmops.finetune.data.endless import EndlessTemplateError
 from llmops.finetune.data.examples import Completion, Example, Text
 from llmops.finetune.data.formats import example
+from llmops.finetune.data.prepare import prepare
 from llmops.finetune.data.template import Renderer
 from llmops.finetune.servable import prompt_ids
 
@@ -128,6 +136,51 @@ def test_a_template_that_does_more_than_lay_out_turns_is_refused_with_the_row(pr
     with pytest.raises(UserError, match="the chat template refuses this row") as caught:
         rendered(program + CHATML, chat("hello", "world"))
     assert caught.value.where == "rows:1"
+
+
+ENDLESS = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% macro more(n) %}{% if n %}{{ more(n - 1) }}{{ more(n - 1) }}{% endif %}{% endmacro %}{{ more(60) }}",
+    "{{ ([range(99999)] * 99999) | map('list') | map('length') | sum }}",
+]
+"""Each within the sandbox's limits of ranges and of recursion."""
+
+
+@pytest.mark.parametrize("program", ENDLESS, ids=["loops", "macros", "filters"])
+def test_a_template_that_does_not_come_to_an_end_is_ended(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training, whose rows it does not help to skip, and in serving."""
+    monkeypatch.setattr(endless, "CPU_S", 0.1)
+    tokenizer = byte_tokenizer(program + CHATML)
+    rows = write_lines(tmp_path / "rows.jsonl", [chat("hello", "world")] * 50)
+    with pytest.raises(EndlessTemplateError, match=r"ran for more than 0\.1 s") as caught:
+        prepare(finetune_job(rows, on_bad="skip", dedup="none"), tokenizer, StateConfig(dir=tmp_path))
+    assert caught.value.where == f"{rows}:1"
+    assert "model.chat_template" in str(caught.value.hint)
+    with pytest.raises(EndlessTemplateError):
+        prompt_ids(tokenizer, [{"role": "user", "content": "hello"}])
+    assert rendered(CHATML, chat("hello", "world"))
+
+
+def test_it_is_ended_in_any_thread_and_in_a_process_that_was_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what waits is not taken for what computes: a slow machine ends nothing."""
+    monkeypatch.setattr(endless, "CPU_S", 0.1)
+
+    def tried() -> int:
+        try:
+            rendered(ENDLESS[0] + CHATML, chat("hello", "world"))
+        except EndlessTemplateError:
+            return 3
+        return 4
+
+    over = threading.Event()
+    with ThreadPoolExecutor(2) as threads:
+        waits = threads.submit(endless.ended, lambda: over.wait(120))
+        assert threads.submit(tried).result() == 3
+        assert os.waitstatus_to_exitcode(os.waitpid(forked(tried), 0)[1]) == 3
+        over.set()
+        assert waits.result()
 
 
 def test_a_template_that_drops_earlier_reasoning_gives_a_row_an_answer() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,20 @@ def job(base: Path, folder: Path, strategy: str) -> FinetuneConfig:
     )
 
 
-def slowly() -> None:
-    """So that there is time to kill."""
-    begin = Learner.begin
+def held_at(step: int, gate: Path) -> Callable[[], None]:
+    """Ranks stand still before this step until the gate is there, so that there is time to kill."""
 
-    def slow(self: Learner, step: int) -> None:
-        time.sleep(0.05)
-        begin(self, step)
+    def before() -> None:
+        begin = Learner.begin
 
-    Learner.begin = slow  # type: ignore[method-assign]
+        def held(self: Learner, number: int) -> None:
+            while number >= step and not gate.exists():
+                time.sleep(0.02)
+            begin(self, number)
+
+        Learner.begin = held  # type: ignore[method-assign]
+
+    return before
 
 
 class Cluster:
@@ -50,14 +56,14 @@ class Cluster:
     def __init__(self, job: FinetuneConfig, folder: Path, *, by_rank: bool = False) -> None:
         self.job, self.folder, self.port, self.by_rank = job, folder, free_port(), by_rank
 
-    def start(self, number: int, before: object = slowly) -> int:
+    def start(self, number: int, before: Callable[[], None] = lambda: None) -> int:
         variables = {"LLMOPS_NODE": f"{number}/2@127.0.0.1:{self.port}"}
         if self.by_rank:
             variables = {
                 "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port),
             }  # fmt: skip
-        return node(self.job, variables, self.folder / f"node-{number}.log", before)  # type: ignore[arg-type]
+        return node(self.job, variables, self.folder / f"node-{number}.log", before)
 
     @property
     def run(self) -> RunFolder:
@@ -65,7 +71,7 @@ class Cluster:
         return found
 
     def wait_for_step(self, step: int) -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             runs = list_runs(self.job.state)
             if runs and any(line["step"] >= step for line in read_metrics(runs[0])):
@@ -88,10 +94,12 @@ def test_a_node_that_died_comes_back_and_nothing_is_lost(
     whole = Cluster(job(base, tmp_path / "whole", strategy), tmp_path / "whole", by_rank=by_rank)
     undisturbed = [whole.start(number) for number in (1, 0)]  # in any order
     killed = Cluster(job(base, tmp_path / "killed", strategy), tmp_path / "killed")
-    nodes = [killed.start(number) for number in (0, 1)]
-    killed.wait_for_step(4)
+    gate = tmp_path / "go on"
+    nodes = [killed.start(number, held_at(5, gate)) for number in (0, 1)]
+    killed.wait_for_step(5)
     os.kill(nodes[victim], signal.SIGKILL)
     assert ended(nodes[victim]) == -signal.SIGKILL
+    gate.touch()
     nodes[victim] = killed.start(victim)
     for cluster, started in ((whole, undisturbed), (killed, nodes)):
         assert [ended(one) for one in started] == [0, 0], cluster.log(0) + cluster.log(1)

@@ -19,6 +19,7 @@ from llmops.finetune.engines.supervised import SupervisedEngine
 from llmops.finetune.journal import read_events, read_metrics
 from llmops.finetune.runs import RunFolder
 
+NOT_TAKEN = os.WEXITED | os.WNOHANG | os.WNOWAIT
 TOLERANCE = 2e-4
 """Between one rank and two: gradients are summed in another order."""
 
@@ -42,7 +43,8 @@ def run(folder: RunFolder) -> None:
 
 
 def run_until_a_rank_dies(folder: RunFolder, step: int, *, saving: bool = False) -> None:
-    """Rank 1 is killed when the step begins; the other waits for it in vain, and is ended as a supervisor would.
+    """Rank 1 is killed when the step begins; the other writes down the one before, waits for it in vain, and is ended
+    as a supervisor would.
 
     Args:
         saving: it is killed after that step instead, before its share of the checkpoint is written.
@@ -69,7 +71,10 @@ def run_until_a_rank_dies(folder: RunFolder, step: int, *, saving: bool = False)
     first, second = ranks(folder, before=before)
     _, status = os.waitpid(second, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    time.sleep(0.2)
+    until = time.monotonic() + 120
+    while len(read_metrics(folder)) < step + saving and os.waitid(os.P_PID, first, NOT_TAKEN) is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
     os.kill(first, signal.SIGKILL)
     os.waitpid(first, 0)
 

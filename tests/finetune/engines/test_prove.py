@@ -69,7 +69,7 @@ def test_a_base_that_is_made_on_the_way_leaves_no_threads_behind(tmp_path: Path)
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed 2 times: bit-identical" in done.stdout

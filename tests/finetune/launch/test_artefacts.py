@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,9 @@ def test_slurm_tasks_learn_who_they_are_and_the_job_asks_for_itself_again(tmp_pa
     batch = subprocess.Popen(["bash", "-c", script], env=environment)
     while not said.exists() or not said.read_text():
         assert batch.poll() is None
+        time.sleep(0.02)
     batch.send_signal(signal.SIGUSR1)
-    assert batch.wait(20) == 0
+    assert batch.wait(120) == 0
     first, second = said.read_text().splitlines()
     assert first == f"0/2@node7:29400 t finetune {tmp_path}/support-bot.yaml"
     assert second == "requeue 41"

@@ -20,13 +20,14 @@ from llmops.finetune.launch.place import Node
 from llmops.finetune.launch.processes import Ranks
 from llmops.finetune.launch.together import Patience, leading, lend
 
-SHORT = Patience(join_s=20, gather_s=20, part_s=5)
+PATIENT = Patience(join_s=120, gather_s=120, part_s=60)
+"""Bounds that a sound meeting does not come near, however slow the machine."""
 
 
 class Pair:
     """A leader and a follower in threads; what each said, and came to."""
 
-    def __init__(self, folder: Path, *, steps: int, restarts: int = 2, patience: Patience = SHORT) -> None:
+    def __init__(self, folder: Path, *, steps: int, restarts: int = 2, patience: Patience = PATIENT) -> None:
         self.folder, self.patience, self.restarts = folder, patience, restarts
         self.nodes = [Node(number, 2, "127.0.0.1", free_port()) for number in range(2)]
         self.nodes[1] = Node(1, 2, "127.0.0.1", self.nodes[0].port)
@@ -52,7 +53,7 @@ class Pair:
 
     def run(self) -> None:
         for thread in self.start():
-            thread.join(60)
+            thread.join(240)
 
     def _caught(self, number: int, act: Callable[[], None]) -> None:
         try:
@@ -68,21 +69,27 @@ class Pair:
 @pytest.mark.kill
 def test_two_nodes_start_again_together(tmp_path: Path) -> None:
     pair = Pair(tmp_path, steps=30)
+    (tmp_path / "hold").write_text("3")
     threads = pair.start()
-    while pair.saved < 3:
-        assert all(thread.is_alive() for thread in threads)
-        time.sleep(0.01)
+
+    def wait_for(true: Callable[[], bool]) -> None:
+        while not true():
+            assert all(thread.is_alive() for thread in threads)
+            time.sleep(0.01)
+
+    wait_for(lambda: pair.saved == 3)
     os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
+    wait_for(lambda: len((tmp_path / "log").read_text().splitlines()) == 4)
+    (tmp_path / "hold").unlink()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     done = pair.came[0]
     assert isinstance(done, Supervised)
     assert (done.attempts, pair.came[1], pair.saved) == (2, None, 30)
     assert str(done.failures[0]) == "rank 1 (node 1) was ended by SIGKILL"
     assert pair.said[0] == ["rank 1 (node 1) was ended by SIGKILL; starting all ranks again (1 of 2) in 0.01 s"]
     starts = [int(line.split()[2]) for line in (tmp_path / "log").read_text().splitlines()]
-    assert len(starts) == 4  # both ranks, twice
-    assert all(start >= 3 for start in starts[2:])
+    assert starts == [0, 0, 3, 3]  # both ranks, twice
 
 
 def test_an_error_of_a_rank_elsewhere_is_told_in_its_words_and_not_repeated(tmp_path: Path) -> None:
@@ -115,7 +122,7 @@ def test_a_node_that_does_not_come_or_falls_silent_is_named(tmp_path: Path) -> N
     pair = Pair(tmp_path, steps=500, restarts=0, patience=Patience(silent_s=0.5, part_s=0.1))
 
     def fall_silent() -> None:
-        met = meeting.joined(pair.nodes[1], within_s=20, look=lambda: None)
+        met = meeting.joined(pair.nodes[1], within_s=120, look=lambda: None)
         met.count("here/1/1", 1)
 
     node = threading.Thread(target=fall_silent)
@@ -135,14 +142,14 @@ def test_who_is_asked_to_end_tells_the_others(tmp_path: Path) -> None:
     pair = Pair(tmp_path, steps=5)
 
     def asked() -> None:
-        with leading(pair.nodes[0], SHORT):
+        with leading(pair.nodes[0], PATIENT):
             raise Stopped("training was asked to end and did")
 
     threads = [threading.Thread(target=pair._caught, args=[*one]) for one in ((0, asked), (1, pair.follow))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(240)
     assert isinstance(pair.came[0], Stopped)
     assert pair.came[1] is None
     assert pair.said[1][-1] == "node 1 of 2: node 0 ended: training was asked to end and did"
@@ -162,7 +169,7 @@ def test_a_word_of_an_earlier_start_is_not_answered_as_this_one(tmp_path: Path) 
     came: list[object] = []
     rank = threading.Thread(target=lambda: (time.sleep(0.3), came.append(met.ask(1))))
     rank.start()
-    assert met.answer([1], {"folder": "a"}, within_s=10) == []
+    assert met.answer([1], {"folder": "a"}, within_s=120) == []
     rank.join()
     assert came == [{"folder": "a"}]
     assert met.answer([2], {}, within_s=0.2) == [2]

@@ -43,6 +43,7 @@ GresTypes=gpu
 SuspendProgram=/bin/true
 ResumeProgram=/bin/true
 SuspendTime=600
+ResumeTimeout=3600
 NodeName=n[1-2] CPUs=16 RealMemory=100000 Gres=gpu:8 State=CLOUD
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """

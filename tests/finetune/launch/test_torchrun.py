@@ -19,7 +19,7 @@ from llmops.finetune.journal import read_events, read_metrics
 from llmops.finetune.launch import running_state, submit
 from llmops.finetune.runs import list_runs
 
-STEPS = 24
+STEPS = 10
 
 
 def job(base: Path, folder: Path) -> FinetuneConfig:
@@ -33,28 +33,38 @@ def job(base: Path, folder: Path) -> FinetuneConfig:
     return made.model_copy(update={"state": type(made.state)()})
 
 
+HELD = """
+import os, pathlib, sys, time
+
+if os.environ.get("RANK") == "1" and pathlib.Path(sys.argv[0]).name == "llmops":
+    from llmops.finetune.engines.parallel import Learner
+
+    begin, here = Learner.begin, pathlib.Path(__file__).parent
+
+    def held(self, step):
+        if step == 6 and not (here / "pid").exists():
+            (here / "pid.new").write_text(str(os.getpid()))
+            (here / "pid.new").replace(here / "pid")
+            time.sleep(3600)
+        begin(self, step)
+
+    Learner.begin = held
+"""
+"""A `sitecustomize`: rank 1 stands still before its seventh step, the first time, and says which process it is."""
+
+
 def started(config: FinetuneConfig, folder: Path) -> subprocess.Popen[bytes]:
     """Hand the job in, and start the script that is written, as its last line says."""
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(HELD)
     done = submit(config)
     script = next(path for path in done.files if path.suffix == ".sh")
     assert done.next == f"bash {script}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    python = os.pathsep.join([str(folder / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python, "PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(["bash", str(script)], cwd=folder, env=environment, stdout=said, stderr=said)
-
-
-def rank(number: int) -> int:
-    """The process of a rank, by what torchrun told it."""
-    wanted = {f"RANK={number}".encode(), b"TORCHELASTIC_RUN_ID=tiny"}
-    for place in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            found = set(place.read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if wanted <= found:
-            return int(place.parent.name)
-    raise AssertionError("no such rank")
 
 
 def undisturbed(config: FinetuneConfig, folder: Path) -> None:
@@ -76,11 +86,12 @@ def test_a_rank_that_is_killed_under_torchrun_costs_no_bit(base: Path, tmp_path:
     config = job(base, killed)
     process = started(config, killed)
     until = time.monotonic() + 120
-    while not (runs := list_runs(running_state(config))) or len(read_metrics(runs[0])) < 4:
+    held = killed / "hook" / "pid"
+    while not held.exists():
         assert process.poll() is None, (killed / "said").read_text()
         assert time.monotonic() < until
         time.sleep(0.01)
-    os.kill(rank(1), signal.SIGKILL)
+    os.kill(int(held.read_text()), signal.SIGKILL)
     assert process.wait(120) == 0, (killed / "said").read_text()
     found = [list_runs(running_state(job(base, folder)))[0] for folder in (whole, killed)]
     for run in found:

@@ -78,9 +78,9 @@ def test_a_dying_parser_costs_only_its_document(folder: Path, deed: str, code: s
 class Hurried(Child):
     """Gives its second document little time; the others have all that a slow machine may need."""
 
-    def start(self, path: str) -> None:
-        self._limits = replace(self._limits, timeout_s=0.3 if path.endswith("1.pdf") else 60)
-        super().start(path)
+    def start(self, item: SourceItem) -> None:
+        self._limits = replace(self._limits, timeout_s=0.3 if item.uri == "1.pdf" else 60)
+        super().start(item)
 
 
 def test_a_hanging_parser_is_ended_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

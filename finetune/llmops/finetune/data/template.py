@@ -22,6 +22,7 @@ from llmops.core.errors import NotFoundError, UserError
 from llmops.core.ids import digest
 from llmops.finetune.config import FinetuneConfig
 from llmops.finetune.data.controls import controls_of, told
+from llmops.finetune.data.endless import ended
 from llmops.finetune.data.examples import Completion, Conversation, Example, Message, Preference, Text, Thumb, Tokens
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -197,13 +198,16 @@ class Renderer:
             {"role": one.role, "content": told(one.role, one.content, self.controls), **one.extra} for one in messages
         ]
         try:
-            texts, marks = render_jinja_template(
-                [turns],
-                tools=list(tools) or None,
-                chat_template=self.chat_template,
-                add_generation_prompt=ask,
-                return_assistant_tokens_mask=self.marked,
-                **self.tokenizer.special_tokens_map,
+            texts, marks = ended(
+                lambda: render_jinja_template(
+                    [turns],
+                    tools=list(tools) or None,
+                    chat_template=self.chat_template,
+                    add_generation_prompt=ask,
+                    return_assistant_tokens_mask=self.marked,
+                    **self.tokenizer.special_tokens_map,
+                ),
+                where or None,
             )
         except refusals() as error:
             raise UserError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,17 +51,28 @@ class Crew(Protocol):
 
 
 class Alone:
-    """This machine only."""
+    """This machine only. Its ports stay its own until it is closed."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
+        self._held: list[socket.socket] = []
 
     def gather(self, attempt: int, stop: Stop) -> Seats:
-        """Each attempt has a port of its own: nobody waits at the door of those who are gone."""
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
+        """Each attempt has a port of its own: nobody waits at the door of those who are gone.
+
+        The port stays bound here, without listening: rank 0 listens there only once torch is loaded, and until then the
+        system could have given it to anybody who asks for any.
+        """
+        held = socket.socket()
+        self._held.append(held)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
         return Seats(self._processes, variables={"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+
+    def close(self) -> None:
+        for one in self._held:
+            one.close()
 
     def elsewhere(self) -> None:
         return None
@@ -80,9 +92,9 @@ def supervise(ranks: Ranks, told: Callable[[str], None] = lambda text: None, cre
         UserError, GateFailedError: a rank ended with such an error; its words are in it.
         UnavailableError: a rank failed, and no restart is left.
     """
-    crew = crew or Alone(ranks.processes)
     failures: list[Failure] = []
-    with stopping() as stop:
+    with stopping() as stop, closing(Alone(ranks.processes)) as alone:
+        crew = crew or alone
         while True:
             attempt = len(failures) + 1
             seats = crew.gather(attempt, stop)

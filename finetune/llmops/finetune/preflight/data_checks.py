@@ -15,6 +15,7 @@ import numpy as np
 from llmops.finetune.config import FinetuneConfig, Task
 from llmops.finetune.data.controls import controls_of, told
 from llmops.finetune.data.dataset import Dataset
+from llmops.finetune.data.endless import ended
 from llmops.finetune.data.examples import Completion, Conversation, Example, Preference, Text, Thumb
 from llmops.finetune.data.packing import Batch, Document, collate
 from llmops.finetune.data.template import Renderer
@@ -232,8 +233,10 @@ def serving_ids(example: Example, tokenizer: Any) -> list[int]:
         turns = content.prompt
     controls = controls_of(tokenizer)
     asked = [{"role": one.role, "content": told(one.role, one.content, controls), **one.extra} for one in turns]
-    found = tokenizer.apply_chat_template(
-        asked, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=True
+    found = ended(
+        lambda: tokenizer.apply_chat_template(
+            asked, tools=tools, add_generation_prompt=True, tokenize=True, return_dict=True
+        )
     )
     return list(found["input_ids"])
 
