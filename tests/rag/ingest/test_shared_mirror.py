@@ -5,22 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.embedder import WordEmbedder
 from tests.support.git_repository import GitRepository
+from tests.support.scans import after_the_scan
 
 from llmops.core.state import StateConfig
-from llmops.rag.config import GitSource, IndexConfig, Source
-from llmops.rag.ingest import look as looking
-from llmops.rag.ingest import refresh as refreshing
+from llmops.rag.config import GitSource, IndexConfig
 from llmops.rag.ingest.erasure import erase_copies
 from llmops.rag.ingest.refresh import Options, Refresh, refresh
 from llmops.rag.manifest import Manifest
-from llmops.rag.tombstones import Tombstone
 
 ANOTHER = """
 import json, sys
@@ -78,19 +74,6 @@ def held(state: StateConfig, index: str) -> dict[str, tuple[str, str]]:
 
 def copies(state: StateConfig) -> list[str]:
     return sorted(path.read_text() for path in (state.root / "sources").glob("*/files/*"))
-
-
-def after_the_scan(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Has something happen once a refresh of this process was told of all documents, and has read none."""
-
-    def look(
-        sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone], known: Any
-    ) -> looking.Found:
-        found = looking.look(sources, state, tombstones, known)
-        act()
-        return found
-
-    monkeypatch.setattr(refreshing, "look", look)
 
 
 @pytest.mark.parametrize("do", ["refresh", "forecast"])

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.documents import docx
 from tests.support.indexes import NAME, Workplace, contents
+from tests.support.scans import after_the_scan
 
 from llmops.core.files import open_beneath, sha256_of
-from llmops.core.state import StateConfig
-from llmops.rag.config import FolderSource, Source
+from llmops.rag.config import FolderSource
 from llmops.rag.document import Rejected
 from llmops.rag.ingest import look as looking
-from llmops.rag.ingest import refresh as refreshing
 from llmops.rag.ingest.documents import delete
 from llmops.rag.sources import files, scan
-from llmops.rag.tombstones import Tombstone
 
 SECRET = "the combination of the vault is nine nine two"
 
@@ -38,19 +34,6 @@ def place(tmp_path: Path) -> Workplace:
             (folder / name).write_text(SECRET)
         (folder / "c.docx").write_bytes(docx(headings={"Vault": SECRET}))
     return place
-
-
-def after_the_scan(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Has something happen once all documents are found, and none was read."""
-
-    def look(
-        sources: Iterable[Source], state: StateConfig, tombstones: Mapping[str, Tombstone], known: Any
-    ) -> looking.Found:
-        listed = looking.look(sources, state, tombstones, known)
-        act()
-        return listed
-
-    monkeypatch.setattr(refreshing, "look", look)
 
 
 def swap(path: Path, target: str) -> None:
